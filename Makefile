@@ -1,0 +1,59 @@
+# Every target sets up what it needs: a machine with python3 (3.11 or newer) and make is enough.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+T ?= tests
+
+.PHONY: help demo up test test-all check fix bench lock clean
+
+help:  ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(READY)  ## Start everything, judge the examples, print the verdicts, stop
+	@$(BIN)/nightcourt demo
+
+up: $(READY)  ## Start the whole embedded stack and keep it running until Ctrl-C
+	@$(BIN)/nightcourt up
+
+test: $(READY)  ## The test suite; a part of it with T=tests/unit
+	$(BIN)/python -m pytest $(T)
+
+test-all: $(READY)  ## The test suite with the slow and long tests in full
+	$(BIN)/python -m pytest $(T) --full
+
+check: $(READY)  ## Lint, types and import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: $(READY)  ## Format, and mend what the linter can mend by itself
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY)  ## Side-by-side measurements, printed as JSON
+	$(BIN)/python -m benchmarks
+
+lock:  ## Compile requirements/*.txt anew from pyproject.toml (needs uv)
+	./infra/lock.sh
+
+clean:  ## Remove the virtual environment and the caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+# Hashes are required and dependencies are not resolved again: what is installed is what the lock lists.
+# `--only-binary` proves that nothing is compiled. The project itself is installed last, editable.
+$(READY): requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "nightcourt needs Python 3.11 or newer: set PYTHON=python3.x")'
+	@if command -v uv >/dev/null 2>&1; then \
+	  uv venv --quiet --allow-existing --seed --python $(PYTHON) $(VENV) && \
+	  uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes --only-binary :all: -r requirements/dev.txt && \
+	  uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e . ; \
+	else \
+	  $(PYTHON) -m venv $(VENV) && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary :all: -r requirements/dev.txt && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . ; \
+	fi
+	@touch $@

@@ -1,0 +1,1 @@
+"""What the program stands on, and how it is put on machines. Imports schemas only."""

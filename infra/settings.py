@@ -1,0 +1,84 @@
+"""Every setting of every process, read in this one place, from the environment (`NIGHTCOURT_...`).
+
+Only composition roots call `Settings()`; everything else receives what it needs.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+EngineName = Literal["llama_cpp", "simulated"]
+
+
+class Settings(BaseSettings):
+    """The settings, each with its default and its unit. Times are seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="NIGHTCOURT_", extra="ignore", frozen=True)
+
+    # -- where things are
+    database_url: SecretStr = SecretStr("postgresql://localhost/nightcourt")
+    """Postgres, in libpq's URL form."""
+    redis_url: SecretStr = SecretStr("redis://localhost:6379/0")
+    """Redis, for hints only: nothing is lost when it is."""
+    data_dir: Path | None = None
+    """Where the embedded stack keeps everything; the user's data folder when unset."""
+
+    # -- the HTTP edge
+    host: str = "127.0.0.1"
+    port: int = Field(default=8300, ge=0, le=65535)
+    max_body_bytes: PositiveInt = 4 * 1024 * 1024
+    """A request body above this is refused before it is read."""
+    max_wait_seconds: PositiveFloat = 60.0
+    """The longest that `Prefer: wait` may hold a request."""
+
+    # -- the docket
+    lease_seconds: PositiveFloat = 60.0
+    """How long a claim holds without being renewed."""
+    heartbeat_seconds: PositiveFloat = 10.0
+    """How often a worker renews its leases and says that it is alive."""
+    sweep_seconds: PositiveFloat = 5.0
+    """How often the dispatcher looks for leases that ran out, and for hints that were lost."""
+    hint_seconds: PositiveFloat = 30.0
+    """A released shard that nobody claimed for this long is hinted again."""
+    poll_seconds: PositiveFloat = 0.02
+    """How often the dispatcher looks for work that is due."""
+    max_attempts: PositiveInt = 3
+    """How often a shard is tried before it is split, and a single comparison before it is errored."""
+
+    # -- the judge
+    engine: EngineName = "llama_cpp"
+    model: Path | None = None
+    """A GGUF file for the llama_cpp engine; the embedded model when unset."""
+    threads: PositiveInt | None = None
+    """CPU threads of the llama_cpp engine; the machine's cores when unset."""
+    context_tokens: PositiveInt = 8192
+    """The longest prompt, in tokens, that the llama_cpp engine makes room for; the model's own limit caps it."""
+    slots: PositiveInt = 4
+    """Shards that one worker works on at a time."""
+    bulk_slots: PositiveInt = 2
+    """Of the slots, how many bulk shards may take; the rest stay free for people who wait."""
+    mass_threshold: float = Field(default=0.0, ge=0.0, le=1.0)
+    """A ballot with less probability than this on {A, B} is no verdict."""
+    simulated_tokens_per_second: float = Field(default=0.0, ge=0.0)
+    """The simulated engine's speed; 0 answers at once."""
+
+    # -- logs
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "console", "json"] = "auto"
+    """'auto' is console on a terminal and JSON elsewhere."""
+
+    @model_validator(mode="after")
+    def _times_agree(self) -> "Settings":
+        if self.heartbeat_seconds * 2 >= self.lease_seconds:
+            raise ValueError(
+                f"heartbeat_seconds ({self.heartbeat_seconds:g}) must be under half of lease_seconds "
+                f"({self.lease_seconds:g}): a lease has to survive one missed heartbeat"
+            )
+        if self.bulk_slots >= self.slots:
+            raise ValueError(
+                f"bulk_slots ({self.bulk_slots}) must be under slots ({self.slots}): one slot at least stays "
+                "free for interactive work"
+            )
+        return self

@@ -1,0 +1,1 @@
+"""Everything that carries work out. Imports schemas and infra, never producer."""

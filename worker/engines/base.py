@@ -1,0 +1,136 @@
+"""What an engine is: the six functions that the judge asks of anything that runs a model.
+
+An engine is thread-safe and batches inside. It deals in token ids: text goes in through `encode` alone, so that there
+is one place where candidate text could turn into a control token, and it is told not to.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+VERDICT_OPENING = "[["
+"""What the assistant's turn is opened with, so that the next token is the verdict."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A conversation to be put to the model, and the beginning of the assistant's turn.
+
+    Every `content` is plain text: no part of it may become a control token, whatever it spells.
+    """
+
+    messages: tuple[tuple[Literal["system", "user"], str], ...]
+    opening: str = ""
+    """Text that the assistant's turn starts with; `VERDICT_OPENING` where one forward pass is to decide."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictTokens:
+    """The ids of "A" and "B" as they stand right after `VERDICT_OPENING`, derived from the engine's own tokenizer."""
+
+    a: int
+    b: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCard:
+    """Who the engine is, and what it can take."""
+
+    engine: str
+    engine_build: str
+    model: str
+    weights: str
+    """'sha256:...' of the weights, or of what determines the answers where there are none."""
+    quantisation: str
+    verdict_tokens: VerdictTokens
+    max_prompt_tokens: int
+    """The longest prompt that `score` takes, in tokens, opening included."""
+    step_tokens: int
+    """How many prompt tokens one engine step should hold. Admission lets in about this much at a time."""
+    simulated: bool = False
+    caveat: str | None = None
+    """What a reader must know before believing this engine's verdicts; None for the judge itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """The model's opinion at the token after a prompt."""
+
+    log_odds: float
+    """logit("A") - logit("B")."""
+    mass: float
+    """P("A") + P("B") over the whole vocabulary, 0 to 1."""
+    cached_tokens: int
+    """How many of the prompt's tokens were reused from an earlier prompt."""
+    seconds: float
+    """Engine time spent on this prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """Greedy text that the model wrote after a prompt."""
+
+    text: str
+    """What the model wrote, control tokens left out."""
+    verdict: Score | None
+    """The opinion at the token after the last `VERDICT_OPENING` that the model wrote itself, where the engine can tell."""
+    generated_tokens: int
+    cached_tokens: int
+    seconds: float
+
+
+class EngineError(Exception):
+    """The engine failed at the work in hand. The work may be tried again, in smaller pieces."""
+
+
+class EngineGoneError(EngineError):
+    """The engine cannot go on; the process must end, so that the lease brings the work back."""
+
+
+class Engine(Protocol):
+    """What the judge asks of an engine. All functions may be called from several threads at once."""
+
+    @property
+    def card(self) -> EngineCard:
+        """Who this is and what it can take. Constant for the life of the engine."""
+        ...
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Apply the model's chat template and tokenise.
+
+        Control tokens come from the template alone; the contents are tokenised with special-token parsing off.
+        The length may exceed `card.max_prompt_tokens`: the caller decides what to do with a prompt too long.
+        """
+        ...
+
+    def score(self, prompts: Sequence[Sequence[int]]) -> list[Score]:
+        """Run one forward pass for each prompt and read the verdict token's odds.
+
+        Args:
+            prompts: token ids, each at most `card.max_prompt_tokens` long; neighbours that share a beginning are cheaper.
+
+        Returns:
+            One score for each prompt, in the same order.
+
+        Raises:
+            EngineError: the step failed and may be tried again.
+            EngineGoneError: the engine is of no more use.
+        """
+        ...
+
+    def generate(self, prompt: Sequence[int], max_tokens: int) -> Generation:
+        """Let the model write greedily, at most `max_tokens` tokens, until it ends its turn.
+
+        Raises:
+            EngineError: the step failed and may be tried again.
+            EngineGoneError: the engine is of no more use.
+        """
+        ...
+
+    def health(self) -> bool:
+        """Whether the engine would take a prompt now."""
+        ...
+
+    def close(self) -> None:
+        """Free what the engine holds. Nothing else may be called afterwards."""
+        ...
