@@ -1,0 +1,58 @@
+"""The one Celery app factory. Celery over Redis is a hint channel; the settings below make it a prompt and tame one."""
+
+from celery import Celery
+from kombu import Queue
+
+from schemas.message import QUEUES
+
+
+def make_celery(redis_url: str, *, name: str) -> Celery:
+    """Make a Celery app for one process. No connection is opened before it is used.
+
+    Messages carry ids only and are JSON; there is no result backend, no remote control, no retry and no ETA: all
+    of that is Postgres's. Timeouts are short, because a broker that does not answer is a broker that is down.
+
+    Args:
+        redis_url: where Redis is.
+        name: which process this is, as Redis will show it.
+    """
+    app = Celery("nightcourt", broker=redis_url, set_as_current=False, fixups=[])
+    app.conf.update(
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        task_store_errors_even_if_ignored=False,
+        result_backend=None,
+        task_queues=[Queue(queue) for queue in QUEUES.values()],
+        task_default_queue=next(iter(QUEUES.values())),
+        task_create_missing_queues=False,
+        # A hint is acknowledged after its shard's turn. Were it lost before, the sweep would send another.
+        task_acks_late=True,
+        task_reject_on_worker_lost=False,
+        worker_prefetch_multiplier=1,
+        worker_enable_remote_control=False,
+        worker_send_task_events=False,
+        task_send_sent_event=False,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_soft_shutdown_timeout=0,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_pool_acquire_timeout=5,
+        task_publish_retry=False,  # the dispatcher's loop is the retry
+        broker_transport_options={
+            # Redelivery of unacknowledged hints is a bonus: leases bring work back sooner.
+            "visibility_timeout": 300,
+            "unacked_restore_interval": 5,
+            "unacked_restore_throttle": 1,
+            "socket_timeout": 5,
+            "socket_connect_timeout": 3,
+            "socket_keepalive": True,
+            "health_check_interval": 5,
+            "queue_order_strategy": "priority",
+            "global_keyprefix": "nightcourt:",
+            "client_name": f"nightcourt-{name}",
+        },
+        timezone="UTC",
+    )
+    return app

@@ -1,0 +1,78 @@
+"""How Postgres is reached: psycopg 3 everywhere, asynchronous at the HTTP edge and synchronous elsewhere."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+_MIGRATION_LOCK = 0x6E636F7572740001
+"""An advisory lock of our own: two migrations started together run one after the other."""
+
+
+def _with_psycopg(url: str) -> URL:
+    return make_url(url).set(drivername="postgresql+psycopg")
+
+
+def _connect_args(application: str) -> dict[str, object]:
+    return {
+        "application_name": f"nightcourt-{application}",
+        "connect_timeout": 3,
+        # Keepalives notice a peer that vanished without a word; the timeout ends a statement that hangs.
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "options": "-c statement_timeout=30000 -c idle_in_transaction_session_timeout=30000",
+    }
+
+
+def connect(url: str, *, application: str, pool_size: int = 5) -> Engine:
+    """Make a pool of synchronous connections. None is opened before it is needed.
+
+    Args:
+        url: libpq's URL form, `postgresql://user:password@host:port/database`.
+        application: which process this is, as Postgres will show it.
+        pool_size: connections kept; up to five more are opened under load.
+    """
+    return create_engine(
+        _with_psycopg(url),
+        pool_size=pool_size,
+        max_overflow=5,
+        pool_timeout=5,
+        pool_pre_ping=True,  # a restart of Postgres costs a reconnect, not an error
+        connect_args=_connect_args(application),
+    )
+
+
+def connect_async(url: str, *, application: str, pool_size: int = 8) -> AsyncEngine:
+    """Make a pool of asynchronous connections; see `connect`."""
+    return create_async_engine(
+        _with_psycopg(url),
+        pool_size=pool_size,
+        max_overflow=8,
+        pool_timeout=5,
+        pool_pre_ping=True,
+        connect_args=_connect_args(application),
+    )
+
+
+def migrate(url: str) -> None:
+    """Bring the tables to the newest form. Safe to run again, and by several at once.
+
+    Raises:
+        sqlalchemy.exc.SQLAlchemyError: Postgres could not be reached, or a step failed; then nothing changed.
+    """
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    engine = create_engine(_with_psycopg(url), connect_args={"application_name": "nightcourt-migrate"})
+    try:
+        with engine.begin() as connection:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    finally:
+        engine.dispose()

@@ -1,0 +1,344 @@
+"""The docket: every move that a shard can make, each one SQL statement of `docket_sql.py`.
+
+    file -> waiting -> release -> released -> claim -> running -> finish -> done
+                ^                    |                    |
+                +---- withdraw ------+                    +-- give_back, fail, reclaim -> waiting
+                                                          +-- split -> two halves, waiting
+    cancel and expire end a shard from any of waiting, released and running.
+
+A claim takes a lease: a time, and a fencing token that no other claim ever had. Whatever a worker writes afterwards is
+written only where its token still stands in the row, so a worker that was frozen, or cut off, or declared lost, can
+wake at any time and change nothing. Times are Postgres's own (`now()`); no other clock is asked.
+
+Each function runs inside the caller's transaction, on a synchronous connection; an asynchronous one lends itself by
+`await connection.run_sync(docket.file, ...)`.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, TextClause
+
+from infra import docket_sql
+from schemas.problems import OutcomeError
+from schemas.states import Lane, OutcomeStatus
+
+
+class LeaseLostError(Exception):
+    """The shard is no longer this claim's: its lease ran out, or it was cancelled. Nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filed:
+    """A comparison to be filed, as a row of JSON-ready values."""
+
+    line: int
+    custom_id: str | None
+    prompt: Any
+    response_a: Any
+    response_b: Any
+    orders: str
+    profile: str
+    tie_margin: float | None
+    metadata: dict[str, str]
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to write about a shard, for as long as its token stands in the row."""
+
+    shard: int
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A shard that a worker has claimed."""
+
+    lease: Lease
+    tenant: str
+    filing_id: UUID
+    first_line: int
+    last_line: int
+    lane: Lane
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one line ended. `verdict` is a JSON-ready verdict; without one, the error fields say why."""
+
+    line: int
+    status: OutcomeStatus
+    verdict: dict[str, Any] | None = None
+    judge_id: str | None = None
+    error_code: OutcomeError | None = None
+    error_message: str | None = None
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    gpu_seconds: float = 0.0
+
+
+def file(
+    connection: Connection,
+    *,
+    tenant: str,
+    filing_id: UUID,
+    lane: Lane,
+    comparisons: Sequence[Filed],
+    shard_lines: int = 1,
+    priority: int = 0,
+    deadline_in: float | None = None,
+) -> int:
+    """Store comparisons and the shards that will carry them, waiting.
+
+    Args:
+        connection: in a transaction.
+        tenant: whose they are.
+        filing_id: what they are filed under; new.
+        lane: which line to stand in.
+        comparisons: lines with numbers of their own; a single one has line 0.
+        shard_lines: how many lines travel together, at most.
+        priority: higher goes first within the lane.
+        deadline_in: seconds after which what is undecided expires; None for never.
+
+    Returns:
+        How many shards there are.
+    """
+    result = connection.execute(
+        docket_sql.FILE,
+        {
+            "tenant": tenant,
+            "filing_id": filing_id,
+            "lane": lane,
+            "comparisons": json.dumps([asdict(comparison) for comparison in comparisons]),
+            "shard_lines": shard_lines,
+            "priority": priority,
+            "deadline_in": deadline_in,
+        },
+    )
+    return len(result.all())
+
+
+def release(connection: Connection, *, lane: Lane, room: int, limit: int) -> list[int]:
+    """Let shards of a lane go that are due, the most urgent first, and say which. Their hints are to be sent next.
+
+    Args:
+        connection: in a transaction; several dispatchers may do this at once.
+        lane: the lane. In the bulk lane running shards fill the room too, in the interactive lane only hints do.
+        room: how many shards of the lane may be out at a time.
+        limit: how many to let go now, at most.
+    """
+    counted = ["released", "running"] if lane is Lane.BULK else ["released"]
+    result = connection.execute(
+        docket_sql.RELEASE, {"lane": lane, "room": room, "counted": counted, "limit": limit}
+    )
+    return [row.id for row in result]
+
+
+def withdraw(connection: Connection, shards: Sequence[int]) -> None:
+    """Take back a release whose hints could not be sent. Shards that a worker has claimed meanwhile stay claimed."""
+    connection.execute(docket_sql.WITHDRAW, {"shards": list(shards)})
+
+
+def hint_again(connection: Connection, *, lane: Lane, older_than: float, limit: int) -> list[int]:
+    """Name released shards whose hint must have been lost, since nobody claimed them for `older_than` seconds."""
+    result = connection.execute(docket_sql.HINT_AGAIN, {"lane": lane, "older_than": older_than, "limit": limit})
+    return [row.id for row in result]
+
+
+def claim(connection: Connection, shard: int, *, worker: str, lease_seconds: float) -> Claim | None:
+    """Take a released shard: a lease with a fresh token, and one attempt counted before any work is done.
+
+    Returns:
+        The claim; None where there is nothing to claim, because the hint was late, doubled or wrong.
+    """
+    row = connection.execute(
+        docket_sql.CLAIM, {"shard": shard, "worker": worker, "lease_seconds": lease_seconds}
+    ).one_or_none()
+    return None if row is None else _claim(row)
+
+
+def _claim(row: Row[Any]) -> Claim:
+    return Claim(
+        lease=Lease(shard=row.id, token=row.lease_token),
+        tenant=row.tenant,
+        filing_id=row.filing_id,
+        first_line=row.first_line,
+        last_line=row.last_line,
+        lane=Lane(row.lane),
+        attempt=row.attempt,
+    )
+
+
+def undecided(connection: Connection, claim: Claim) -> list[Filed]:
+    """Read the lines of a claimed shard that have no outcome yet: what was stored before a crash is not done again."""
+    result = connection.execute(
+        docket_sql.LINES,
+        {"filing_id": claim.filing_id, "first_line": claim.first_line, "last_line": claim.last_line},
+    )
+    return [Filed(**row._mapping) for row in result]  # noqa: SLF001 - SQLAlchemy's documented mapping view
+
+
+def renew(connection: Connection, leases: Sequence[Lease], *, lease_seconds: float) -> set[Lease]:
+    """Prolong leases, and say which of them still hold."""
+    result = connection.execute(
+        docket_sql.RENEW,
+        {
+            "shards": [lease.shard for lease in leases],
+            "tokens": [lease.token for lease in leases],
+            "lease_seconds": lease_seconds,
+        },
+    )
+    return {Lease(shard=row.id, token=row.lease_token) for row in result}
+
+
+def record(connection: Connection, lease: Lease, outcomes: Sequence[Outcome], *, lease_seconds: float) -> int:
+    """Store outcomes of some of a shard's lines and go on holding it.
+
+    Returns:
+        How many were new.
+
+    Raises:
+        LeaseLostError: the lease does not hold; nothing was stored.
+    """
+    return _store(
+        connection,
+        docket_sql.RECORD,
+        {"shard": lease.shard, "token": lease.token, "outcomes": _json(outcomes), "lease_seconds": lease_seconds},
+    )
+
+
+def finish(connection: Connection, lease: Lease, outcomes: Sequence[Outcome]) -> int:
+    """Store the last outcomes of a shard and end it.
+
+    Returns:
+        How many were new.
+
+    Raises:
+        LeaseLostError: the lease does not hold; nothing was stored.
+    """
+    return _store(
+        connection, docket_sql.FINISH, {"shard": lease.shard, "token": lease.token, "outcomes": _json(outcomes)}
+    )
+
+
+def _json(outcomes: Sequence[Outcome]) -> str:
+    return json.dumps([asdict(outcome) for outcome in outcomes], allow_nan=False)
+
+
+def _store(connection: Connection, statement: TextClause, parameters: dict[str, Any]) -> int:
+    row = connection.execute(statement, parameters).one()
+    if not row.held:
+        raise LeaseLostError
+    return int(row.stored)
+
+
+def give_back(connection: Connection, lease: Lease) -> None:
+    """Put a shard back untried: the worker is being ended. The attempt is not counted.
+
+    Raises:
+        LeaseLostError: the lease does not hold; nothing was changed.
+    """
+    if connection.execute(docket_sql.GIVE_BACK, asdict(lease)).one_or_none() is None:
+        raise LeaseLostError
+
+
+def fail(
+    connection: Connection,
+    claim: Claim,
+    *,
+    code: OutcomeError,
+    message: str,
+    retry_in: float,
+    max_attempts: int,
+) -> None:
+    """Report that an attempt failed. A shard of several lines is split, so that one line cannot fail the rest.
+
+    A shard of one line waits `retry_in` seconds for its next attempt; after its last it ends errored.
+
+    Raises:
+        LeaseLostError: the lease does not hold; nothing was changed.
+    """
+    if len(undecided(connection, claim)) > 1:
+        split(connection, claim.lease)
+        return
+    row = connection.execute(
+        docket_sql.FAIL,
+        {
+            **asdict(claim.lease),
+            "status": OutcomeStatus.ERRORED,
+            "code": code,
+            "message": message,
+            "retry_in": retry_in,
+            "max_attempts": max_attempts,
+        },
+    ).one_or_none()
+    if row is None:
+        raise LeaseLostError
+
+
+def split(connection: Connection, lease: Lease) -> None:
+    """Divide a shard's undecided lines into two shards that carry on, due at once.
+
+    The halves keep the attempts made before this one: the attempt that led to the split proved nothing of either.
+
+    Raises:
+        LeaseLostError: the lease does not hold; nothing was changed.
+    """
+    if not connection.execute(docket_sql.SPLIT, asdict(lease)).all():
+        raise LeaseLostError
+
+
+def reclaim(connection: Connection, *, max_attempts: int, limit: int) -> int:
+    """Bring back shards whose lease ran out: to wait again, or, after their last attempt, as `fail` has it.
+
+    Returns:
+        How many leases had run out.
+    """
+    again = connection.execute(docket_sql.RECLAIM, {"max_attempts": max_attempts, "limit": limit}).all()
+    # The lock on these rows keeps their holders from renewing while we act in their place, with their tokens.
+    lapsed = connection.execute(docket_sql.LAPSED_FOR_GOOD, {"max_attempts": max_attempts, "limit": limit}).all()
+    for row in lapsed:
+        fail(
+            connection,
+            _claim(row),
+            code=OutcomeError.WORKER_LOST,
+            message=f"the worker was lost at each of {row.attempt} attempts",
+            retry_in=0,
+            max_attempts=max_attempts,
+        )
+    return len(again) + len(lapsed)
+
+
+def expire(connection: Connection, *, limit: int) -> int:
+    """End shards whose deadline has passed. Returns how many comparisons expired by that."""
+    row = connection.execute(
+        docket_sql.EXPIRE,
+        {
+            "limit": limit,
+            "status": OutcomeStatus.EXPIRED,
+            "code": OutcomeError.DEADLINE_PASSED,
+            "message": "it was not decided by its deadline",
+        },
+    ).one()
+    return int(row.stored)
+
+
+def cancel(connection: Connection, *, tenant: str, filing_id: UUID) -> int:
+    """Call off what is undecided of a filing. Returns how many comparisons were cancelled by that."""
+    row = connection.execute(
+        docket_sql.CANCEL,
+        {
+            "filing_id": filing_id,
+            "tenant": tenant,
+            "status": OutcomeStatus.CANCELLED,
+            "code": OutcomeError.CANCELLED,
+            "message": "it was called off before it was decided",
+        },
+    ).one()
+    return int(row.stored)

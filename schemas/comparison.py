@@ -1,0 +1,170 @@
+"""A comparison as it is filed, and as it is read back."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+)
+
+from schemas.states import ComparisonStatus
+from schemas.verdict import Judge, Usage, Verdict
+
+Profile = Literal["card", "rewardbench"]
+Orders = Literal["both", "ab", "ba"]
+
+
+def _without_nul(text: str) -> str:
+    if "\x00" in text:
+        raise ValueError("contains a NUL character (U+0000), which cannot be stored; remove it")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"contains a lone surrogate at character {error.start}, which is not text; remove it"
+        ) from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_without_nul)]
+Filled = Annotated[str, StringConstraints(min_length=1), AfterValidator(_without_nul)]
+MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_without_nul)]
+MetadataValue = Annotated[str, StringConstraints(max_length=512), AfterValidator(_without_nul)]
+CustomId = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(_without_nul)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class PromptTurn(_Strict):
+    """One turn of the conversation that both responses answer."""
+
+    role: Literal["system", "user", "assistant"]
+    content: Filled
+
+
+class ResponseTurn(_Strict):
+    """One turn of a response that is itself a conversation."""
+
+    role: Literal["user", "assistant"]
+    content: Text
+
+
+def _text_or_turns(value: object) -> str | None:
+    if isinstance(value, str):
+        return "text"
+    return "turns" if isinstance(value, list | tuple) else None
+
+
+# A tagged union, so that a problem is told in the form that the caller meant, not in both.
+_FORM = Discriminator(
+    _text_or_turns, custom_error_type="text_or_turns", custom_error_message="Input should be text or a list of turns"
+)
+
+
+def _ends_with_user(turns: list[PromptTurn]) -> list[PromptTurn]:
+    if turns[-1].role != "user":
+        raise ValueError("the last turn must be the user's, since the responses answer it")
+    return turns
+
+
+def _alternates(turns: list[ResponseTurn]) -> list[ResponseTurn]:
+    roles = [turn.role for turn in turns]
+    if roles != [("assistant", "user")[index % 2] for index in range(len(roles))] or len(roles) % 2 == 0:
+        raise ValueError("turns must alternate, beginning and ending with the assistant's")
+    return turns
+
+
+PromptInput = Annotated[
+    Annotated[Filled, Tag("text")]
+    | Annotated[
+        list[PromptTurn], Field(min_length=1, max_length=1024), AfterValidator(_ends_with_user), Tag("turns")
+    ],
+    _FORM,
+]
+ResponseInput = Annotated[
+    Annotated[Text, Tag("text")]
+    | Annotated[
+        list[ResponseTurn], Field(min_length=1, max_length=1024), AfterValidator(_alternates), Tag("turns")
+    ],
+    _FORM,
+]
+
+
+class ComparisonRequest(_Strict):
+    """One prompt and two responses, to be judged."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "prompt": "What is the capital of Australia?",
+                "response_a": "Sydney.",
+                "response_b": "Canberra.",
+            }
+        }
+    )
+
+    prompt: PromptInput = Field(
+        description="The question as text, or a conversation of turns that ends with the user's"
+    )
+    response_a: ResponseInput = Field(
+        description="The first answer as text, or turns that begin and end with the assistant's. May be empty "
+        "text: a system that said nothing is judged for it"
+    )
+    response_b: ResponseInput = Field(description="The second answer, in the same form")
+    order: Orders = Field(
+        default="both",
+        description="Which orders to ask. 'both' asks twice and cancels the judge's leaning to a slot",
+    )
+    profile: Profile = Field(default="card", description="The prompt profile")
+    tie_margin: float | None = Field(
+        default=None,
+        ge=0,
+        lt=0.5,
+        allow_inf_nan=False,
+        description="Call it a tie when probability_a is within this of 0.5. Without it there are no ties",
+    )
+    custom_id: CustomId | None = Field(default=None, description="Your own name for it, given back as it is")
+    metadata: dict[MetadataKey, MetadataValue] = Field(
+        default_factory=dict, max_length=16, description="Up to 16 pairs of text, given back as they are"
+    )
+
+
+class ComparisonError(BaseModel):
+    """Why a comparison ended without a verdict."""
+
+    code: str
+    message: str
+
+
+class Comparison(BaseModel):
+    """A comparison as it stands: what was asked about it, and the verdict once there is one."""
+
+    id: str
+    object: Literal["comparison"] = "comparison"
+    status: ComparisonStatus
+    created_at: datetime
+    decided_at: datetime | None
+    custom_id: str | None
+    metadata: dict[str, str]
+    verdict: Verdict | None
+    judge: Judge | None
+    usage: Usage | None
+    error: ComparisonError | None
+
+
+class ComparisonPage(BaseModel):
+    """A page of comparisons, newest first. Ask for the next with `after=last_id`."""
+
+    object: Literal["list"] = "list"
+    data: list[Comparison]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool

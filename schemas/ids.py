@@ -1,0 +1,46 @@
+"""Ids as producers see them, and how they name rows.
+
+A filing is what was filed together: a batch, or one single comparison. Its id is a UUID of version 7, so that
+ids sort by time. A comparison is a line of a filing; a single comparison is line 0 of its own.
+"""
+
+import os
+import re
+import time
+from typing import NamedTuple
+from uuid import UUID
+
+SINGLE_LINE = 0
+"""The line number of a comparison that was filed by itself. Lines of a batch count from 1."""
+
+_COMPARISON_ID = re.compile(r"cmp_([0-9a-f]{32})(?:_([1-9][0-9]{0,8}))?")
+
+
+class ComparisonKey(NamedTuple):
+    """Where a comparison stands: the primary key of `comparisons` and `outcomes`."""
+
+    filing_id: UUID
+    line: int
+
+
+def new_filing_id() -> UUID:
+    """Make a UUID of version 7 (RFC 9562, 5.7): 48 bits of Unix milliseconds, then randomness."""
+    milliseconds = time.time_ns() // 1_000_000
+    value = (milliseconds << 80) | int.from_bytes(os.urandom(10))
+    value = value & ~(0xF << 76) | (0x7 << 76)
+    value = value & ~(0x3 << 62) | (0x2 << 62)
+    return UUID(int=value)
+
+
+def comparison_id(key: ComparisonKey) -> str:
+    """Spell a comparison's id: `cmp_<filing>` for a single one, `cmp_<filing>_<line>` in a batch."""
+    suffix = "" if key.line == SINGLE_LINE else f"_{key.line}"
+    return f"cmp_{key.filing_id.hex}{suffix}"
+
+
+def parse_comparison_id(text: str) -> ComparisonKey | None:
+    """Read a comparison's id; None where the text is no such id."""
+    match = _COMPARISON_ID.fullmatch(text)
+    if match is None:
+        return None
+    return ComparisonKey(UUID(hex=match[1]), int(match[2] or SINGLE_LINE))

@@ -1,0 +1,153 @@
+"""Every error that a user can see, in one table each: problems of a request, and reasons of an outcome.
+
+Over HTTP a problem is an RFC 9457 document with a stable `code`; the command line prints the same title and detail.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from http import HTTPStatus
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemKind:
+    """A kind of problem: a code that never changes, the HTTP status it goes with, and a title."""
+
+    code: str
+    status: HTTPStatus
+    title: str
+
+
+MALFORMED_JSON = ProblemKind("malformed_json", HTTPStatus.BAD_REQUEST, "The body is not JSON")
+INVALID_REQUEST = ProblemKind(
+    "invalid_request", HTTPStatus.UNPROCESSABLE_ENTITY, "The request does not fit its schema"
+)
+INVALID_HEADER = ProblemKind("invalid_header", HTTPStatus.BAD_REQUEST, "A header has a value it cannot have")
+BODY_TOO_LARGE = ProblemKind(
+    "body_too_large", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is larger than this server takes"
+)
+UNSUPPORTED_MEDIA_TYPE = ProblemKind(
+    "unsupported_media_type", HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body is of a type not taken here"
+)
+NOT_FOUND = ProblemKind("not_found", HTTPStatus.NOT_FOUND, "There is no such thing here")
+METHOD_NOT_ALLOWED = ProblemKind(
+    "method_not_allowed", HTTPStatus.METHOD_NOT_ALLOWED, "This path does not take that method"
+)
+IDEMPOTENCY_KEY_REUSED = ProblemKind(
+    "idempotency_key_reused",
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    "This Idempotency-Key was used before with another body",
+)
+ALREADY_DECIDED = ProblemKind("already_decided", HTTPStatus.CONFLICT, "The comparison has already ended")
+UNAVAILABLE = ProblemKind(
+    "unavailable", HTTPStatus.SERVICE_UNAVAILABLE, "The service cannot answer now; try again shortly"
+)
+INTERNAL = ProblemKind("internal_error", HTTPStatus.INTERNAL_SERVER_ERROR, "The service made a mistake")
+
+# Problems that only the command line and the client have.
+NO_SERVER = ProblemKind("no_server", HTTPStatus.BAD_GATEWAY, "No server answers")
+LOCAL_STACK = ProblemKind("local_stack", HTTPStatus.INTERNAL_SERVER_ERROR, "The embedded stack cannot run")
+BAD_INPUT_FILE = ProblemKind("bad_input_file", HTTPStatus.BAD_REQUEST, "The input file cannot be used")
+BAD_SETTING = ProblemKind("bad_setting", HTTPStatus.INTERNAL_SERVER_ERROR, "A setting cannot be used")
+NOT_DECIDED = ProblemKind("not_decided", HTTPStatus.GATEWAY_TIMEOUT, "Not everything was decided in time")
+
+
+class OutcomeError(StrEnum):
+    """Why a comparison ended without a verdict. The codes never change."""
+
+    CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
+    """The prompt is longer than the judge takes; the message names both lengths."""
+    UNPARSEABLE = "unparseable"
+    """The model's answer was no verdict: too little probability on A and B, or no [[A]] or [[B]] in its text."""
+    PROFILE_UNFIT = "profile_unfit"
+    """The prompt profile has no form for a comparison of this shape."""
+    ENGINE_FAILED = "engine_failed"
+    """The engine failed at this comparison at each attempt."""
+    WORKER_LOST = "worker_lost"
+    """Each attempt ended with its worker gone before it could report."""
+    CANCELLED = "cancelled"
+    """A producer called it off."""
+    DEADLINE_PASSED = "deadline_passed"
+    """It was not decided by its deadline."""
+
+
+class FieldError(BaseModel):
+    """What is wrong with one field of a request."""
+
+    field: str = Field(description="Where, for instance `prompt[0].content`; empty for the whole body")
+    message: str
+
+
+class ProblemDocument(BaseModel):
+    """A problem on the wire: RFC 9457 with our `code`, `request_id` and, where fields are at fault, `errors`."""
+
+    type: str = Field(description="`urn:nightcourt:problem:` and the code")
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str | None = None
+    errors: list[FieldError] | None = None
+
+
+class Problem(Exception):  # noqa: N818 - RFC 9457's own word
+    """Something a user did or met, said so that they can act on it."""
+
+    def __init__(
+        self,
+        kind: ProblemKind,
+        detail: str,
+        *,
+        errors: list[FieldError] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.kind = kind
+        self.detail = detail
+        self.errors = errors
+        self.headers = headers or {}
+
+    def document(self, request_id: str | None = None) -> ProblemDocument:
+        """Give the problem the form it has on the wire."""
+        return ProblemDocument(
+            type=f"urn:nightcourt:problem:{self.kind.code}",
+            title=self.kind.title,
+            status=self.kind.status,
+            detail=self.detail,
+            code=self.kind.code,
+            request_id=request_id,
+            errors=self.errors,
+        )
+
+
+def field_path(location: tuple[int | str, ...]) -> str:
+    """Spell a place in a body: `("prompt", "turns", 0, "content")` is `prompt[0].content`.
+
+    The tag of the union in `schemas/comparison.py` is left out: it stands in no body.
+    """
+    path = ""
+    for depth, step in enumerate(location):
+        if depth == 1 and step in {"text", "turns"}:
+            continue
+        if isinstance(step, int):
+            path += f"[{step}]"
+        else:
+            path += f".{step}" if path else step
+    return path
+
+
+def invalid_request(errors: list[Any]) -> Problem:
+    """Turn pydantic's error list into a problem that names each field, without repeating anyone's text.
+
+    Args:
+        errors: what `ValidationError.errors()` gives, or the like.
+    """
+    kinds = {error["type"] for error in errors}
+    if kinds == {"json_invalid"}:
+        return Problem(MALFORMED_JSON, f"The body is not JSON that this server takes: {errors[0]['msg']}.")
+    fields = [FieldError(field=field_path(error["loc"]), message=error["msg"].removeprefix("Value error, ")) for error in errors]
+    first = fields[0]
+    more = f" (and {len(fields) - 1} more)" if len(fields) > 1 else ""
+    return Problem(INVALID_REQUEST, f"{first.field or 'body'}: {first.message}{more}.", errors=fields)
