@@ -70,11 +70,11 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one line ended. `verdict` is a JSON-ready verdict; without one, the error fields say why."""
+    """How one line ended. `tally` is JSON-ready; without one, the error fields say why."""
 
     line: int
     status: OutcomeStatus
-    verdict: dict[str, Any] | None = None
+    tally: dict[str, Any] | None = None
     judge_id: str | None = None
     error_code: OutcomeError | None = None
     error_message: str | None = None

@@ -29,12 +29,12 @@ _END_UNDECIDED = f"""
 """
 
 _STORE_OUTCOMES = """
-    INSERT INTO outcomes (filing_id, line, tenant, status, verdict, judge_id, error_code, error_message,
+    INSERT INTO outcomes (filing_id, line, tenant, status, tally, judge_id, error_code, error_message,
                           prompt_tokens, cached_tokens, gpu_seconds, attempt)
-    SELECT held.filing_id, o.line, held.tenant, o.status, o.verdict, o.judge_id, o.error_code, o.error_message,
+    SELECT held.filing_id, o.line, held.tenant, o.status, o.tally, o.judge_id, o.error_code, o.error_message,
            o.prompt_tokens, o.cached_tokens, o.gpu_seconds, held.attempt
     FROM held, jsonb_to_recordset(CAST(:outcomes AS jsonb)) AS o(
-           line int, status text, verdict jsonb, judge_id text, error_code text, error_message text,
+           line int, status text, tally jsonb, judge_id text, error_code text, error_message text,
            prompt_tokens int, cached_tokens int, gpu_seconds float8)
     ON CONFLICT (filing_id, line) DO NOTHING
     RETURNING 1

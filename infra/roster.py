@@ -1,10 +1,13 @@
-"""The roster: which workers are alive, and how much they can take. Each writes its own row as it beats."""
+"""The roster: which workers are alive and how much they can take, and which judges have ever sat."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, text
+
+from schemas.verdict import Judge
 
 _REPORT = text("""
     INSERT INTO workers (id, slots, bulk_slots, engine) VALUES (:id, :slots, :bulk_slots, CAST(:engine AS jsonb))
@@ -61,3 +64,16 @@ def capacity(connection: Connection, *, within: float) -> Capacity:
 def present(connection: Connection, *, within: float) -> list[dict[str, Any]]:
     """List the workers heard of within the last `within` seconds."""
     return [dict(row._mapping) for row in connection.execute(_PRESENT, {"within": within})]  # noqa: SLF001
+
+
+_ENROLL = text("""
+    INSERT INTO judges (id, card) VALUES (:id, CAST(:card AS jsonb)) ON CONFLICT (id) DO NOTHING
+""")
+
+
+def enroll(connection: Connection, judge: Judge) -> str:
+    """Store what verdicts will be made with, once, and return the id that outcomes refer to it by."""
+    card = judge.model_dump_json()
+    judge_id = "jdg_" + hashlib.sha256(card.encode()).hexdigest()[:32]
+    connection.execute(_ENROLL, {"id": judge_id, "card": card})
+    return judge_id

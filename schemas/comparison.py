@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from schemas.states import ComparisonStatus
-from schemas.verdict import Judge, Usage, Verdict
+from schemas.verdict import Verdict
 
 Profile = Literal["card", "rewardbench"]
 Orders = Literal["both", "ab", "ba"]
@@ -155,8 +155,6 @@ class Comparison(BaseModel):
     custom_id: str | None
     metadata: dict[str, str]
     verdict: Verdict | None
-    judge: Judge | None
-    usage: Usage | None
     error: ComparisonError | None
 
 

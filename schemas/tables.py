@@ -152,7 +152,7 @@ class OutcomeRow(Base):
     line: Mapped[int] = mapped_column(primary_key=True)
     tenant: Mapped[str]
     status: Mapped[str]
-    verdict: Mapped[Any | None]
+    tally: Mapped[Any | None]
     judge_id: Mapped[str | None]
     error_code: Mapped[str | None]
     error_message: Mapped[str | None]
@@ -166,9 +166,9 @@ class OutcomeRow(Base):
         ForeignKeyConstraint(["filing_id", "line"], ["comparisons.filing_id", "comparisons.line"]),
         ForeignKeyConstraint(["judge_id"], ["judges.id"]),
         CheckConstraint("status IN ('succeeded', 'errored', 'cancelled', 'expired')", name="status"),
-        CheckConstraint("(status = 'succeeded') = (verdict IS NOT NULL)", name="verdict"),
-        CheckConstraint("(verdict IS NULL) = (error_code IS NOT NULL)", name="error"),
-        CheckConstraint("verdict IS NULL OR judge_id IS NOT NULL", name="judge"),
+        CheckConstraint("(status = 'succeeded') = (tally IS NOT NULL)", name="tally"),
+        CheckConstraint("(tally IS NULL) = (error_code IS NOT NULL)", name="error"),
+        CheckConstraint("tally IS NULL OR judge_id IS NOT NULL", name="judge"),
     )
 
 
@@ -185,7 +185,7 @@ class IdempotencyKeyRow(Base):
 
 
 class WorkerRow(Base):
-    """A worker that said it is alive, and how much it can take. Progress, not presence: it is written by the loop."""
+    """A worker that said it is alive, and how much it can take."""
 
     __tablename__ = "workers"
 

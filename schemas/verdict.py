@@ -44,8 +44,8 @@ class Judge(BaseModel):
     caveat: str | None = Field(description="What a reader must know before believing the verdict")
 
 
-class Verdict(BaseModel):
-    """What the ballots add up to.
+class Tally(BaseModel):
+    """What the ballots of one comparison add up to.
 
     With s1 the log-odds in order "ab" and s2 in order "ba": d = (s1 - s2) / 2, b = (s1 + s2) / 2,
     probability_a = sigmoid(d / T), consistent iff s1 * s2 < 0. With one ballot only, d is that ballot's s (or -s).
@@ -72,3 +72,10 @@ class Usage(BaseModel):
     prompt_tokens: int
     cached_tokens: int = Field(description="Of the prompt tokens, how many were reused from an earlier prompt")
     gpu_seconds: float = Field(description="Seconds of engine time, on a GPU or on what stands in for one")
+
+
+class Verdict(Tally):
+    """A tally, who made it, and what it cost."""
+
+    judge: Judge
+    usage: Usage

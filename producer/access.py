@@ -1,0 +1,3 @@
+"""Who is asking. Until the service has keys, everyone who can reach it is one tenant."""
+
+ONLY_TENANT = "default"

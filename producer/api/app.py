@@ -1,0 +1,89 @@
+"""The HTTP process: composition root of the edge."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from importlib.metadata import version
+
+import uvicorn
+from fastapi import FastAPI
+from redis.asyncio import Redis
+
+from infra import logs
+from infra.database import connect_async
+from infra.settings import Settings
+from producer.api import comparisons, health, problems
+from producer.api.requests import RequestIds
+from producer.results import Waiter
+from schemas.problems import ProblemDocument
+
+_DESCRIPTION = """
+File pairs of answers and read which is better, and how sure the judge is. A comparison is answered with `202` once it
+is stored, and judged in time; `Prefer: wait=30` holds the answer until it is decided. Problems are RFC 9457 documents.
+"""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Build the app. Connections are made when it starts and closed when it ends."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.database = connect_async(settings.database_url.get_secret_value(), application="api")
+        app.state.redis = Redis.from_url(
+            settings.redis_url.get_secret_value(), socket_timeout=1, socket_connect_timeout=1
+        )
+        app.state.waiter = Waiter(app.state.database, every=settings.poll_seconds)
+        ticking = asyncio.create_task(app.state.waiter.run())
+        try:
+            yield
+        finally:
+            ticking.cancel()
+            with suppress(asyncio.CancelledError):
+                await ticking
+            await app.state.redis.aclose()
+            await app.state.database.dispose()
+
+    app = FastAPI(
+        title="nightcourt",
+        version=version("nightcourt"),
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    app.state.settings = settings
+    app.include_router(comparisons.router)
+    app.include_router(health.router)
+    problems.install(app)
+    app.add_middleware(RequestIds)
+    _describe_problems(app)
+    return app
+
+
+def _describe_problems(app: FastAPI) -> None:
+    """Add the problem document to the OpenAPI components, since no route returns it as its model."""
+    describe = app.openapi
+
+    def openapi() -> dict[str, object]:
+        document = describe()
+        schema = ProblemDocument.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas = document["components"]["schemas"]
+        schemas.update(schema.pop("$defs", {}))
+        schemas["ProblemDocument"] = schema
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def serve(settings: Settings) -> None:
+    """Serve HTTP until SIGTERM or SIGINT; requests in flight get five seconds to end."""
+    logs.configure(process="api", level=settings.log_level, style=settings.log_format)
+    uvicorn.run(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=5,
+        limit_concurrency=1000,
+    )

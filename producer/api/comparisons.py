@@ -1,0 +1,114 @@
+"""`/v1/comparisons`: file one, read it, list them, call one off."""
+
+import re
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Request, Response
+
+from producer import results
+from producer.access import ONLY_TENANT
+from producer.api.bodies import JsonRoute
+from producer.api.problems import DOCUMENTED
+from producer.intake import file_comparison
+from schemas.comparison import Comparison, ComparisonPage, ComparisonRequest
+from schemas.ids import ComparisonKey, parse_comparison_id
+from schemas.problems import INVALID_HEADER, NOT_FOUND, Problem
+
+router = APIRouter(
+    prefix="/v1/comparisons", tags=["comparisons"], route_class=JsonRoute, responses=DOCUMENTED
+)
+
+_WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*([^,;\s]*)", re.IGNORECASE)
+_KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
+
+Prefer = Annotated[
+    str | None,
+    Header(description="`wait=SECONDS` (RFC 7240) holds the answer until the comparison is decided or the time is up"),
+]
+
+
+def _key(comparison_id: str) -> ComparisonKey:
+    key = parse_comparison_id(comparison_id)
+    if key is None:
+        raise Problem(NOT_FOUND, "A comparison's id looks like cmp_ and 32 hexadecimal digits; this is none.")
+    return key
+
+
+def _wait_seconds(prefer: str | None, longest: float) -> float:
+    match = _WAIT.search(prefer or "")
+    if match is None:
+        return 0.0
+    if not re.fullmatch(r"\d{1,9}(?:\.\d{1,9})?", match[1]):
+        raise Problem(INVALID_HEADER, "Prefer: wait takes a number of seconds, for instance `Prefer: wait=30`.")
+    return min(float(match[1]), longest)
+
+
+async def _wait_and_read(
+    request: Request, response: Response, key: ComparisonKey, seconds: float
+) -> Comparison:
+    state = request.app.state
+    if seconds > 0:
+        await state.waiter.wait(key, seconds)
+        response.headers["Preference-Applied"] = f"wait={seconds:g}"
+    async with state.database.connect() as connection:
+        return await results.read(connection, tenant=ONLY_TENANT, key=key)
+
+
+@router.post("", status_code=202, responses={200: {"model": Comparison, "description": "Decided in time"}})
+async def file(
+    body: ComparisonRequest,
+    request: Request,
+    response: Response,
+    idempotency_key: Annotated[
+        str | None,
+        Header(description="Up to 255 printable characters. The same key with the same body files nothing twice"),
+    ] = None,
+    prefer: Prefer = None,
+) -> Comparison:
+    """File a comparison. Answers 202 once it is stored; 200 if it was decided while waiting."""
+    state = request.app.state
+    if idempotency_key is not None and not _KEY.fullmatch(idempotency_key):
+        raise Problem(INVALID_HEADER, "Idempotency-Key takes 1 to 255 printable ASCII characters.")
+    seconds = _wait_seconds(prefer, state.settings.max_wait_seconds)
+    receipt = await file_comparison(
+        state.database,
+        body,
+        tenant=ONLY_TENANT,
+        idempotency_key=idempotency_key,
+        request_id=request.state.request_id,
+    )
+    if receipt.replayed:
+        response.headers["Idempotent-Replayed"] = "true"
+    comparison = await _wait_and_read(request, response, receipt.key, seconds)
+    response.headers["Location"] = f"/v1/comparisons/{comparison.id}"
+    response.status_code = 200 if comparison.status.final else 202
+    return comparison
+
+
+@router.get("")
+async def page(
+    request: Request,
+    after: Annotated[str | None, Query(description="The id that the page before ended with")] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> ComparisonPage:
+    """List comparisons that were filed singly, newest first."""
+    async with request.app.state.database.connect() as connection:
+        return await results.page(
+            connection, tenant=ONLY_TENANT, after=None if after is None else _key(after), limit=limit
+        )
+
+
+@router.get("/{comparison_id}")
+async def read(
+    comparison_id: str, request: Request, response: Response, prefer: Prefer = None
+) -> Comparison:
+    """Read a comparison, at once or when it is decided."""
+    key = _key(comparison_id)
+    seconds = _wait_seconds(prefer, request.app.state.settings.max_wait_seconds)
+    return await _wait_and_read(request, response, key, seconds)
+
+
+@router.post("/{comparison_id}/cancel")
+async def cancel(comparison_id: str, request: Request) -> Comparison:
+    """Call a comparison off, if it has not ended yet."""
+    return await results.cancel(request.app.state.database, tenant=ONLY_TENANT, key=_key(comparison_id))

@@ -1,0 +1,80 @@
+"""Problems on the wire: whatever goes wrong in a request is answered as an RFC 9457 document."""
+
+from http import HTTPStatus
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.exceptions import HTTPException
+
+from schemas.problems import (
+    INTERNAL,
+    INVALID_REQUEST,
+    METHOD_NOT_ALLOWED,
+    NOT_FOUND,
+    UNAVAILABLE,
+    Problem,
+    ProblemDocument,
+    invalid_request,
+)
+
+log = structlog.get_logger()
+
+_PLAIN = {HTTPStatus.NOT_FOUND: NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED: METHOD_NOT_ALLOWED}
+
+DOCUMENTED: dict[int | str, dict[str, object]] = {
+    "default": {
+        "description": "A problem (RFC 9457)",
+        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
+    }
+}
+"""What every route adds to the OpenAPI document."""
+
+
+def answer(request: Request, problem: Problem) -> Response:
+    """Write a problem as a response."""
+    request_id = getattr(request.state, "request_id", None)
+    return JSONResponse(
+        problem.document(request_id).model_dump(exclude_none=True),
+        status_code=problem.kind.status,
+        headers=problem.headers,
+        media_type="application/problem+json",
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Answer every exception of a request as a problem."""
+
+    @app.exception_handler(Problem)
+    async def _problem(request: Request, problem: Problem) -> Response:
+        return answer(request, problem)
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(request: Request, error: RequestValidationError) -> Response:
+        # The framework's locations begin with where the value stood: "body", "query", "header" or "path".
+        errors = [{**each, "loc": tuple(each["loc"])[1:]} for each in error.errors()]
+        return answer(request, invalid_request(errors))
+
+    @app.exception_handler(HTTPException)
+    async def _plain(request: Request, error: HTTPException) -> Response:
+        kind = _PLAIN.get(HTTPStatus(error.status_code), INVALID_REQUEST)
+        detail = f"{request.method} {request.url.path} is not served here; GET /docs lists what is."
+        return answer(request, Problem(kind, detail, headers=dict(error.headers or {})))
+
+    @app.exception_handler(OperationalError)
+    @app.exception_handler(InterfaceError)
+    @app.exception_handler(PoolTimeoutError)
+    async def _unavailable(request: Request, error: Exception) -> Response:
+        log.warning("database_unreachable", error=type(error).__name__)
+        detail = "The database cannot be reached. Send the request again, with the same Idempotency-Key."
+        return answer(request, Problem(UNAVAILABLE, detail, headers={"Retry-After": "1"}))
+
+    @app.exception_handler(Exception)
+    async def _internal(request: Request, _error: Exception) -> Response:
+        detail = "The mistake is ours, and logged under the request's id."
+        return answer(request, Problem(INTERNAL, detail))
+
+    assert ProblemDocument  # noqa: S101 - its schema is referred to above

@@ -1,0 +1,119 @@
+"""The dispatcher: the only writer to Redis. It lets due shards go, and brings back what was lost.
+
+Several may run at once: each takes what the others have not locked. It polls, since a notification would put a
+database-wide lock into every producer's commit (docs/decisions/0003).
+"""
+
+import threading
+import time
+from dataclasses import dataclass
+
+import structlog
+from celery import Celery
+from kombu.exceptions import OperationalError as BrokerError
+from redis.exceptions import RedisError
+from sqlalchemy import Engine as Database
+from sqlalchemy.exc import SQLAlchemyError
+
+from infra import docket, roster
+from schemas.message import JUDGE_TASK, QUEUES, ShardHint
+from schemas.states import Lane
+
+log = structlog.get_logger()
+
+_INTERACTIVE_ROOM = 256
+"""Interactive hints out at a time. Enough to keep any worker busy, few enough to be doubled without harm."""
+_AT_ONCE = 100
+"""Shards moved by one statement, so that no transaction is long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How the dispatcher goes about it. Times are seconds."""
+
+    poll_seconds: float
+    sweep_seconds: float
+    hint_seconds: float
+    worker_seconds: float
+    """A worker not heard of for this long is not counted on."""
+    max_attempts: int
+
+
+def hint(database: Database, app: Celery, lane: Lane, shards: list[int]) -> None:
+    """Send hints of released shards. Where Redis takes them not, the shards wait again.
+
+    Raises:
+        kombu.exceptions.OperationalError, redis.exceptions.RedisError: Redis cannot be reached; nothing is lost.
+    """
+    if not shards:
+        return
+    try:
+        with app.producer_or_acquire() as producer:
+            for shard in shards:
+                message = ShardHint(shard=shard).model_dump()
+                app.send_task(JUDGE_TASK, kwargs=message, queue=QUEUES[lane], producer=producer)
+    except Exception:
+        with database.begin() as connection:
+            docket.withdraw(connection, shards)
+        raise
+
+
+def release(database: Database, app: Celery, rooms: dict[Lane, int]) -> int:
+    """Let due shards go, as many as each lane has room for, and hint them.
+
+    Returns:
+        How many were let go.
+
+    Raises:
+        kombu.exceptions.OperationalError, redis.exceptions.RedisError: Redis cannot be reached; nothing is lost.
+    """
+    with database.begin() as connection:
+        released = {
+            lane: docket.release(connection, lane=lane, room=room, limit=_AT_ONCE) for lane, room in rooms.items()
+        }
+    # The release is committed before the hint goes out: a worker is never faster than the row it looks for.
+    for lane, shards in released.items():
+        hint(database, app, lane, shards)
+    return sum(len(shards) for shards in released.values())
+
+
+def sweep(database: Database, app: Celery, pace: Pace) -> None:
+    """Bring back shards whose lease ran out, end those past their deadline, and repeat hints that were lost."""
+    with database.begin() as connection:
+        reclaimed = docket.reclaim(connection, max_attempts=pace.max_attempts, limit=_AT_ONCE)
+    with database.begin() as connection:
+        expired = docket.expire(connection, limit=_AT_ONCE)
+    with database.begin() as connection:
+        roster.forget(connection, older_than=max(3600.0, pace.worker_seconds))
+    hinted = 0
+    for lane in QUEUES:
+        with database.begin() as connection:
+            shards = docket.hint_again(connection, lane=lane, older_than=pace.hint_seconds, limit=_AT_ONCE)
+        hint(database, app, lane, shards)
+        hinted += len(shards)
+    if reclaimed or expired or hinted:
+        log.info("swept", reclaimed=reclaimed, expired=expired, hinted_again=hinted)
+
+
+def run(database: Database, app: Celery, pace: Pace, stop: threading.Event) -> None:
+    """Release and sweep until told to stop. What cannot be reached now is tried again, at a calmer pace."""
+    sweep_at = 0.0
+    bulk_room = 0
+    pause = pace.poll_seconds
+    while not stop.wait(pause):
+        pause = pace.poll_seconds
+        try:
+            if time.monotonic() >= sweep_at:
+                sweep_at = time.monotonic() + pace.sweep_seconds
+                with database.connect() as connection:
+                    bulk_room = roster.capacity(connection, within=pace.worker_seconds).bulk_slots
+                sweep(database, app, pace)
+            released = release(database, app, {Lane.INTERACTIVE: _INTERACTIVE_ROOM, Lane.BULK: bulk_room})
+            if released:
+                log.debug("released", shards=released)
+        except (BrokerError, RedisError) as error:
+            log.warning("redis_unreachable", error=type(error).__name__)
+            pause = 1.0
+        except SQLAlchemyError as error:
+            log.warning("database_unreachable", error=type(error).__name__)
+            pause = 1.0

@@ -1,0 +1,180 @@
+"""Reading comparisons back, and waiting for them to be decided."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import structlog
+from sqlalchemy import Row, text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from infra import docket
+from schemas.comparison import Comparison, ComparisonError, ComparisonPage
+from schemas.ids import ComparisonKey, comparison_id
+from schemas.problems import ALREADY_DECIDED, NOT_FOUND, Problem
+from schemas.states import ComparisonStatus, OutcomeStatus
+from schemas.verdict import Judge, Tally, Usage, Verdict
+
+log = structlog.get_logger()
+
+_COLUMNS = """
+    SELECT c.filing_id, c.line, c.custom_id, c.metadata, c.created_at,
+           o.status, o.tally, o.error_code, o.error_message, o.prompt_tokens, o.cached_tokens, o.gpu_seconds,
+           o.decided_at, j.card AS judge,
+           EXISTS (SELECT FROM shards s WHERE s.filing_id = c.filing_id AND s.state = 'running'
+                   AND c.line BETWEEN s.first_line AND s.last_line) AS running
+    FROM comparisons c
+    LEFT JOIN outcomes o ON o.filing_id = c.filing_id AND o.line = c.line
+    LEFT JOIN judges j ON j.id = o.judge_id
+"""
+
+_READ = text(f"{_COLUMNS} WHERE c.tenant = :tenant AND c.filing_id = :filing_id AND c.line = :line")
+
+_PAGE = text(f"""
+    {_COLUMNS}
+    WHERE c.tenant = :tenant AND c.line = 0 AND (CAST(:after AS uuid) IS NULL OR c.filing_id < :after)
+    ORDER BY c.filing_id DESC
+    LIMIT :limit
+""")
+
+_DECIDED = text("""
+    SELECT o.filing_id, o.line FROM outcomes o
+    JOIN unnest(CAST(:filings AS uuid[]), CAST(:lines AS int[])) AS asked(filing_id, line)
+      ON o.filing_id = asked.filing_id AND o.line = asked.line
+""")
+
+
+def _comparison(row: Row[Any]) -> Comparison:
+    verdict = error = None
+    if row.tally is not None:
+        verdict = Verdict(
+            **Tally.model_validate(row.tally).model_dump(),
+            judge=Judge.model_validate(row.judge),
+            usage=Usage(
+                prompt_tokens=row.prompt_tokens, cached_tokens=row.cached_tokens, gpu_seconds=row.gpu_seconds
+            ),
+        )
+    elif row.error_code is not None:
+        error = ComparisonError(code=row.error_code, message=row.error_message)
+    if row.status is not None:
+        status = ComparisonStatus(row.status)
+    else:
+        status = ComparisonStatus.RUNNING if row.running else ComparisonStatus.QUEUED
+    return Comparison(
+        id=comparison_id(ComparisonKey(row.filing_id, row.line)),
+        status=status,
+        created_at=row.created_at,
+        decided_at=row.decided_at,
+        custom_id=row.custom_id,
+        metadata=row.metadata,
+        verdict=verdict,
+        error=error,
+    )
+
+
+def _no_such(key: ComparisonKey) -> Problem:
+    return Problem(NOT_FOUND, f"There is no comparison {comparison_id(key)}.")
+
+
+async def read(connection: AsyncConnection, *, tenant: str, key: ComparisonKey) -> Comparison:
+    """Read one comparison.
+
+    Raises:
+        Problem: the tenant has no such comparison.
+    """
+    parameters = {"tenant": tenant, "filing_id": key.filing_id, "line": key.line}
+    row = (await connection.execute(_READ, parameters)).one_or_none()
+    if row is None:
+        raise _no_such(key)
+    return _comparison(row)
+
+
+async def page(
+    connection: AsyncConnection, *, tenant: str, after: ComparisonKey | None, limit: int
+) -> ComparisonPage:
+    """List comparisons that were filed singly, newest first, beginning after one of them."""
+    parameters = {"tenant": tenant, "after": after.filing_id if after else None, "limit": limit + 1}
+    rows = (await connection.execute(_PAGE, parameters)).all()
+    data = [_comparison(row) for row in rows[:limit]]
+    return ComparisonPage(
+        data=data,
+        first_id=data[0].id if data else None,
+        last_id=data[-1].id if data else None,
+        has_more=len(rows) > limit,
+    )
+
+
+async def cancel(database: AsyncEngine, *, tenant: str, key: ComparisonKey) -> Comparison:
+    """Call a comparison off. Cancelling twice is the same as once.
+
+    Raises:
+        Problem: the tenant has no such comparison, or it has already ended in another way.
+    """
+    async with database.begin() as connection:
+        await read(connection, tenant=tenant, key=key)
+        await connection.run_sync(docket.cancel, tenant=tenant, filing_id=key.filing_id)
+        comparison = await read(connection, tenant=tenant, key=key)
+    if comparison.status != OutcomeStatus.CANCELLED:
+        raise Problem(
+            ALREADY_DECIDED,
+            f"{comparison.id} ended as {comparison.status} before it could be cancelled; read it instead.",
+        )
+    return comparison
+
+
+class Waiter:
+    """Tells requests that wait when their comparison is decided: one query a tick for all of them together."""
+
+    def __init__(self, database: AsyncEngine, *, every: float) -> None:
+        self._database = database
+        self._every = every
+        self._waiting: dict[ComparisonKey, set[asyncio.Event]] = {}
+        self._someone = asyncio.Event()
+        self._closing = False
+
+    async def wait(self, key: ComparisonKey, seconds: float) -> None:
+        """Wait until the comparison has an outcome, or the time is up, or the server ends."""
+        decided = asyncio.Event()
+        self._waiting.setdefault(key, set()).add(decided)
+        self._someone.set()
+        try:
+            if not self._closing:
+                async with asyncio.timeout(seconds):
+                    await decided.wait()
+        except TimeoutError:
+            pass
+        finally:
+            waiters = self._waiting.get(key, set())
+            waiters.discard(decided)
+            if not waiters:
+                self._waiting.pop(key, None)
+
+    async def run(self) -> None:
+        """Look, tick by tick, for what is awaited. Cancelled when the server ends, which lets every waiter go."""
+        try:
+            while True:
+                await self._someone.wait()
+                if not self._waiting:
+                    self._someone.clear()
+                    continue
+                try:
+                    for key in await self._decided(list(self._waiting)):
+                        for event in self._waiting.get(key, ()):
+                            event.set()
+                except SQLAlchemyError as error:
+                    log.warning("waiter_cannot_look", error=type(error).__name__)
+                    await asyncio.sleep(1)
+                await asyncio.sleep(self._every)
+        finally:
+            self._closing = True
+            for events in self._waiting.values():
+                for event in events:
+                    event.set()
+
+    async def _decided(self, keys: Sequence[ComparisonKey]) -> list[ComparisonKey]:
+        filings: list[UUID] = [key.filing_id for key in keys]
+        async with self._database.connect() as connection:
+            rows = await connection.execute(_DECIDED, {"filings": filings, "lines": [key.line for key in keys]})
+            return [ComparisonKey(row.filing_id, row.line) for row in rows]

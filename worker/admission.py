@@ -1,0 +1,53 @@
+"""The gate in front of an engine: a budget of prompt tokens in flight, interactive work first.
+
+A bulk step never makes a waiting person wait for more than the steps already let in.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from schemas.states import Lane
+
+
+class Gate:
+    """Lets work in by token budget. Thread-safe."""
+
+    def __init__(self, budget_tokens: int) -> None:
+        self._budget = budget_tokens
+        self._in_flight = 0
+        self._turns = threading.Condition()
+        # Two lines of tickets: whoever stands first in the interactive line goes first of all.
+        self._lines: dict[Lane, list[object]] = {Lane.INTERACTIVE: [], Lane.BULK: []}
+
+    @contextmanager
+    def admit(self, tokens: int, lane: Lane) -> Iterator[None]:
+        """Wait for a turn, then hold `tokens` of the budget while inside.
+
+        Work larger than the whole budget is let in alone.
+        """
+        ticket = object()
+        with self._turns:
+            self._lines[lane].append(ticket)
+            try:
+                self._turns.wait_for(lambda: self._next() is ticket and self._fits(tokens))
+            finally:
+                self._lines[lane].remove(ticket)
+                # Whoever stands next may fit beside us.
+                self._turns.notify_all()
+            self._in_flight += tokens
+        try:
+            yield
+        finally:
+            with self._turns:
+                self._in_flight -= tokens
+                self._turns.notify_all()
+
+    def _next(self) -> object:
+        for line in self._lines.values():
+            if line:
+                return line[0]
+        return None
+
+    def _fits(self, tokens: int) -> bool:
+        return self._in_flight == 0 or self._in_flight + tokens <= self._budget

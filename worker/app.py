@@ -1,0 +1,187 @@
+"""The worker process: composition root of everything that judges. Run as `python -m worker.app`."""
+
+import os
+import signal
+import socket
+import sys
+import threading
+import uuid
+from typing import Any
+
+import structlog
+from celery import Celery, signals
+from pydantic import ValidationError
+from sqlalchemy import Engine as Database
+from sqlalchemy.exc import SQLAlchemyError
+
+from infra import logs, roster
+from infra.broker import make_celery
+from infra.database import connect
+from infra.local.model import embedded_model
+from infra.settings import Settings
+from schemas.message import JUDGE_TASK, QUEUES, ShardHint
+from schemas.verdict import Judge
+from worker import prompts
+from worker.admission import Gate
+from worker.engines.base import Engine, EngineGoneError
+from worker.engines.simulated import SimulatedEngine
+from worker.heartbeat import beat, keep_beating
+from worker.judging import Bench, Rules, judge_shard
+
+log = structlog.get_logger()
+
+
+def open_engine(settings: Settings) -> Engine:
+    """Open the engine that the settings name. Loading a model takes as long as it takes.
+
+    Raises:
+        ValueError: the model cannot be used as a judge; the message says why.
+    """
+    if settings.engine == "simulated":
+        return SimulatedEngine(
+            tokens_per_second=settings.simulated_tokens_per_second, max_prompt_tokens=settings.context_tokens
+        )
+    # Imported here, so that a worker with another engine needs no CPU runtime.
+    from worker.engines.llama_cpp import LlamaCppEngine  # noqa: PLC0415
+
+    return LlamaCppEngine(
+        settings.model or embedded_model(), threads=settings.threads, context_tokens=settings.context_tokens
+    )
+
+
+def make_bench(settings: Settings, engine: Engine, database: Database) -> Bench:
+    """Put together what this worker judges with, and enter its judges in the tables."""
+    card = engine.card
+    temperature = 1.0
+    judges = {
+        profile.name: Judge(
+            model=card.model,
+            weights=card.weights,
+            quantisation=card.quantisation,
+            engine=card.engine,
+            engine_build=card.engine_build,
+            profile=profile.name,
+            prompt=profile.sha256,
+            temperature=temperature,
+            simulated=card.simulated,
+            caveat=card.caveat,
+        )
+        for profile in prompts.PROFILES.values()
+    }
+    with database.begin() as connection:
+        ids = {name: roster.enroll(connection, judge) for name, judge in judges.items()}
+    worker = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    return Bench(
+        engine=engine,
+        gate=Gate(card.step_tokens),
+        database=database,
+        rules=Rules(
+            worker=worker,
+            lease_seconds=settings.lease_seconds,
+            max_attempts=settings.max_attempts,
+            mass_threshold=settings.mass_threshold,
+            temperature=temperature,
+        ),
+        judges=ids,
+    )
+
+
+def register(app: Celery, bench: Bench) -> None:
+    """Give the Celery app its one task."""
+
+    def judge(**message: Any) -> None:
+        try:
+            hint = ShardHint.model_validate(message)
+        except ValidationError:
+            log.warning("message_refused")  # not ours, or of a version to come: the sweep hints whatever it was
+            return
+        structlog.contextvars.bind_contextvars(process="worker", shard=hint.shard)
+        try:
+            judge_shard(bench, hint.shard)
+        except EngineGoneError:
+            log.exception("engine_gone")
+            # The supervisor starts a fresh process; what other threads hold comes back by their leases.
+            os.kill(os.getpid(), signal.SIGKILL)
+        except SQLAlchemyError as error:
+            log.warning("shard_left_to_its_lease", error=type(error).__name__)
+        finally:
+            structlog.contextvars.clear_contextvars()
+
+    app.task(judge, name=JUDGE_TASK)
+
+
+def main() -> None:
+    """Run one worker until it is told to end; SIGTERM and SIGINT finish what is begun and give the rest back."""
+    settings = Settings()
+    logs.configure(process="worker", level=settings.log_level, style=settings.log_format)
+    # Celery would set up logging of its own unless somebody answers this signal.
+    signals.setup_logging.connect(_leave_logging_alone)
+    try:
+        engine = open_engine(settings)
+    except ValueError as error:
+        log.error("engine_refused", reason=str(error))  # noqa: TRY400 - the message is the whole story
+        sys.exit(2)
+    database = connect(
+        settings.database_url.get_secret_value(), application="worker", pool_size=settings.slots + 1
+    )
+    bench = make_bench(settings, engine, database)
+    app = make_celery(settings.redis_url.get_secret_value(), name="worker")
+    register(app, bench)
+    stop = threading.Event()
+    beat(bench, slots=settings.slots, bulk_slots=settings.bulk_slots)
+    heart = threading.Thread(
+        target=keep_beating,
+        name="heartbeat",
+        daemon=True,
+        kwargs={
+            "bench": bench,
+            "slots": settings.slots,
+            "bulk_slots": settings.bulk_slots,
+            "every": settings.heartbeat_seconds,
+            "stop": stop,
+        },
+    )
+    heart.start()
+
+    def drain(**_: Any) -> None:
+        bench.draining.set()
+
+    signals.worker_shutting_down.connect(drain)
+    log.info("worker_ready", worker=bench.rules.worker, engine=engine.card.engine, model=engine.card.model)
+    worker = app.Worker(
+        pool="threads",
+        concurrency=settings.slots,
+        queues=list(QUEUES.values()),
+        hostname=f"{bench.rules.worker}@nightcourt",
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        quiet=True,
+        loglevel=settings.log_level,
+    )
+    try:
+        worker.start()
+    finally:
+        stop.set()
+        heart.join(timeout=5)
+        _leave(database, bench.rules.worker)
+        engine.close()
+        database.dispose()
+    log.info("worker_ended")
+    sys.exit(worker.exitcode or 0)
+
+
+def _leave_logging_alone(**_: Any) -> None:
+    """Answer Celery's signal, so that it sets up nothing."""
+
+
+def _leave(database: Database, worker: str) -> None:
+    try:
+        with database.begin() as connection:
+            roster.leave(connection, worker=worker)
+    except SQLAlchemyError as error:
+        log.warning("roster_not_left", error=type(error).__name__)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""From log-odds to verdict. Pure arithmetic, so that anyone can recompute a verdict from its ballots.
+
+With s1 the log-odds in order "ab" and s2 in order "ba": d = (s1 - s2) / 2 is the preference, b = (s1 + s2) / 2 the
+position bias. Averaging log-odds cancels an additive leaning to one slot exactly. P(A better) = sigmoid(d / T).
+"""
+
+import math
+from collections.abc import Sequence
+
+from schemas.verdict import Ballot, Tally, Winner
+
+
+def sigmoid(x: float) -> float:
+    """Compute 1 / (1 + exp(-x)) without overflow."""
+    if x >= 0:
+        return 1.0 / (1.0 + math.exp(-x))
+    grown = math.exp(x)
+    return grown / (1.0 + grown)
+
+
+def ballot(order: str, log_odds: float, mass: float) -> Ballot:
+    """Make a ballot from what the model said in one order."""
+    return Ballot.model_validate(
+        {"order": order, "log_odds": log_odds, "mass": mass, "vote": "A" if log_odds > 0 else "B"}
+    )
+
+
+def vote_only(order: str, vote: str) -> Ballot:
+    """Make a ballot from a vote whose odds are not known."""
+    return Ballot.model_validate({"order": order, "log_odds": None, "mass": None, "vote": vote})
+
+
+def count(ballots: Sequence[Ballot], *, temperature: float, tie_margin: float | None) -> Tally:
+    """Add ballots up.
+
+    Args:
+        ballots: one, or one in each order.
+        temperature: T in P = sigmoid(d / T).
+        tie_margin: a tie where |P - 0.5| is at most this; None for no ties. Without odds, or with d exactly 0, two
+            ballots that cancel are a tie all the same: there is nothing left to tell the responses apart by.
+    """
+    log_odds = [each.log_odds for each in ballots]
+    if any(value is None for value in log_odds):
+        preferences = [_signed(each.order, 1.0 if each.vote == "A" else -1.0) for each in ballots]
+    else:
+        preferences = [_signed(each.order, each.log_odds or 0.0) for each in ballots]
+    odds_known = all(value is not None for value in log_odds)
+    d = sum(preferences) / len(preferences)
+    probability = sigmoid(d / temperature) if odds_known else None
+    consistent = bias = None
+    if len(ballots) == 2:  # noqa: PLR2004 - both orders
+        # s1 * s2 < 0: the two preferences, each turned to response A's side, have the same sign.
+        consistent = preferences[0] * preferences[1] > 0
+        bias = sum(each.log_odds or 0.0 for each in ballots) / 2 if odds_known else None
+    return Tally(
+        winner=_winner(d, probability, tie_margin),
+        probability_a=probability,
+        consistent=consistent,
+        position_bias=bias,
+        ballots=list(ballots),
+    )
+
+
+def _signed(order: str, value: float) -> float:
+    """Turn a slot's log-odds to response A's side: in order "ba" the first slot is response B's."""
+    return value if order == "ab" else -value
+
+
+def _winner(d: float, probability: float | None, tie_margin: float | None) -> Winner:
+    within = tie_margin is not None and probability is not None and abs(probability - 0.5) <= tie_margin
+    if d == 0 or within:
+        return "tie"
+    return "A" if d > 0 else "B"

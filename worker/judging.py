@@ -1,0 +1,307 @@
+"""Claim a shard, judge its lines, finish it. No transaction is open while the engine works."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import structlog
+from sqlalchemy import Connection, Engine as Database
+from sqlalchemy.exc import InterfaceError, OperationalError
+
+from infra import docket
+from infra.docket import Claim, Filed, Lease, LeaseLostError, Outcome
+from infra.logs import REQUEST_ID
+from schemas.problems import OutcomeError
+from schemas.states import OutcomeStatus
+from schemas.verdict import Ballot, Order
+from worker import ballots, prompts
+from worker.admission import Gate
+from worker.engines.base import Engine, EngineError, EngineGoneError, Score
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+ORDERS: dict[str, tuple[Order, ...]] = {"both": ("ab", "ba"), "ab": ("ab",), "ba": ("ba",)}
+
+
+class UnparseableError(Exception):
+    """The model's answer was no verdict; the message says what it was instead, without its text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The settings that judging goes by. Times are seconds."""
+
+    worker: str
+    lease_seconds: float
+    max_attempts: int
+    mass_threshold: float
+    temperature: float
+    patience_seconds: float = 60.0
+    """How long a result in hand is kept while Postgres cannot be reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What a worker judges with: built once by `worker/app.py` and handed down."""
+
+    engine: Engine
+    gate: Gate
+    database: Database
+    rules: Rules
+    judges: dict[str, str]
+    """The id of this engine's judge, by profile."""
+    leases: set[Lease] = field(default_factory=set)
+    """What this worker holds; the heartbeat renews it."""
+    draining: threading.Event = field(default_factory=threading.Event)
+    """Set when the worker is to end: claim nothing, give back what is not begun."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A comparison with its prompts, ready for the engine."""
+
+    comparison: Filed
+    orders: tuple[Order, ...]
+    prompts: tuple[list[int], ...]
+
+    @property
+    def tokens(self) -> int:
+        """The tokens of all its prompts."""
+        return sum(len(ids) for ids in self.prompts)
+
+
+def judge_shard(bench: Bench, shard: int) -> None:
+    """Claim a shard and see it through: to its end, to its next attempt, or back onto the docket.
+
+    Raises:
+        EngineGoneError: the engine is of no more use; what was in hand is back on the docket. The process must end.
+    """
+    if bench.draining.is_set():
+        return  # the sweep will hint it again, to a worker that stays
+    claim = _persist(
+        bench, lambda c: docket.claim(c, shard, worker=bench.rules.worker, lease_seconds=bench.rules.lease_seconds)
+    )
+    if claim is None:
+        log.debug("hint_without_work", shard=shard)
+        return
+    bench.leases.add(claim.lease)
+    started = time.monotonic()
+    try:
+        decided = _work(bench, claim)
+    except LeaseLostError:
+        log.warning("stale_write_refused", shard=shard, attempt=claim.attempt)
+    except EngineError as error:
+        log.warning("attempt_failed", shard=shard, attempt=claim.attempt, error=type(error).__name__)
+        _fail(bench, claim, error)
+        if isinstance(error, EngineGoneError):
+            raise
+    else:
+        log.info(
+            "shard_ended",
+            shard=shard,
+            lane=claim.lane,
+            attempt=claim.attempt,
+            decided=decided,
+            seconds=round(time.monotonic() - started, 4),
+        )
+    finally:
+        bench.leases.discard(claim.lease)
+
+
+def _work(bench: Bench, claim: Claim) -> int:
+    """Judge what is undecided of a claimed shard, storing as it goes. Returns how many lines it decided."""
+    with bench.database.connect() as connection:
+        comparisons = docket.undecided(connection, claim)
+    if len(comparisons) == 1:
+        structlog.contextvars.bind_contextvars(**{REQUEST_ID: comparisons[0].request_id})
+    # Prompts that share a beginning follow each other, so that the engine can reuse what it computed.
+    comparisons.sort(key=lambda each: str(each.prompt))
+    ready, outcomes = _prepare(bench, comparisons)
+    decided = 0
+    steps = list(_steps(ready, bench.engine.card.step_tokens))
+    for number, step in enumerate(steps):
+        if bench.draining.is_set():
+            decided += len(outcomes)
+            _give_back(bench, claim, outcomes)
+            return decided
+        outcomes += _judge(bench, claim, step)
+        if number < len(steps) - 1:
+            stored = tuple(outcomes)
+            _persist(
+                bench,
+                lambda c, stored=stored: docket.record(
+                    c, claim.lease, stored, lease_seconds=bench.rules.lease_seconds
+                ),
+            )
+            decided += len(outcomes)
+            outcomes = []
+    _persist(bench, lambda c: docket.finish(c, claim.lease, outcomes))
+    return decided + len(outcomes)
+
+
+def _prepare(bench: Bench, comparisons: Sequence[Filed]) -> tuple[list[Case], list[Outcome]]:
+    """Turn comparisons into cases; those that cannot be put to this judge into outcomes that say why."""
+    cases: list[Case] = []
+    outcomes: list[Outcome] = []
+    limit = bench.engine.card.max_prompt_tokens
+    for comparison in comparisons:
+        orders = ORDERS[comparison.orders]
+        try:
+            ids = tuple(bench.engine.encode(prompts.build(comparison, order)) for order in orders)
+        except prompts.ProfileUnfitError as error:
+            outcomes.append(_errored(comparison, OutcomeError.PROFILE_UNFIT, str(error)))
+            continue
+        longest = max(len(each) for each in ids)
+        if longest > limit:
+            message = f"the prompt is {longest} tokens long, the judge takes {limit}"
+            outcomes.append(_errored(comparison, OutcomeError.CONTEXT_LENGTH_EXCEEDED, message))
+            continue
+        cases.append(Case(comparison=comparison, orders=orders, prompts=ids))
+    return cases, outcomes
+
+
+def _steps(cases: Sequence[Case], step_tokens: int) -> Iterator[list[Case]]:
+    """Cut cases into engine steps of about `step_tokens` each. A comparison's orders stay together."""
+    step: list[Case] = []
+    tokens = 0
+    for case in cases:
+        # A profile that writes takes its time: such a case is a step of its own.
+        alone = prompts.PROFILES[case.comparison.profile].writes
+        if step and (alone or tokens + case.tokens > step_tokens):
+            yield step
+            step, tokens = [], 0
+        step.append(case)
+        tokens += case.tokens if not alone else step_tokens
+    if step:
+        yield step
+
+
+def _judge(bench: Bench, claim: Claim, step: Sequence[Case]) -> list[Outcome]:
+    """Put one step to the engine, when its turn has come."""
+    with bench.gate.admit(sum(case.tokens for case in step), claim.lane):
+        if prompts.PROFILES[step[0].comparison.profile].writes:
+            return [_written(bench, case) for case in step]
+        scores = iter(bench.engine.score([ids for case in step for ids in case.prompts]))
+        return [_scored(bench, case, [next(scores) for _ in case.prompts]) for case in step]
+
+
+def _scored(bench: Bench, case: Case, scores: Sequence[Score]) -> Outcome:
+    cast = []
+    for order, score in zip(case.orders, scores, strict=True):
+        if score.mass < bench.rules.mass_threshold:
+            message = (
+                f"order {order}: the model put {score.mass:.3g} of its probability on A and B, "
+                f"under the threshold of {bench.rules.mass_threshold:g}"
+            )
+            return _errored(case.comparison, OutcomeError.UNPARSEABLE, message, case, scores)
+        cast.append(ballots.ballot(order, score.log_odds, score.mass))
+    return _succeeded(bench, case, cast, scores)
+
+
+def _written(bench: Bench, case: Case) -> Outcome:
+    cast: list[Ballot] = []
+    scores: list[Score] = []
+    room = bench.engine.card.max_prompt_tokens
+    for order, ids in zip(case.orders, case.prompts, strict=True):
+        written = bench.engine.generate(ids, min(prompts.MAX_GENERATED_TOKENS, max(1, room - len(ids))))
+        scores.append(Score(0.0, 0.0, cached_tokens=written.cached_tokens, seconds=written.seconds))
+        vote = parse(written.text)
+        if vote is None:
+            message = f"order {order}: no [[A]] or [[B]] in the {written.generated_tokens} tokens the model wrote"
+            return _errored(case.comparison, OutcomeError.UNPARSEABLE, message, case, scores)
+        odds = written.verdict
+        # The odds count only where they are those of the verdict that was parsed.
+        if odds is not None and (odds.log_odds > 0) == (vote == "A"):
+            cast.append(ballots.ballot(order, odds.log_odds, odds.mass))
+        else:
+            cast.append(ballots.vote_only(order, vote))
+    return _succeeded(bench, case, cast, scores)
+
+
+def parse(text: str) -> str | None:
+    """Read a verdict from what the model itself wrote, as RewardBench does: `[[A]]` anywhere, else `[[B]]`."""
+    if "[[A]]" in text:
+        return "A"
+    return "B" if "[[B]]" in text else None
+
+
+def _succeeded(bench: Bench, case: Case, cast: Sequence[Ballot], scores: Sequence[Score]) -> Outcome:
+    tally = ballots.count(
+        cast, temperature=bench.rules.temperature, tie_margin=case.comparison.tie_margin
+    )
+    return Outcome(
+        line=case.comparison.line,
+        status=OutcomeStatus.SUCCEEDED,
+        tally=tally.model_dump(mode="json"),
+        judge_id=bench.judges[case.comparison.profile],
+        prompt_tokens=case.tokens,
+        cached_tokens=sum(score.cached_tokens for score in scores),
+        gpu_seconds=sum(score.seconds for score in scores),
+    )
+
+
+def _errored(
+    comparison: Filed,
+    code: OutcomeError,
+    message: str,
+    case: Case | None = None,
+    scores: Sequence[Score] = (),
+) -> Outcome:
+    return Outcome(
+        line=comparison.line,
+        status=OutcomeStatus.ERRORED,
+        error_code=code,
+        error_message=message,
+        prompt_tokens=case.tokens if case else 0,
+        cached_tokens=sum(score.cached_tokens for score in scores),
+        gpu_seconds=sum(score.seconds for score in scores),
+    )
+
+
+def _give_back(bench: Bench, claim: Claim, outcomes: Sequence[Outcome]) -> None:
+    def write(connection: Connection) -> None:
+        docket.record(connection, claim.lease, outcomes, lease_seconds=bench.rules.lease_seconds)
+        docket.give_back(connection, claim.lease)
+
+    _persist(bench, write)
+    log.info("shard_given_back", shard=claim.lease.shard, stored=len(outcomes))
+
+
+def _fail(bench: Bench, claim: Claim, error: EngineError) -> None:
+    try:
+        _persist(
+            bench,
+            lambda c: docket.fail(
+                c,
+                claim,
+                code=OutcomeError.ENGINE_FAILED,
+                message=f"the engine failed at each of {claim.attempt} attempts: {str(error)[:300]}",
+                retry_in=min(60.0, 2.0 ** (claim.attempt - 1)),
+                max_attempts=bench.rules.max_attempts,
+            ),
+        )
+    except LeaseLostError:
+        log.warning("stale_write_refused", shard=claim.lease.shard, attempt=claim.attempt)
+
+
+def _persist(bench: Bench, write: Callable[[Connection], T]) -> T:
+    """Run one transaction, again and again while Postgres cannot be reached: GPU work in hand is worth waiting for.
+
+    A commit whose answer was lost is safe to repeat: the token has left the row, and outcomes have unique keys.
+    """
+    give_up_at = time.monotonic() + bench.rules.patience_seconds
+    pause = 0.1
+    while True:
+        try:
+            with bench.database.begin() as connection:
+                return write(connection)
+        except (OperationalError, InterfaceError) as error:
+            if time.monotonic() + pause > give_up_at:
+                raise
+            log.warning("database_unreachable", error=type(error).__name__, retry_in=pause)
+            time.sleep(pause)
+            pause = min(pause * 2, 5.0)
