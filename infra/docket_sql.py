@@ -65,9 +65,9 @@ RELEASE = text("""
         SELECT id FROM shards
         WHERE lane = :lane AND state = 'waiting' AND due_at <= now()
         ORDER BY priority DESC, due_at, id
-        LIMIT greatest(0, :room - (
+        LIMIT least(:limit, greatest(0, :room - (
             SELECT count(*) FROM shards WHERE lane = :lane AND state = ANY(:counted)
-        ))
+        )))
         FOR UPDATE SKIP LOCKED
     )
     UPDATE shards SET state = 'released', released_at = now()

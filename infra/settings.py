@@ -3,11 +3,15 @@
 Only composition roots call `Settings()`; everything else receives what it needs.
 """
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from schemas.problems import BAD_SETTING, Problem
 
 EngineName = Literal["llama_cpp", "simulated"]
 
@@ -24,6 +28,9 @@ class Settings(BaseSettings):
     """Redis, for hints only: nothing is lost when it is."""
     data_dir: Path | None = None
     """Where the embedded stack keeps everything; the user's data folder when unset."""
+
+    server: str | None = None
+    """The URL of the API, for the command line; the embedded stack that runs on `data_dir` when unset."""
 
     # -- the HTTP edge
     host: str = "127.0.0.1"
@@ -82,3 +89,45 @@ class Settings(BaseSettings):
                 "free for interactive work"
             )
         return self
+
+
+def load(**overrides: Any) -> Settings:
+    """Read the settings, some of them given by hand.
+
+    Raises:
+        Problem: a setting has a value it cannot have; the detail names its variable.
+    """
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = "_".join(str(step) for step in first["loc"]).upper()
+        message = first["msg"].removeprefix("Value error, ")
+        detail = f"NIGHTCOURT_{name}: {message}" if name else message
+        raise Problem(BAD_SETTING, f"{detail}.") from None
+
+
+def as_environment(settings: Settings) -> dict[str, str]:
+    """The settings that were set by someone, as the variables that set them again in a child process."""
+    variables: dict[str, str] = {}
+    for name in settings.model_fields_set:
+        value = getattr(settings, name)
+        if isinstance(value, SecretStr):
+            value = value.get_secret_value()
+        if value is not None:
+            variables[f"NIGHTCOURT_{name.upper()}"] = str(value)
+    return variables
+
+
+def child_environment(overrides: Mapping[str, str]) -> dict[str, str]:
+    """This process' environment with some variables replaced, for a child process.
+
+    libpq's own variables stay behind: it takes them for whatever a database URL leaves open, and a PGSSLMODE
+    that suits somebody's other database would lock our processes out of theirs.
+    """
+    inherited = {
+        name: value
+        for name, value in os.environ.items()  # noqa: TID251 (handed on whole, not read for settings)
+        if not name.startswith("PG")
+    }
+    return {**inherited, **overrides}

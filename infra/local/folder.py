@@ -1,0 +1,205 @@
+"""The data folder of the embedded stack: private, held by one supervisor at a time, and telling what runs."""
+
+import fcntl
+import os
+import secrets
+import time
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import platformdirs
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from infra.local import LocalStackError
+
+_LOCK = "nightcourt.lock"
+_STACK = "stack.json"
+_LOG_BYTES = 16 * 1024 * 1024
+_LOCK_SECONDS = 1.0
+
+
+class StackInfo(BaseModel):
+    """What runs on a data folder, for other commands to find it."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    pid: int
+    api_url: str
+    database_url: str = Field(repr=False)
+    redis_url: str = Field(repr=False)
+    started_at: datetime
+
+
+def default_folder() -> Path:
+    """Where the embedded stack lives unless told otherwise."""
+    return platformdirs.user_data_path("nightcourt", appauthor=False)
+
+
+class DataFolder:
+    """A data folder that this process holds, from construction to `close`.
+
+    Attributes:
+        path: The folder, absolute and without symbolic links.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        """Create the folder where it is missing, and take it.
+
+        Args:
+            path: The folder; `default_folder()` when None.
+
+        Raises:
+            LocalStackError: Another stack holds it, or it is not a folder for this.
+        """
+        self.path = (path or default_folder()).expanduser().resolve()
+        try:
+            self._prepare()
+            self._lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise LocalStackError(
+                f"{self.path} cannot hold nightcourt's data ({error.strerror}): choose another folder with "
+                "--data-dir"
+            ) from error
+        try:
+            self._take()
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def publish(self, info: StackInfo) -> None:
+        """Let other commands find what runs here."""
+        write_private(self.path / _STACK, info.model_dump_json(indent=2) + "\n")
+
+    def log(self, name: str) -> Path:
+        """The log file of a part, begun anew when the old one has grown large."""
+        folder = private_folder(self.path / "logs")
+        file = folder / f"{name}.log"
+        if file.exists() and file.stat().st_size > _LOG_BYTES:
+            file.replace(folder / f"{name}.log.1")
+        return file
+
+    def part(self, name: str) -> Path:
+        """The private folder of a part."""
+        return private_folder(self.path / name)
+
+    def close(self) -> None:
+        """Say that nothing runs here any more, and let go of the folder."""
+        if self._lock >= 0:
+            (self.path / _STACK).unlink(missing_ok=True)
+            # The lock file itself stays: removing it would let two processes lock two different files.
+            os.ftruncate(self._lock, 0)
+            os.close(self._lock)
+            self._lock = -1
+
+    def _prepare(self) -> None:
+        if not self.path.exists():
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        elif not (self.path / _LOCK).exists() and any(self.path.iterdir()):
+            # `--data-dir ~` is a slip of the finger that would scatter databases over somebody's home.
+            raise LocalStackError(
+                f"{self.path} is not empty and was not made by nightcourt: choose another folder with "
+                "--data-dir"
+            )
+
+    def _take(self) -> None:
+        # Someone who only asks whether a stack runs holds the lock for an instant, hence more than one try.
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while not _try_lock(self._lock, fcntl.LOCK_EX):
+            if time.monotonic() > deadline:
+                pid = _holder(self._lock)
+                raise LocalStackError(
+                    f"already running (pid {pid or 'unknown'}) on {self.path}: stop it, or choose another "
+                    "folder with --data-dir"
+                )
+            time.sleep(0.05)
+        # What a killed stack left behind goes first, so that its words never stand beside the new pid.
+        (self.path / _STACK).unlink(missing_ok=True)
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+
+
+def running_stack(path: Path | None = None) -> StackInfo | None:
+    """What runs on a data folder now, if anything does.
+
+    The lock decides, since the kernel takes it from whoever dies; a file that was left behind says nothing.
+
+    Args:
+        path: The folder; `default_folder()` when None.
+
+    Returns:
+        The stack that is ready there; None when there is none, or when it is still starting.
+
+    Raises:
+        LocalStackError: This user may not look into the folder.
+    """
+    folder = (path or default_folder()).expanduser()
+    try:
+        lock = os.open(folder / _LOCK, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if _try_lock(lock, fcntl.LOCK_SH):
+                return None
+            info = StackInfo.model_validate_json((folder / _STACK).read_bytes())
+            return info if info.pid == _holder(lock) else None
+        finally:
+            os.close(lock)
+    except (FileNotFoundError, NotADirectoryError, ValidationError):
+        return None
+    except PermissionError as error:
+        raise LocalStackError(
+            f"{folder} belongs to another user: choose another folder with --data-dir"
+        ) from error
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that its owner alone may read, all of it or not at all."""
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
+
+
+def private_folder(path: Path) -> Path:
+    """Make sure of a folder that its owner alone may enter.
+
+    Returns:
+        The same path.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
+
+
+def keep_secret(path: Path) -> str:
+    """The secret that a file holds, made up on first use. Its characters are safe in a URL."""
+    if not path.exists():
+        write_private(path, secrets.token_urlsafe(32) + "\n")
+    return path.read_text().strip()
+
+
+def _try_lock(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _holder(lock: int) -> int | None:
+    text = os.pread(lock, 32, 0).strip()
+    return int(text) if text.isdigit() else None

