@@ -134,9 +134,7 @@ def release(connection: Connection, *, lane: Lane, room: int, limit: int) -> lis
         limit: how many to let go now, at most.
     """
     counted = ["released", "running"] if lane is Lane.BULK else ["released"]
-    result = connection.execute(
-        docket_sql.RELEASE, {"lane": lane, "room": room, "counted": counted, "limit": limit}
-    )
+    result = connection.execute(docket_sql.RELEASE, {"lane": lane, "room": room, "counted": counted, "limit": limit})
     return [row.id for row in result]
 
 
@@ -209,7 +207,12 @@ def record(connection: Connection, lease: Lease, outcomes: Sequence[Outcome], *,
     return _store(
         connection,
         docket_sql.RECORD,
-        {"shard": lease.shard, "token": lease.token, "outcomes": _json(outcomes), "lease_seconds": lease_seconds},
+        {
+            "shard": lease.shard,
+            "token": lease.token,
+            "outcomes": _json(outcomes),
+            "lease_seconds": lease_seconds,
+        },
     )
 
 
@@ -223,7 +226,9 @@ def finish(connection: Connection, lease: Lease, outcomes: Sequence[Outcome]) ->
         LeaseLostError: the lease does not hold; nothing was stored.
     """
     return _store(
-        connection, docket_sql.FINISH, {"shard": lease.shard, "token": lease.token, "outcomes": _json(outcomes)}
+        connection,
+        docket_sql.FINISH,
+        {"shard": lease.shard, "token": lease.token, "outcomes": _json(outcomes)},
     )
 
 

@@ -15,7 +15,17 @@ REQUEST_ID = "request_id"
 """The name under which a request's id is bound, in the HTTP process and later in the worker's lines."""
 
 # At debug level these print message bodies, statement parameters or wire traffic: other people's text.
-_DISCREET = ("kombu", "amqp", "celery.app.trace", "sqlalchemy", "psycopg", "httpcore2", "httpx2", "asyncio", "alembic")
+_DISCREET = (
+    "kombu",
+    "amqp",
+    "celery.app.trace",
+    "sqlalchemy",
+    "psycopg",
+    "httpcore2",
+    "httpx2",
+    "asyncio",
+    "alembic",
+)
 
 
 def _drop_colour_message(_logger: Any, _method: str, event: EventDict) -> EventDict:
@@ -76,7 +86,7 @@ def configure(*, process: str, level: str, style: Literal["auto", "console", "js
     structlog.contextvars.bind_contextvars(process=process)
 
 
-def _plain_exception(logger: Any, method: str, event: EventDict) -> EventDict:
+def _plain_exception(_logger: Any, _method: str, event: EventDict) -> EventDict:
     """Write an exception as its type and where it was raised, without its message.
 
     A library's message may quote what it choked on: a database error repeats the row.

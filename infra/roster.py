@@ -40,9 +40,7 @@ class Capacity:
 
 def report(connection: Connection, *, worker: str, slots: int, bulk_slots: int, engine: dict[str, Any]) -> None:
     """Say that a worker is alive, and what it can do."""
-    connection.execute(
-        _REPORT, {"id": worker, "slots": slots, "bulk_slots": bulk_slots, "engine": json.dumps(engine)}
-    )
+    connection.execute(_REPORT, {"id": worker, "slots": slots, "bulk_slots": bulk_slots, "engine": json.dumps(engine)})
 
 
 def leave(connection: Connection, *, worker: str) -> None:

@@ -78,9 +78,7 @@ async def file_comparison(
     return Receipt(key=ComparisonKey(filing_id, SINGLE_LINE), replayed=False)
 
 
-async def _take_key(
-    connection: AsyncConnection, tenant: str, key: str, mark: bytes, filing_id: UUID
-) -> UUID | None:
+async def _take_key(connection: AsyncConnection, tenant: str, key: str, mark: bytes, filing_id: UUID) -> UUID | None:
     """Take an idempotency key for a new filing; where it is taken, say by which."""
     taken = await connection.execute(
         _TAKE_KEY, {"tenant": tenant, "key": key, "fingerprint": mark, "filing_id": filing_id}

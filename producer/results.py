@@ -14,7 +14,7 @@ from infra import docket
 from schemas.comparison import Comparison, ComparisonError, ComparisonPage
 from schemas.ids import ComparisonKey, comparison_id
 from schemas.problems import ALREADY_DECIDED, NOT_FOUND, Problem
-from schemas.states import ComparisonStatus, OutcomeStatus
+from schemas.states import ComparisonStatus
 from schemas.verdict import Judge, Tally, Usage, Verdict
 
 log = structlog.get_logger()
@@ -52,9 +52,7 @@ def _comparison(row: Row[Any]) -> Comparison:
         verdict = Verdict(
             **Tally.model_validate(row.tally).model_dump(),
             judge=Judge.model_validate(row.judge),
-            usage=Usage(
-                prompt_tokens=row.prompt_tokens, cached_tokens=row.cached_tokens, gpu_seconds=row.gpu_seconds
-            ),
+            usage=Usage(prompt_tokens=row.prompt_tokens, cached_tokens=row.cached_tokens, gpu_seconds=row.gpu_seconds),
         )
     elif row.error_code is not None:
         error = ComparisonError(code=row.error_code, message=row.error_message)
@@ -91,9 +89,7 @@ async def read(connection: AsyncConnection, *, tenant: str, key: ComparisonKey) 
     return _comparison(row)
 
 
-async def page(
-    connection: AsyncConnection, *, tenant: str, after: ComparisonKey | None, limit: int
-) -> ComparisonPage:
+async def page(connection: AsyncConnection, *, tenant: str, after: ComparisonKey | None, limit: int) -> ComparisonPage:
     """List comparisons that were filed singly, newest first, beginning after one of them."""
     parameters = {"tenant": tenant, "after": after.filing_id if after else None, "limit": limit + 1}
     rows = (await connection.execute(_PAGE, parameters)).all()
@@ -116,7 +112,7 @@ async def cancel(database: AsyncEngine, *, tenant: str, key: ComparisonKey) -> C
         await read(connection, tenant=tenant, key=key)
         await connection.run_sync(docket.cancel, tenant=tenant, filing_id=key.filing_id)
         comparison = await read(connection, tenant=tenant, key=key)
-    if comparison.status != OutcomeStatus.CANCELLED:
+    if comparison.status is not ComparisonStatus.CANCELLED:
         raise Problem(
             ALREADY_DECIDED,
             f"{comparison.id} ended as {comparison.status} before it could be cancelled; read it instead.",

@@ -65,7 +65,9 @@ def _text_or_turns(value: object) -> str | None:
 
 # A tagged union, so that a problem is told in the form that the caller meant, not in both.
 _FORM = Discriminator(
-    _text_or_turns, custom_error_type="text_or_turns", custom_error_message="Input should be text or a list of turns"
+    _text_or_turns,
+    custom_error_type="text_or_turns",
+    custom_error_message="Input should be text or a list of turns",
 )
 
 
@@ -84,16 +86,12 @@ def _alternates(turns: list[ResponseTurn]) -> list[ResponseTurn]:
 
 PromptInput = Annotated[
     Annotated[Filled, Tag("text")]
-    | Annotated[
-        list[PromptTurn], Field(min_length=1, max_length=1024), AfterValidator(_ends_with_user), Tag("turns")
-    ],
+    | Annotated[list[PromptTurn], Field(min_length=1, max_length=1024), AfterValidator(_ends_with_user), Tag("turns")],
     _FORM,
 ]
 ResponseInput = Annotated[
     Annotated[Text, Tag("text")]
-    | Annotated[
-        list[ResponseTurn], Field(min_length=1, max_length=1024), AfterValidator(_alternates), Tag("turns")
-    ],
+    | Annotated[list[ResponseTurn], Field(min_length=1, max_length=1024), AfterValidator(_alternates), Tag("turns")],
     _FORM,
 ]
 

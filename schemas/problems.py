@@ -21,9 +21,7 @@ class ProblemKind:
 
 
 MALFORMED_JSON = ProblemKind("malformed_json", HTTPStatus.BAD_REQUEST, "The body is not JSON")
-INVALID_REQUEST = ProblemKind(
-    "invalid_request", HTTPStatus.UNPROCESSABLE_ENTITY, "The request does not fit its schema"
-)
+INVALID_REQUEST = ProblemKind("invalid_request", HTTPStatus.UNPROCESSABLE_ENTITY, "The request does not fit its schema")
 INVALID_HEADER = ProblemKind("invalid_header", HTTPStatus.BAD_REQUEST, "A header has a value it cannot have")
 BODY_TOO_LARGE = ProblemKind(
     "body_too_large", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is larger than this server takes"
@@ -147,7 +145,10 @@ def invalid_request(errors: list[Any]) -> Problem:
     kinds = {error["type"] for error in errors}
     if kinds == {"json_invalid"}:
         return Problem(MALFORMED_JSON, f"The body is not JSON that this server takes: {errors[0]['msg']}.")
-    fields = [FieldError(field=field_path(error["loc"]), message=error["msg"].removeprefix("Value error, ")) for error in errors]
+    fields = [
+        FieldError(field=field_path(error["loc"]), message=error["msg"].removeprefix("Value error, "))
+        for error in errors
+    ]
     first = fields[0]
     more = f" (and {len(fields) - 1} more)" if len(fields) > 1 else ""
     return Problem(INVALID_REQUEST, f"{first.field or 'body'}: {first.message}{more}.", errors=fields)

@@ -54,9 +54,7 @@ class Tally(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     winner: Winner
-    probability_a: float | None = Field(
-        description="P(response A is better); null where the engine gave votes only"
-    )
+    probability_a: float | None = Field(description="P(response A is better); null where the engine gave votes only")
     consistent: bool | None = Field(description="Whether both orders agreed; null with a single order")
     position_bias: float | None = Field(
         description="b, in log-odds: how far the model leaned to the first slot; null with a single order"

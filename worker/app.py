@@ -121,9 +121,7 @@ def main() -> None:
     except ValueError as error:
         log.error("engine_refused", reason=str(error))  # noqa: TRY400 - the message is the whole story
         sys.exit(2)
-    database = connect(
-        settings.database_url.get_secret_value(), application="worker", pool_size=settings.slots + 1
-    )
+    database = connect(settings.database_url.get_secret_value(), application="worker", pool_size=settings.slots + 1)
     bench = make_bench(settings, engine, database)
     app = make_celery(settings.redis_url.get_secret_value(), name="worker")
     register(app, bench)

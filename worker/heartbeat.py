@@ -16,9 +16,7 @@ def beat(bench: Bench, *, slots: int, bulk_slots: int) -> None:
     """Renew what the worker holds and report that it is alive, once."""
     card = asdict(bench.engine.card)
     with bench.database.begin() as connection:
-        roster.report(
-            connection, worker=bench.rules.worker, slots=slots, bulk_slots=bulk_slots, engine=card
-        )
+        roster.report(connection, worker=bench.rules.worker, slots=slots, bulk_slots=bulk_slots, engine=card)
         held = tuple(bench.leases)
         if held:
             still = docket.renew(connection, held, lease_seconds=bench.rules.lease_seconds)
@@ -26,9 +24,7 @@ def beat(bench: Bench, *, slots: int, bulk_slots: int) -> None:
                 log.info("lease_not_renewed", shard=lease.shard)
 
 
-def keep_beating(
-    bench: Bench, *, slots: int, bulk_slots: int, every: float, stop: threading.Event
-) -> None:
+def keep_beating(bench: Bench, *, slots: int, bulk_slots: int, every: float, stop: threading.Event) -> None:
     """Beat every so many seconds until told to stop. A failed beat is logged; the next may succeed."""
     while not stop.wait(every):
         try:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import structlog
-from sqlalchemy import Connection, Engine as Database
+from sqlalchemy import Connection
+from sqlalchemy import Engine as Database
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from infra import docket
@@ -83,7 +84,8 @@ def judge_shard(bench: Bench, shard: int) -> None:
     if bench.draining.is_set():
         return  # the sweep will hint it again, to a worker that stays
     claim = _persist(
-        bench, lambda c: docket.claim(c, shard, worker=bench.rules.worker, lease_seconds=bench.rules.lease_seconds)
+        bench,
+        lambda c: docket.claim(c, shard, worker=bench.rules.worker, lease_seconds=bench.rules.lease_seconds),
     )
     if claim is None:
         log.debug("hint_without_work", shard=shard)
@@ -123,24 +125,24 @@ def _work(bench: Bench, claim: Claim) -> int:
     ready, outcomes = _prepare(bench, comparisons)
     decided = 0
     steps = list(_steps(ready, bench.engine.card.step_tokens))
-    for number, step in enumerate(steps):
+    for step in steps[:-1]:
         if bench.draining.is_set():
-            decided += len(outcomes)
-            _give_back(bench, claim, outcomes)
-            return decided
+            break
         outcomes += _judge(bench, claim, step)
-        if number < len(steps) - 1:
-            stored = tuple(outcomes)
-            _persist(
-                bench,
-                lambda c, stored=stored: docket.record(
-                    c, claim.lease, stored, lease_seconds=bench.rules.lease_seconds
-                ),
-            )
-            decided += len(outcomes)
-            outcomes = []
+        _record(bench, claim, outcomes)
+        decided += len(outcomes)
+        outcomes = []
+    if bench.draining.is_set() and steps:
+        _give_back(bench, claim, outcomes)
+        return decided + len(outcomes)
+    if steps:
+        outcomes += _judge(bench, claim, steps[-1])
     _persist(bench, lambda c: docket.finish(c, claim.lease, outcomes))
     return decided + len(outcomes)
+
+
+def _record(bench: Bench, claim: Claim, outcomes: Sequence[Outcome]) -> None:
+    _persist(bench, lambda c: docket.record(c, claim.lease, outcomes, lease_seconds=bench.rules.lease_seconds))
 
 
 def _prepare(bench: Bench, comparisons: Sequence[Filed]) -> tuple[list[Case], list[Outcome]]:
@@ -230,9 +232,7 @@ def parse(text: str) -> str | None:
 
 
 def _succeeded(bench: Bench, case: Case, cast: Sequence[Ballot], scores: Sequence[Score]) -> Outcome:
-    tally = ballots.count(
-        cast, temperature=bench.rules.temperature, tie_margin=case.comparison.tie_margin
-    )
+    tally = ballots.count(cast, temperature=bench.rules.temperature, tie_margin=case.comparison.tie_margin)
     return Outcome(
         line=case.comparison.line,
         status=OutcomeStatus.SUCCEEDED,

@@ -129,9 +129,7 @@ PROFILES: dict[str, Profile] = {
     "card": Profile(name="card", sha256=_hash(CARD, VERDICT_OPENING), writes=False),
     "rewardbench": Profile(
         name="rewardbench",
-        sha256=_hash(
-            REWARDBENCH_SYSTEM, REWARDBENCH_USER, REWARDBENCH_SYSTEM_TWO_TURNS, REWARDBENCH_USER_TWO_TURNS
-        ),
+        sha256=_hash(REWARDBENCH_SYSTEM, REWARDBENCH_USER, REWARDBENCH_SYSTEM_TWO_TURNS, REWARDBENCH_USER_TWO_TURNS),
         writes=True,
     ),
 }
@@ -171,7 +169,10 @@ def build(comparison: Filed, order: Order) -> Prompt:
         first, second = second, first
     if comparison.profile == "card":
         text = _fill(
-            CARD, question=_transcript(comparison.prompt), first=_transcript(first), second=_transcript(second)
+            CARD,
+            question=_transcript(comparison.prompt),
+            first=_transcript(first),
+            second=_transcript(second),
         )
         return Prompt(messages=(("user", text),), opening=VERDICT_OPENING)
     return _rewardbench(comparison.prompt, first, second)

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -166,16 +165,18 @@ def start_child(
     try:
         log_start = os.fstat(descriptor).st_size
         future: Future[subprocess.Popen[bytes]] = Future()
-        job = partial(
-            subprocess.Popen,
-            launcher,
-            stdin=subprocess.DEVNULL,
-            stdout=descriptor,
-            stderr=descriptor,
-            env=environment,
-            start_new_session=True,
-            umask=0o077,
-        )
+
+        def job() -> "subprocess.Popen[bytes]":
+            return subprocess.Popen(
+                launcher,
+                stdin=subprocess.DEVNULL,
+                stdout=descriptor,
+                stderr=descriptor,
+                env=environment,
+                start_new_session=True,
+                umask=0o077,
+            )
+
         _jobs.put((future, job))
         process = future.result()
     finally:

@@ -9,6 +9,8 @@ from pathlib import Path
 from infra.local import LocalStackError
 
 LOOPBACK = "127.0.0.1"
+_LISTENING = "0A"
+"""In the kernel's table of sockets."""
 
 
 def wheel_file(distribution: str, path: str, *, otherwise: str) -> Path:
@@ -64,3 +66,45 @@ def free_port(host: str = LOOPBACK) -> int:
         probe.bind(address)
         port: int = probe.getsockname()[1]
         return port
+
+
+def choose_port(host: str, usual: int, asked: int | None) -> int:
+    """The port for a server that may be asked to use a certain one.
+
+    Args:
+        host: Where it listens.
+        usual: Taken when it is free and no other is asked for.
+        asked: The one that it has to be; 0 for any; None for the usual one or else any.
+
+    Raises:
+        LocalStackError: The one that was asked for is busy.
+    """
+    if asked is None:
+        return usual if is_free(host, usual) else free_port(host)
+    if asked == 0:
+        return free_port(host)
+    if not is_free(host, asked):
+        raise LocalStackError(f"port {asked} on {host} is busy: stop what listens there, or choose another with --port")
+    return asked
+
+
+def reachable(host: str) -> str:
+    """Where this machine reaches what listens on an address; a wildcard is for listening alone."""
+    return {"0.0.0.0": LOOPBACK, "::": "::1", "": LOOPBACK}.get(host, host)  # noqa: S104 (compared, not bound)
+
+
+def listens(pid: int, port: int) -> bool:
+    """Whether it is this process that listens on a port."""
+    process = Path(f"/proc/{pid}")
+    try:
+        rows = [
+            row.split()
+            for table in ("tcp", "tcp6")
+            if (process / "net" / table).exists()
+            for row in (process / "net" / table).read_text().splitlines()[1:]
+        ]
+        sockets = {f"socket:[{row[9]}]" for row in rows if row[3] == _LISTENING and row[1].endswith(f":{port:04X}")}
+        return any(str(link.readlink()) in sockets for link in (process / "fd").iterdir())
+    except OSError:
+        # A file closed while we looked, or the process ended.
+        return False

@@ -59,8 +59,7 @@ class DataFolder:
             self._lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise LocalStackError(
-                f"{self.path} cannot hold nightcourt's data ({error.strerror}): choose another folder with "
-                "--data-dir"
+                f"{self.path} cannot hold nightcourt's data ({error.strerror}): choose another folder with --data-dir"
             ) from error
         try:
             self._take()
@@ -107,8 +106,7 @@ class DataFolder:
         elif not (self.path / _LOCK).exists() and any(self.path.iterdir()):
             # `--data-dir ~` is a slip of the finger that would scatter databases over somebody's home.
             raise LocalStackError(
-                f"{self.path} is not empty and was not made by nightcourt: choose another folder with "
-                "--data-dir"
+                f"{self.path} is not empty and was not made by nightcourt: choose another folder with --data-dir"
             )
 
     def _take(self) -> None:
@@ -155,9 +153,7 @@ def running_stack(path: Path | None = None) -> StackInfo | None:
     except (FileNotFoundError, NotADirectoryError, ValidationError):
         return None
     except PermissionError as error:
-        raise LocalStackError(
-            f"{folder} belongs to another user: choose another folder with --data-dir"
-        ) from error
+        raise LocalStackError(f"{folder} belongs to another user: choose another folder with --data-dir") from error
 
 
 def write_private(path: Path, text: str) -> None:

@@ -143,9 +143,7 @@ def _programs() -> Path:
     return postgres.parent
 
 
-def _create(
-    folder: Path, data: Path, programs: Path, *, log: Path, fast: bool, cancelled: Callable[[], bool]
-) -> None:
+def _create(folder: Path, data: Path, programs: Path, *, log: Path, fast: bool, cancelled: Callable[[], bool]) -> None:
     """Make the cluster aside and move it into place, so that an interrupted start leaves no half of one."""
     fresh = folder / "data.new"
     if fresh.exists():
@@ -192,9 +190,7 @@ def _check_version(data: Path, programs: Path) -> None:
             f"{data} is no Postgres database ({error.strerror}: PG_VERSION): move it away, or choose another "
             "folder with --data-dir"
         ) from error
-    printed = subprocess.run(
-        [programs / "postgres", "--version"], capture_output=True, text=True, check=False
-    ).stdout
+    printed = subprocess.run([programs / "postgres", "--version"], capture_output=True, text=True, check=False).stdout
     match = re.search(r"\(PostgreSQL\) (\d+)", printed)
     ours = match[1] if match else "unknown"
     if theirs != ours:

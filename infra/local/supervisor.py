@@ -1,13 +1,13 @@
-"""Runs the embedded stack as one process tree: starts it in order, keeps it alive, and ends it without a trace.
+"""Runs the embedded stack as one process tree: starts it, keeps it alive, and ends it without a trace.
 
 What happens is told to a callback, `on_event(kind, **fields)`, from the supervisor's own thread:
 
 | kind | fields |
 |---|---|
 | starting | name |
-| started | name, pid, seconds, again (True when it had died) |
+| started | name, pid, seconds, again (whether it had died) |
 | migrated | seconds |
-| waiting | detail (what /readyz says), seconds |
+| waiting | detail (what /readyz says), seconds; every ten seconds |
 | ready | api_url, folder, seconds |
 | died | name, pid, reason, restart_in, log |
 | stopping, hurrying | |
@@ -15,73 +15,44 @@ What happens is told to a callback, `on_event(kind, **fields)`, from the supervi
 """
 
 import http.client
+import json
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Protocol, Self
+from typing import Any, Self
 
 import structlog
 
 from infra.local import LocalStackError, StartCancelledError
-from infra.local.child import Child, start_child
-from infra.local.finding import LOOPBACK, free_port, is_free
+from infra.local.finding import choose_port, listens, reachable
 from infra.local.folder import DataFolder, StackInfo
 from infra.local.model import embedded_model
-from infra.local.part import Part, why
-from infra.local.postgres import start_postgres
-from infra.local.redis import start_redis
-from infra.settings import Settings, as_environment, child_environment
+from infra.local.part import OnEvent
+from infra.local.tree import APPLICATIONS, MIGRATE, ProcessTree, Program
+from infra.settings import Settings, as_environment
 
 _log = structlog.get_logger()
 
 _LOOK_SECONDS = 0.1
-_READY_TIMEOUT_SECONDS = 2.0
-_WAITING_EVENT_SECONDS = 10.0
+_ASK_SECONDS = 2.0
+_TELL_SECONDS = 10.0
 
 
-class OnEvent(Protocol):
-    """Who wants to know what happens."""
-
-    def __call__(self, kind: str, /, **fields: object) -> None:
-        """Hear of one event."""
-
-
-@dataclass(frozen=True)
-class Program:
-    """An application process of the stack: how it is started, and how long it may take to end."""
-
-    name: str
-    command: Sequence[str]
-    grace_seconds: float
-
-
-def _module(*arguments: str) -> tuple[str, ...]:
-    # -P: a folder called `worker` where the user happens to stand is not our worker.
-    return (sys.executable, "-P", "-m", *arguments)
-
-
-MIGRATE = Program("migrate", _module("producer.cli", "migrate"), 10.0)
-APPLICATIONS = (
-    Program("api", _module("producer.cli", "api"), 10.0),
-    Program("dispatcher", _module("producer.cli", "dispatcher"), 10.0),
-    # A worker that is asked to end finishes the shard in its hands.
-    Program("worker", _module("worker.app"), 25.0),
-)
+def _ignore(_kind: str, /, **_fields: object) -> None:
+    pass
 
 
 class Stack:
     """The embedded stack: `with Stack(...) as stack:` runs the block once it is ready, and ends it after.
 
-    In the block, SIGTERM and SIGHUP raise KeyboardInterrupt as Ctrl-C does, so that the stack is ended whatever
-    ends the block. `run_stack` is for programs that do nothing but run one.
+    Until the block has ended, SIGTERM and SIGHUP raise KeyboardInterrupt as Ctrl-C does, so that the stack
+    ends well whatever ends the block. A program that does nothing but run one calls `run_stack`.
     """
 
     def __init__(
@@ -90,7 +61,7 @@ class Stack:
         folder: Path | None = None,
         *,
         port: int | None = None,
-        on_event: OnEvent | None = None,
+        on_event: OnEvent = _ignore,
         stop: threading.Event | None = None,
         migrate: Program = MIGRATE,
         applications: Sequence[Program] = APPLICATIONS,
@@ -100,10 +71,10 @@ class Stack:
         """Nothing happens yet.
 
         Args:
-            settings: What the applications are to be told, beside what the stack itself decides.
-            folder: The data folder; the settings' own, or the user's, when None.
-            port: The API's port, which has to be free; 0 is any. When None, the settings' own where it was set by
-                someone, else the usual one if it is free and any other if it is not.
+            settings: What the applications are told, beside what the stack itself decides.
+            folder: The data folder; that of the settings, or the user's own, when None.
+            port: The API's port, which has to be free; 0 is any. When None, that of the settings where
+                somebody set it, else the usual one, or any where that is busy.
             on_event: Hears what happens.
             stop: Ends the stack when set.
             migrate: Brings the database up to date, and ends.
@@ -113,26 +84,22 @@ class Stack:
         """
         self._settings = settings
         self._path = folder or settings.data_dir
-        self._asked_port = port if port is not None or "port" not in settings.model_fields_set else settings.port
+        self._asked_port = settings.port if port is None and "port" in settings.model_fields_set else port
         self._on_event = on_event
         self._stop = stop or threading.Event()
         self._hurry = threading.Event()
-        self._migrate_program = migrate
-        self._programs = applications
+        self._migrate = migrate
+        self._applications = applications
         self._fast = fast
         self._ready_within = ready_within
 
-        self._thread = threading.Thread(target=self._run, name="supervisor")
         self._began = time.monotonic()
+        self._told = 0.0
         self._ready = threading.Event()
         self._failure: BaseException | None = None
         self._info: StackInfo | None = None
-        self._signals = ExitStack()
-        self._parts: list[Part] = []
-        self._ports: dict[str, int] = {}
-        self._urls: dict[str, str] = {}
-
-    # -- for those who run one
+        self._thread: threading.Thread | None = None
+        self._handlers = ExitStack()
 
     @property
     def info(self) -> StackInfo:
@@ -142,27 +109,41 @@ class Stack:
         return self._info
 
     def start(self) -> None:
-        """Take the data folder and begin; `ready` and `join` tell how it goes.
+        """Take the port and the data folder, and begin; `ready` and `join` tell how it goes.
 
         Raises:
             LocalStackError: It cannot run here. Nothing was started.
         """
         host = self._settings.host
-        self._ports["api"] = _choose_port(host, self._settings.port, self._asked_port)
-        # A wildcard address is for listening; this machine reaches it by loopback.
-        self._host = {"0.0.0.0": LOOPBACK, "::": "::1", "": LOOPBACK}.get(host, host)  # noqa: S104
-        shown = f"[{self._host}]" if ":" in self._host else self._host
-        self._urls["api"] = f"http://{shown}:{self._ports['api']}"
-        self._variables = as_environment(self._settings)
+        port = choose_port(host, self._settings.port, self._asked_port)
+        variables = as_environment(self._settings)
+        variables |= {"NIGHTCOURT_HOST": host, "NIGHTCOURT_PORT": str(port)}
         if self._settings.engine == "llama_cpp":
-            self._variables["NIGHTCOURT_MODEL"] = str(self._settings.model or embedded_model())
-        self._folder = DataFolder(self._path)
+            variables["NIGHTCOURT_MODEL"] = str(self._settings.model or embedded_model())
+        folder = DataFolder(self._path)
+        variables["NIGHTCOURT_DATA_DIR"] = str(folder.path)
+        tree = ProcessTree(
+            folder,
+            variables,
+            migrate=self._migrate,
+            applications=self._applications,
+            fast=self._fast,
+            report=self._report,
+            stopping=self._stopping,
+            hurried=self._hurry.is_set,
+        )
+        self._began = time.monotonic()
+        self._thread = threading.Thread(target=self._run, args=(folder, tree, reachable(host), port), name="supervisor")
         self._thread.start()
 
     def ready(self, seconds: float) -> bool:
-        """Wait until it is ready, or has ended, at most so long; whether it is ready."""
+        """Wait until it is ready or has ended, at most so long.
+
+        Returns:
+            Whether it is ready.
+        """
         deadline = time.monotonic() + seconds
-        while not self._ready.wait(0.05) and self._thread.is_alive() and time.monotonic() < deadline:
+        while not self._ready.wait(0.05) and self._alive() and time.monotonic() < deadline:
             pass
         return self._ready.is_set()
 
@@ -172,20 +153,23 @@ class Stack:
 
     def hurry(self) -> None:
         """Ask it to end without waiting for work in hand. Postgres and Redis still end properly."""
+        if not self._hurry.is_set():
+            self._hurry.set()
+            self._report("hurrying")
         self._stop.set()
-        self._hurry.set()
 
     def join(self, seconds: float | None = None) -> bool:
         """Wait for its end, at most so long.
 
         Returns:
-            Whether it has ended.
+            Whether it has ended, as it was asked to.
 
         Raises:
-            LocalStackError: It ended because it could not run.
+            LocalStackError: It has ended because it could not run.
         """
-        self._thread.join(seconds)
-        if self._thread.is_alive():
+        if self._thread is not None:
+            self._thread.join(seconds)
+        if self._alive():
             return False
         if self._failure is not None:
             failure, self._failure = self._failure, None
@@ -193,16 +177,12 @@ class Stack:
         return True
 
     def __enter__(self) -> Self:
-        self._signals.enter_context(
-            _handling((signal.SIGTERM, signal.SIGHUP), signal.default_int_handler)
-        )
         try:
+            self._handlers.enter_context(
+                _handling((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), signal.default_int_handler)
+            )
             self.start()
-            while not self.ready(60) and self._thread.is_alive():
-                pass
-            if not self._ready.is_set():
-                self.join()
-                raise StartCancelledError("starting was cancelled")
+            self._await_ready()
         except BaseException:
             self._finish()
             raise
@@ -212,59 +192,165 @@ class Stack:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._finish()
-        if kind is None and self._failure is not None:
+        if kind is None:
             self.join()
+
+    def _await_ready(self) -> None:
+        while not self.ready(60):
+            if self.join(0):
+                raise StartCancelledError("starting was cancelled")
 
     def _finish(self) -> None:
         self._stop.set()
-        while self._thread.is_alive():
+        while self._thread is not None and self._thread.is_alive():
             try:
                 self._thread.join()
             except KeyboardInterrupt:
                 self.hurry()
-        self._signals.close()
+        self._handlers.close()
 
-    # -- the supervisor's thread
+    def _alive(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
 
-    def _run(self) -> None:
+    # -- in the supervisor's own thread
+
+    def _run(self, folder: DataFolder, tree: ProcessTree, host: str, port: int) -> None:
         try:
             with ExitStack() as ends:
-                ends.callback(self._folder.close)
-                self._start_all(ends)
-                while not self._stopping():
-                    for part in self._parts:
-                        part.look_after(hopeless=not self._ready.is_set())
-                    if not self._ready.is_set():
-                        self._look_whether_ready()
-                    self._stop.wait(_LOOK_SECONDS)
+                ends.callback(folder.close)
+                try:
+                    tree.start(ends)
+                    while not self._stopping():
+                        tree.look_after(was_ready=self._ready.is_set())
+                        if not self._ready.is_set():
+                            self._look_whether_ready(folder, tree, host, port)
+                        self._stop.wait(_LOOK_SECONDS)
+                finally:
+                    self._report("stopping")
         except StartCancelledError:
             pass
         except BaseException as error:  # noqa: BLE001 (raised again where the stack is joined)
             self._failure = error
 
     def _stopping(self) -> bool:
-        # Python waits for this thread at its end; whoever left the main thread without a word wants an end too.
+        # Python waits for this thread when it shuts down: whoever ended the main thread wants an end of all.
         return self._stop.is_set() or not threading.main_thread().is_alive()
 
-    def _start_all(self, ends: ExitStack) -> None:
-        for name, launch in (("postgres", self._launch_postgres), ("redis", self._launch_redis)):
-            self._add(name, launch)
-            ends.callback(self._end_service, self._parts[-1])
-        self._variables |= {
-            "NIGHTCOURT_DATABASE_URL": self._urls["postgres"],
-            "NIGHTCOURT_REDIS_URL": self._urls["redis"],
-            "NIGHTCOURT_DATA_DIR": str(self._folder.path),
-            "NIGHTCOURT_HOST": self._settings.host,
-            "NIGHTCOURT_PORT": str(self._ports["api"]),
-        }
-        self._migrate()
-        ends.callback(self._end_applications)
-        for program in self._programs:
-            self._add(program.name, lambda program=program: self._launch(program))
+    def _look_whether_ready(self, folder: DataFolder, tree: ProcessTree, host: str, port: int) -> None:
+        seconds = time.monotonic() - self._began
+        obstacle = _obstacle(tree.pid("api"), host, port)
+        if obstacle is None and tree.postgres and tree.redis:
+            self._info = StackInfo(
+                pid=os.getpid(),
+                api_url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}",
+                database_url=tree.postgres.url,
+                redis_url=tree.redis.url,
+                started_at=datetime.now(UTC),
+            )
+            folder.publish(self._info)
+            self._ready.set()
+            self._report("ready", api_url=self._info.api_url, folder=str(folder.path), seconds=seconds)
+        elif seconds > self._ready_within:
+            raise LocalStackError(
+                f"not ready after {seconds:.0f} seconds ({obstacle}): see the logs in {folder.path / 'logs'}"
+            )
+        elif seconds - self._told > _TELL_SECONDS:
+            self._told = seconds
+            self._report("waiting", detail=obstacle, seconds=seconds)
 
-    def _add(self, name: str, launch: Callable[[], "Running"]) -> None:
-        if self._stopping():
-            raise StartCancelledError("starting was cancelled")
-        part = Part(name, launch, log=self._folder.log(name), report=self._report)
-        self._parts.append(part)
-        part.start()
+    def _report(self, kind: str, /, **fields: object) -> None:
+        try:
+            self._on_event(kind, **fields)
+        except Exception:  # noqa: BLE001 (nothing of the stack stands on who listens to it)
+            _log.exception("stack_event_failed", kind=kind)
+
+
+def run_stack(
+    settings: Settings,
+    folder: Path | None = None,
+    *,
+    port: int | None = None,
+    on_event: OnEvent = _ignore,
+    stop: threading.Event | None = None,
+    migrate: Program = MIGRATE,
+    applications: Sequence[Program] = APPLICATIONS,
+    fast: bool = False,
+) -> None:
+    """Run the stack until SIGINT, SIGTERM or SIGHUP, or until `stop` is set. A second signal hurries.
+
+    What it takes is what `Stack` takes. To return is to have ended as asked, with nothing left running.
+
+    Raises:
+        LocalStackError: The stack cannot run. Nothing is left running.
+    """
+    stack = Stack(
+        settings,
+        folder,
+        port=port,
+        on_event=on_event,
+        stop=stop,
+        migrate=migrate,
+        applications=applications,
+        fast=fast,
+    )
+    asked: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        # No more than this: an Event's lock may be held by the very code that the signal interrupts.
+        asked.append(number)
+
+    with _handling((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), note):
+        stack.start()
+        while not stack.join(_LOOK_SECONDS):
+            if len(asked) > 1:
+                stack.hurry()
+            elif asked:
+                stack.stop()
+
+
+@contextmanager
+def _handling(signals: Sequence[signal.Signals], handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+    """Handle signals so, until the block ends; in the main thread alone, as Python wants it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in signals}
+    for number in signals:
+        # Under nohup a closed terminal is not to end it.
+        if number != signal.SIGHUP or before[number] != signal.SIG_IGN:
+            signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def _obstacle(pid: int | None, host: str, port: int) -> str | None:
+    """What keeps the API from being ready; None when it is."""
+    # Two stacks that start together may choose the same port, and one would take the other's API for its own.
+    if pid is None or not listens(pid, port):
+        return "the API does not listen"
+    # Not urllib: it would ask the proxy of the user's environment.
+    connection = http.client.HTTPConnection(host, port, timeout=_ASK_SECONDS)
+    try:
+        connection.request("GET", "/readyz")
+        answer = connection.getresponse()
+        text = answer.read(500).decode(errors="replace").strip()
+    except (OSError, http.client.HTTPException) as error:
+        return f"the API does not answer: {error}"
+    finally:
+        connection.close()
+    if answer.status != http.client.OK:
+        return f"/readyz says {answer.status}: {text}"
+    # The API takes work as soon as the database is there, and says so with a 200. The stack is ready when a
+    # worker is there as well.
+    return None if _says_ready(text) else f"/readyz says {text}"
+
+
+def _says_ready(text: str) -> bool:
+    try:
+        said = json.loads(text)
+    except ValueError:
+        return False
+    return isinstance(said, dict) and said.get("status") == "ready"

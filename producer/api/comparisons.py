@@ -14,9 +14,7 @@ from schemas.comparison import Comparison, ComparisonPage, ComparisonRequest
 from schemas.ids import ComparisonKey, parse_comparison_id
 from schemas.problems import INVALID_HEADER, NOT_FOUND, Problem
 
-router = APIRouter(
-    prefix="/v1/comparisons", tags=["comparisons"], route_class=JsonRoute, responses=DOCUMENTED
-)
+router = APIRouter(prefix="/v1/comparisons", tags=["comparisons"], route_class=JsonRoute, responses=DOCUMENTED)
 
 _WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*([^,;\s]*)", re.IGNORECASE)
 _KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
@@ -43,9 +41,7 @@ def _wait_seconds(prefer: str | None, longest: float) -> float:
     return min(float(match[1]), longest)
 
 
-async def _wait_and_read(
-    request: Request, response: Response, key: ComparisonKey, seconds: float
-) -> Comparison:
+async def _wait_and_read(request: Request, response: Response, key: ComparisonKey, seconds: float) -> Comparison:
     state = request.app.state
     if seconds > 0:
         await state.waiter.wait(key, seconds)
@@ -99,9 +95,7 @@ async def page(
 
 
 @router.get("/{comparison_id}")
-async def read(
-    comparison_id: str, request: Request, response: Response, prefer: Prefer = None
-) -> Comparison:
+async def read(comparison_id: str, request: Request, response: Response, prefer: Prefer = None) -> Comparison:
     """Read a comparison, at once or when it is decided."""
     key = _key(comparison_id)
     seconds = _wait_seconds(prefer, request.app.state.settings.max_wait_seconds)

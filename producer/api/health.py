@@ -17,7 +17,7 @@ _PATIENCE = 1.5
 
 
 class Readiness(BaseModel):
-    """What stands behind this process. Comparisons are taken whenever the database is there; they are judged in time."""
+    """What stands behind this process. Comparisons are taken as long as the database is there."""
 
     status: Literal["ready", "degraded", "unavailable"]
     database: str

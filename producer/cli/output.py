@@ -24,7 +24,11 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
-_EXITS = {NO_SERVER.code: Exit.NO_SERVER, UNAVAILABLE.code: Exit.NO_SERVER, NOT_DECIDED.code: Exit.NOT_DECIDED}
+_EXITS = {
+    NO_SERVER.code: Exit.NO_SERVER,
+    UNAVAILABLE.code: Exit.NO_SERVER,
+    NOT_DECIDED.code: Exit.NOT_DECIDED,
+}
 
 console = Console(highlight=False)
 """Standard output: results."""

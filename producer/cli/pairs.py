@@ -63,7 +63,10 @@ def _rows(path: Path, raw: bytes) -> list[tuple[int, Any]]:
 
 def _pair(path: Path, number: int, row: Any, options: dict[str, Any]) -> Pair:
     if not isinstance(row, dict):
-        raise Problem(BAD_INPUT_FILE, f"{path}, line {number}: a row is a JSON object with prompt, response_a, response_b.")
+        raise Problem(
+            BAD_INPUT_FILE,
+            f"{path}, line {number}: a row is a JSON object with prompt, response_a, response_b.",
+        )
     fields = dict(row)
     label = fields.pop("label", None)
     if label not in {"A", "B", None}:

@@ -83,9 +83,7 @@ def print_line(decided: Decided) -> None:
 
 def print_summary(summary: dict[str, Any]) -> None:
     """Print the summary, and what the judge is worth."""
-    rest = ", ".join(
-        f"{summary[status]} {status}" for status in ("errored", "cancelled", "expired") if summary[status]
-    )
+    rest = ", ".join(f"{summary[status]} {status}" for status in ("errored", "cancelled", "expired") if summary[status])
     console.print()
     console.print(
         f"[bold]{summary['total']} comparisons[/]: {summary['succeeded']} succeeded{', ' + rest if rest else ''}"

@@ -73,7 +73,7 @@ class Generation:
     text: str
     """What the model wrote, control tokens left out."""
     verdict: Score | None
-    """The opinion at the token after the last `VERDICT_OPENING` that the model wrote itself, where the engine can tell."""
+    """The opinion right after the last `VERDICT_OPENING` that the model wrote itself, where the engine can tell."""
     generated_tokens: int
     cached_tokens: int
     seconds: float
@@ -107,7 +107,8 @@ class Engine(Protocol):
         """Run one forward pass for each prompt and read the verdict token's odds.
 
         Args:
-            prompts: token ids, each at most `card.max_prompt_tokens` long; neighbours that share a beginning are cheaper.
+            prompts: token ids, each at most `card.max_prompt_tokens` long; neighbours that share a beginning are
+                cheaper.
 
         Returns:
             One score for each prompt, in the same order.

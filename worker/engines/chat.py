@@ -1,13 +1,15 @@
 """A model's own chat template, rendered so that no content can ever become a control token.
 
-Chat templates are Jinja programs that paste contents between control tokens, and a tokenizer that then parses the whole
-text cannot tell a control token of the template from one that a candidate spelled. So the template never sees the
-contents here: it is rendered with unguessable marks in their place, the result is split at the marks, and the contents
-are put between the pieces. Only the pieces that the template wrote are to be parsed for control tokens.
+Chat templates are Jinja programs that paste contents between control tokens, and a tokenizer that then
+parses the whole text cannot tell a control token of the template from one that a candidate spelled. So the
+template never sees the contents here: it is rendered with unguessable marks in their place, the result is
+split at the marks, and the contents are put between the pieces. Only the pieces that the template wrote are
+to be parsed for control tokens. Pieces and contents are tokenised one by one, so no token reaches across an
+edge.
 
-A template that looks into contents (to find a tool call, say) finds nothing, which is what a judge wants. What it does
-to white space at the ends of a content (Llama 3.1 trims it, ChatML does not) is found out by letting it have the
-content's own white space around the mark.
+A template that looks into contents (to find a tool call, say) finds nothing, which is what a judge wants.
+What it does to white space at the ends of a content (Llama 3.1 trims it, ChatML does not) is found out by
+letting it have the content's own white space around the mark.
 """
 
 import re
@@ -22,7 +24,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from worker.engines.base import VERDICT_OPENING, Prompt, VerdictTokens
 
 PINNED_DATE = datetime(2024, 7, 26, tzinfo=UTC)
-"""The day that every template takes for today. A prompt must not change at midnight; this is Llama 3.1's own default."""
+"""What every template takes for today, as a prompt must not change at midnight: Llama 3.1's default."""
 
 _DATE_STRING = "26 Jul 2024"
 _TEMPLATE_FAULTS = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
@@ -86,7 +88,8 @@ class ChatTemplate:
         """
         roles = tuple(role for role, _ in prompt.messages)
         frame = self._frame(roles)
-        segments = [Segment(frame[0], control=True)]
+        start = frame[0] if frame[0].startswith(self._prefix) else self._prefix + frame[0]
+        segments = [Segment(start, control=True)]
         for index, (_, content) in enumerate(prompt.messages):
             kept = content
             if content != content.strip():
@@ -100,10 +103,7 @@ class ChatTemplate:
         """What the template writes before, between and after contents of these roles."""
         frame = self._frames.get(roles)
         if frame is None:
-            frame = self._pieces(roles, [("", "")] * len(roles))
-            if self._prefix and not frame[0].startswith(self._prefix):
-                frame[0] = self._prefix + frame[0]
-            self._frames[roles] = frame
+            frame = self._frames[roles] = self._pieces(roles, [("", "")] * len(roles))
         return frame
 
     def _with_kept_space(self, roles: tuple[str, ...], frame: list[str], index: int, content: str) -> str:
@@ -114,8 +114,7 @@ class ChatTemplate:
         padding = [("", "")] * len(roles)
         padding[index] = (lead, trail)
         pieces = self._pieces(roles, padding)
-        before = frame[index].removeprefix(self._prefix) if index == 0 else frame[index]
-        kept_lead = pieces[index].removeprefix(self._prefix if index == 0 else "").removeprefix(before)
+        kept_lead = pieces[index].removeprefix(frame[index])
         kept_trail = pieces[index + 1].removesuffix(frame[index + 1])
         if not (lead.endswith(kept_lead) and trail.startswith(kept_trail)):
             raise ChatTemplateError("the chat template changes the white space of contents in an unknown way")
@@ -153,8 +152,9 @@ def verdict_tokens(tokenise: Callable[[str], list[int]]) -> VerdictTokens:
     differing = [i for i, pair in enumerate(zip(for_a, for_b, strict=False)) if pair[0] != pair[1]]
     if len(for_a) != len(for_b) or differing != [at] or for_a[:at] != opening:
         raise VerdictTokenError(
-            f'this model\'s tokenizer writes "[[" as {opening}, "[[A]]" as {for_a} and "[[B]]" as {for_b}: the verdicts '
-            "must begin with the tokens of the opening and differ in the one token after it. Judge with another model."
+            f'this model\'s tokenizer writes "[[" as {opening}, "[[A]]" as {for_a} and "[[B]]" as {for_b}: '
+            "the verdicts must begin with the tokens of the opening and differ in the one token after it. "
+            "Judge with another model."
         )
     return VerdictTokens(a=for_a[at], b=for_b[at])
 

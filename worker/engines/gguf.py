@@ -1,7 +1,8 @@
 """Reads the header of a GGUF file: what the model is called, how it is stored, what it was trained for.
 
-A model file comes from anywhere, so every length in it is checked before it is believed: the work done here is bounded
-by fixed limits and by the size of the file, and no text of it is longer in memory than `MAX_TEXT`.
+A model file comes from anywhere, so every length in it is checked before it is believed: the work done here
+is bounded by fixed limits and by the size of the file, and no text of it is longer in memory than
+`MAX_TEXT`.
 """
 
 import mmap
@@ -19,7 +20,19 @@ MAX_ITEMS = 1 << 23
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _STRING, _ARRAY = 8, 9
-_NUMBERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_NUMBERS = {
+    0: "<B",
+    1: "<b",
+    2: "<H",
+    3: "<h",
+    4: "<I",
+    5: "<i",
+    6: "<f",
+    7: "<?",
+    10: "<Q",
+    11: "<q",
+    12: "<d",
+}
 _FILE_TYPES = {
     0: "F32",
     1: "F16",

@@ -1,0 +1,20 @@
+"""`make bench`: run all benchmarks and print one JSON object with their results."""
+
+import json
+import sys
+
+from benchmarks import embedded, latency
+
+
+def main() -> None:
+    """Run what is named on the command line, or all."""
+    benchmarks = {"latency": latency.measure, "embedded": embedded.measure}
+    names = sys.argv[1:] or list(benchmarks)
+    unknown = set(names) - set(benchmarks)
+    if unknown:
+        sys.exit(f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(benchmarks)}")
+    print(json.dumps({name: benchmarks[name]() for name in names}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""`nightcourt doctor`: look at every part and say what is wrong, in words to act on."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from redis import Redis
+from redis.exceptions import RedisError
+from rich.markup import escape
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from infra import roster, settings
+from infra.database import connect
+from infra.local import LocalStackError
+from infra.local.folder import running_stack
+from infra.local.model import embedded_model
+from infra.settings import Settings
+from producer.cli.output import Exit, console
+from producer.cli.submit import find_server
+from producer.client import Client, ClientError
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was found of one part."""
+
+    part: str
+    ok: bool
+    says: str
+
+
+def examine(chosen: Settings) -> Iterator[Finding]:
+    """Look at one part after the other. None stops the next from being looked at."""
+    database_url = chosen.database_url.get_secret_value()
+    redis_url = chosen.redis_url.get_secret_value()
+    try:
+        stack = running_stack(chosen.data_dir)
+    except LocalStackError as error:
+        yield Finding("embedded stack", ok=False, says=str(error))
+        stack = None
+    if stack is not None:
+        yield Finding(
+            "embedded stack",
+            ok=True,
+            says=f"running since {stack.started_at:%Y-%m-%d %H:%M} (pid {stack.pid})",
+        )
+        database_url, redis_url = stack.database_url, stack.redis_url
+    yield _look("model", lambda: _model(chosen))
+    yield _look("api", lambda: _api(find_server(chosen)))
+    yield from _database(database_url, chosen.heartbeat_seconds * 3)
+    yield _look("redis", lambda: _redis(redis_url))
+
+
+def _look(part: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(part, ok=True, says=look())
+    except (ClientError, LocalStackError, RedisError, OSError, ValueError) as error:
+        return Finding(part, ok=False, says=str(error))
+
+
+def _model(chosen: Settings) -> str:
+    if chosen.engine != "llama_cpp":
+        return f"engine {chosen.engine} needs none"
+    path = chosen.model or embedded_model()
+    with Path(path).open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise ValueError(f"{path} is no GGUF file; NIGHTCOURT_MODEL takes the path of one")
+    which = "NIGHTCOURT_MODEL" if chosen.model else "the embedded stand-in; set NIGHTCOURT_MODEL for the real judge"
+    return f"{path} ({which})"
+
+
+def _api(server: str) -> str:
+    with Client(server, max_retries=0) as client:
+        client.list(limit=1)
+    return f"{server} answers"
+
+
+def _redis(url: str) -> str:
+    with Redis.from_url(url, socket_timeout=3, socket_connect_timeout=3) as redis:
+        try:
+            redis.ping()
+        except RedisError as error:
+            raise OSError(
+                f"cannot be reached ({type(error).__name__}): comparisons are taken, and judged once it is back"
+            ) from None
+    return "answers"
+
+
+def _database(url: str, within: float) -> Iterator[Finding]:
+    database = connect(url, application="doctor", pool_size=1)
+    try:
+        with database.connect() as connection:
+            yield Finding("postgres", ok=True, says="answers")
+            tables = connection.execute(text("SELECT to_regclass('shards')")).scalar()
+            if tables is None:
+                yield Finding("tables", ok=False, says="there are none yet: run `nightcourt migrate`")
+                return
+            version = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+            yield Finding("tables", ok=True, says=f"at migration {version}")
+            workers = roster.present(connection, within=within)
+            names = ", ".join(f"{worker['id']} ({worker['engine']['model']})" for worker in workers)
+            says = (
+                names
+                or "none was heard of lately: start one with `nightcourt worker`, or everything with `nightcourt up`"
+            )
+            yield Finding("workers", ok=bool(workers), says=says)
+            waiting = connection.execute(
+                text("""
+                    SELECT lane, count(*) AS shards, extract(epoch FROM now() - min(due_at)) AS oldest FROM shards
+                    WHERE state IN ('waiting', 'released') AND due_at <= now() GROUP BY lane ORDER BY lane
+                """)
+            ).all()
+            says = "; ".join(
+                f"{row.lane}: {row.shards} shards, the oldest due for {row.oldest:.0f} s" for row in waiting
+            )
+            yield Finding("docket", ok=True, says=says or "nothing waits")
+    except SQLAlchemyError as error:
+        says = f"cannot be reached ({type(error).__name__}): start it, or set NIGHTCOURT_DATABASE_URL"
+        yield Finding("postgres", ok=False, says=says)
+    finally:
+        database.dispose()
+
+
+def doctor(
+    data_dir: Annotated[Path | None, typer.Option(help="Data folder of the embedded stack to look at.")] = None,
+    server: Annotated[str | None, typer.Option(help="URL of the service.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One object a line.")] = False,
+) -> None:
+    """Check every part and say what is wrong. Ends with 1 if anything is.
+
+    Example: nightcourt doctor
+    """
+    chosen = settings.load(data_dir=data_dir, server=server)
+    well = True
+    for finding in examine(chosen):
+        well &= finding.ok
+        if as_json:
+            console.file.write(json.dumps(asdict(finding)) + "\n")
+        else:
+            mark = "[green]ok   [/]" if finding.ok else "[red]wrong[/]"
+            console.print(f"{mark} {finding.part:<15} {escape(finding.says)}", soft_wrap=True)
+    if not well:
+        raise typer.Exit(Exit.FAILED)

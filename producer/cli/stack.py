@@ -1,0 +1,120 @@
+"""`nightcourt up` and `nightcourt demo`: the embedded stack, for as long as it is wanted."""
+
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import structlog
+import typer
+from rich.markup import escape
+
+from infra import logs, settings
+from infra.local import LocalStackError, StartCancelledError
+from infra.local.folder import running_stack
+from infra.local.supervisor import Stack
+from producer.cli import verdicts
+from producer.cli.output import Exit, progress
+from producer.cli.pairs import example_file, read_pairs
+from producer.cli.submit import conclude, show
+from producer.cli.watch import file_all, watch
+from producer.client import Client
+from schemas.problems import LOCAL_STACK, Problem
+
+log = structlog.get_logger()
+
+DataDir = Annotated[Path | None, typer.Option(help="Where everything is kept; the user's data folder by default.")]
+
+
+def _say(kind: str, /, **fields: object) -> None:
+    """Tell a person what happens to the stack, on standard error."""
+    if kind == "started":
+        again = " again" if fields.get("again") else ""
+        progress.print(f"  [green]up{again}[/]  {fields['name']} [dim](pid {fields['pid']})[/]")
+    elif kind == "died":
+        progress.print(
+            f"  [red]down[/] {fields['name']}: {escape(str(fields['reason']))}; again in {fields['restart_in']} s, "
+            f"its log is {escape(str(fields['log']))}",
+            soft_wrap=True,
+        )
+    elif kind == "waiting":
+        progress.print(f"  [dim]waiting: {escape(str(fields['detail']))}[/]", soft_wrap=True)
+    elif kind == "stopping":
+        progress.print("Ending; work in hand is finished first. Ctrl-C again hurries.")
+
+
+def up(
+    port: Annotated[int | None, typer.Option(help="Port of the API; 0 for any free one.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address of the API. Anyone who reaches it may file work.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Run the whole service here: Postgres, Redis, API, dispatcher and a worker with a small real model.
+
+    Ctrl-C ends it; what was filed is there the next time.
+
+    Example: nightcourt up --port 8300
+    """
+    chosen = settings.load(host=host, data_dir=data_dir)
+    logs.configure(process="up", level="warning", style=chosen.log_format)
+    progress.print("Starting nightcourt")
+    try:
+        with Stack(chosen, chosen.data_dir, port=port, on_event=_say) as stack:
+            info = stack.info
+            progress.print(f"[bold green]Ready[/]: {info.api_url}  [dim](documentation at {info.api_url}/docs)[/]")
+            progress.print("[dim]Try: nightcourt submit examples/first-docket.jsonl. Ctrl-C ends it.[/]")
+            while not stack.join(3600):
+                pass
+    except StartCancelledError:
+        pass
+    except LocalStackError as error:
+        raise Problem(LOCAL_STACK, str(error)) from None
+    except KeyboardInterrupt:
+        pass
+    progress.print("Ended.")
+
+
+def demo(
+    data_dir: DataDir = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for all verdicts.")] = 1800.0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One comparison object a line, then a summary object.")
+    ] = False,
+) -> None:
+    """Start everything, judge the example pairs, print the verdicts, end everything.
+
+    Example: nightcourt demo --json
+    """
+    chosen = settings.load(data_dir=data_dir)
+    logs.configure(process="demo", level="warning", style=chosen.log_format)
+    pairs = read_pairs(example_file())
+    began = time.monotonic()
+    try:
+        with ExitStack() as ends:
+            info = running_stack(chosen.data_dir)
+            if info is None:
+                progress.print("Starting nightcourt")
+                info = ends.enter_context(Stack(chosen, chosen.data_dir, on_event=_say)).info
+            else:
+                progress.print(f"Using the stack that runs at {info.api_url}")
+            ready = time.monotonic()
+            client = ends.enter_context(Client(info.api_url))
+            progress.print(
+                f"Filing {len(pairs)} pairs of examples/first-docket.jsonl, each to be judged in both orders"
+            )
+            filed = file_all(client, pairs)
+            decided = []
+            for each in watch(client, pairs, filed, seconds=timeout):
+                show(each, as_json=as_json)
+                decided.append(each)
+            judged = time.monotonic()
+    except StartCancelledError:
+        raise typer.Exit(Exit.INTERRUPTED) from None
+    except LocalStackError as error:
+        raise Problem(LOCAL_STACK, str(error)) from None
+    except KeyboardInterrupt:
+        progress.print("Ended before all was judged; what was filed is judged when the stack runs again.")
+        raise typer.Exit(Exit.INTERRUPTED) from None
+    conclude(verdicts.summarise(decided), as_json=as_json)
+    progress.print(
+        f"[dim]Ready after {ready - began:.1f} s, judged in {judged - ready:.1f} s. Everything has ended.[/]"
+    )

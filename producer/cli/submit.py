@@ -1,0 +1,91 @@
+"""`nightcourt submit`: file pairs with a running service and print the verdicts."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from infra import settings
+from infra.local import LocalStackError
+from infra.local.folder import running_stack
+from infra.settings import Settings
+from producer.cli import verdicts
+from producer.cli.output import Exit, console, progress
+from producer.cli.pairs import read_pairs
+from producer.cli.watch import file_all, watch
+from producer.client import Client
+from schemas.problems import LOCAL_STACK, Problem
+
+
+def find_server(chosen: Settings) -> str:
+    """Tell where the service is: where the settings say, else the embedded stack that runs, else the usual place."""
+    if chosen.server is not None:
+        return chosen.server
+    try:
+        stack = running_stack(chosen.data_dir)
+    except LocalStackError as error:
+        raise Problem(LOCAL_STACK, str(error)) from None
+    return stack.api_url if stack else f"http://{chosen.host}:{chosen.port}"
+
+
+def submit(
+    pair: Annotated[
+        Path,
+        typer.Argument(help="A JSON object with prompt, response_a, response_b; or one a line; - for stdin."),
+    ],
+    server: Annotated[str | None, typer.Option(help="URL of the service.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Data folder of the embedded stack to use.")] = None,
+    order: Annotated[str | None, typer.Option(help="both, ab or ba.")] = None,
+    profile: Annotated[str | None, typer.Option(help="card or rewardbench.")] = None,
+    tie_margin: Annotated[float | None, typer.Option(help="Call it a tie this close to 0.5.")] = None,
+    wait: Annotated[bool, typer.Option(help="Wait for the verdicts.")] = True,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for all of them.")] = 3600.0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One comparison object a line, then a summary object.")
+    ] = False,
+) -> None:
+    """File pairs and print their verdicts.
+
+    Example: nightcourt submit examples/first-docket.jsonl
+    """
+    chosen = settings.load(server=server, data_dir=data_dir)
+    pairs = read_pairs(pair, order=order, profile=profile, tie_margin=tie_margin)
+    with Client(find_server(chosen)) as client:
+        filed = file_all(client, pairs)
+        if not wait:
+            for comparison in filed:
+                console.print(comparison.model_dump_json() if as_json else comparison.id, soft_wrap=True, markup=False)
+            return
+        try:
+            decided = []
+            for each in watch(client, pairs, filed, seconds=timeout):
+                show(each, as_json=as_json)
+                decided.append(each)
+        except KeyboardInterrupt:
+            left = len(filed) - len(decided)
+            progress.print(f"Stopped watching. {left} comparisons stay filed and will be judged.")
+            raise typer.Exit(Exit.INTERRUPTED) from None
+    conclude(verdicts.summarise(decided), as_json=as_json)
+
+
+def show(decided: verdicts.Decided, *, as_json: bool) -> None:
+    """Print one comparison that has ended."""
+    if as_json:
+        print_json(decided.comparison.model_dump(mode="json"))
+    else:
+        verdicts.print_line(decided)
+
+
+def conclude(summary: dict[str, Any], *, as_json: bool) -> None:
+    """Print the summary."""
+    if as_json:
+        print_json(summary)
+    else:
+        verdicts.print_summary(summary)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print one object on one line, whatever the width of the terminal."""
+    console.file.write(json.dumps(value, ensure_ascii=False) + "\n")
+    console.file.flush()

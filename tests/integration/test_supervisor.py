@@ -1,0 +1,394 @@
+"""The embedded stack as a process tree: it comes up, stays up, and ends without a trace, whatever ends it."""
+
+import http.server
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from support.processes import processes_of
+from support.waiting import wait_until
+
+from infra.local import LocalStackError, part
+from infra.local.child import start_child
+from infra.local.folder import DataFolder, StackInfo, running_stack
+from infra.local.supervisor import Stack
+from infra.local.tree import Program
+from infra.settings import Settings
+
+# Stands for the API: ready as soon as it listens.
+API = """
+import http.server, os
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"status": "ready"}')
+    def log_message(self, *arguments):
+        pass
+http.server.HTTPServer(("127.0.0.1", int(os.environ["NIGHTCOURT_PORT"])), Handler).serve_forever()
+"""
+SLEEPER = "import time; time.sleep(600)"
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+# Connects to what it was told of, as the real one does.
+MIGRATE = """
+import os, psycopg, redis
+psycopg.connect(os.environ["NIGHTCOURT_DATABASE_URL"]).execute("SELECT 1")
+redis.Redis.from_url(os.environ["NIGHTCOURT_REDIS_URL"]).ping()
+"""
+# A supervisor in a process of its own that says what happens, one JSON object a line.
+DRIVER = """
+import json, sys
+from pathlib import Path
+from infra.local.supervisor import run_stack
+from infra.local.tree import Program
+from infra.settings import Settings
+
+def say(kind, /, **fields):
+    print(json.dumps({"kind": kind, **fields}), flush=True)
+
+folder, *programs = map(json.loads, sys.argv[1:])
+migrate, *applications = [Program(*each) for each in programs]
+run_stack(
+    Settings(engine="simulated"), Path(folder), port=0, on_event=say, migrate=migrate,
+    applications=applications, fast=True,
+)
+"""
+
+
+def program(name: str, code: str, grace_seconds: float = 5.0) -> Program:
+    """A small program in the place of a real one."""
+    return Program(name, (sys.executable, "-c", code), grace_seconds)
+
+
+def stack(folder: Path, *, worker: str = SLEEPER, migrate: str = MIGRATE, **options: object) -> Stack:
+    """A stack of real services and small programs, in this process."""
+    return Stack(
+        Settings(engine="simulated"),
+        folder,
+        migrate=program("migrate", migrate),
+        applications=[program("api", API), program("worker", worker)],
+        fast=True,
+        **{"port": 0, **options},  # type: ignore[arg-type]
+    )
+
+
+class Driver:
+    """A supervisor in a process of its own."""
+
+    def __init__(self, folder: Path, *, worker: str = SLEEPER, migrate: str = MIGRATE) -> None:
+        programs = [program("migrate", migrate), program("api", API), program("worker", worker)]
+        said = [[each.name, each.command, each.grace_seconds] for each in programs]
+        command = [sys.executable, "-c", DRIVER, json.dumps(str(folder)), *map(json.dumps, said)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.heard: list[dict[str, object]] = []
+
+    def hear(self, kind: str, **fields: object) -> dict[str, object]:
+        """Read what it says until it has said that."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            event = json.loads(line)
+            self.heard.append(event)
+            if event["kind"] == kind and fields.items() <= event.items():
+                return dict(event)
+        raise AssertionError(f"it ended without saying {kind} {fields}, but {self.heard}")
+
+    def end(self) -> int:
+        """Hear it out."""
+        assert self.process.stdout is not None
+        self.heard += [json.loads(line) for line in self.process.stdout]
+        return self.process.wait(30)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A data folder, of which no process may be left."""
+    yield tmp_path / "data"
+    left = processes_of(tmp_path)
+    assert not left
+
+
+@pytest.fixture
+def drive(folder: Path) -> Iterator[Callable[..., Driver]]:
+    """Starts supervisors on the data folder, none of which outlives the test."""
+    drivers: list[Driver] = []
+
+    def start(**options: str) -> Driver:
+        drivers.append(Driver(folder, **options))
+        return drivers[-1]
+
+    yield start
+    for driver in drivers:
+        if driver.process.poll() is None:
+            driver.process.kill()
+        driver.process.wait()
+        if driver.process.stdout is not None:
+            driver.process.stdout.close()
+
+
+def test_it_comes_up_in_order_and_ends_in_reverse(folder: Path, drive: Callable[..., Driver]) -> None:
+    """Services, migration, applications; then a Ctrl-C, the same backwards, exit status 0 and no trace."""
+    driver = drive()
+    driver.hear("ready")
+    info = running_stack(folder)
+    assert info is not None
+    assert info.pid == driver.process.pid
+    driver.process.send_signal(signal.SIGINT)
+    assert driver.end() == 0
+    assert [event["name"] for event in driver.heard if event["kind"] == "starting"] == [
+        "postgres",
+        "redis",
+        "migrate",
+        "api",
+        "worker",
+    ]
+    stopped = [event["name"] for event in driver.heard if event["kind"] == "stopped"]
+    assert set(stopped[:2]) == {"api", "worker"}
+    assert stopped[2:] == ["redis", "postgres"]
+    assert not processes_of(folder)
+    assert running_stack(folder) is None
+    assert not (folder / "stack.json").exists()
+    assert "database system is shut down" in (folder / "logs" / "postgres.log").read_text()
+
+
+def test_nothing_in_the_folder_is_for_others_and_no_secret_is_in_sight(folder: Path) -> None:
+    """Every file and folder is its owner's alone, and no argument and no event holds a password."""
+    events: list[str] = []
+    with stack(folder, on_event=lambda kind, **fields: events.append(f"{kind} {fields}")) as running:
+        passwords = [(folder / name / "password").read_text().strip() for name in ("postgres", "redis")]
+        shown = "\n".join(events) + repr(running.info)
+        for process in psutil.Process().children(recursive=True):
+            shown += " ".join(process.cmdline())
+        for path in [folder, *folder.iterdir(), *(folder / "logs").iterdir()]:
+            assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+            if path.suffix == ".log":
+                shown += path.read_text()
+        assert not [password for password in passwords if password in shown]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "sig"),
+    [
+        ("starting", "postgres", signal.SIGINT),
+        ("starting", "redis", signal.SIGTERM),
+        ("starting", "migrate", signal.SIGINT),
+        ("started", "api", signal.SIGTERM),
+        ("starting", "worker", signal.SIGHUP),
+    ],
+)
+def test_it_ends_well_in_the_middle_of_its_start(
+    folder: Path, drive: Callable[..., Driver], kind: str, name: str, sig: signal.Signals
+) -> None:
+    """A signal at any moment of the start ends it, exit status 0, with nothing left."""
+    driver = drive()
+    driver.hear(kind, name=name)
+    time.sleep(0.05)
+    driver.process.send_signal(sig)
+    assert driver.end() == 0
+    assert not processes_of(folder)
+
+
+def test_a_second_signal_hurries(folder: Path, drive: Callable[..., Driver]) -> None:
+    """A worker that will not end is killed at the second Ctrl-C, and Postgres still ends properly."""
+    driver = drive(worker=STUBBORN)
+    driver.hear("ready")
+    driver.process.send_signal(signal.SIGINT)
+    driver.hear("stopped", name="api")
+    began = time.monotonic()
+    driver.process.send_signal(signal.SIGINT)
+    assert driver.end() == 0
+    assert time.monotonic() - began < 3
+    assert "hurrying" in [event["kind"] for event in driver.heard]
+    assert "database system is shut down" in (folder / "logs" / "postgres.log").read_text()
+
+
+def test_a_killed_supervisor_takes_everything_with_it(folder: Path, drive: Callable[..., Driver]) -> None:
+    """After kill -9 of the supervisor all of it is gone within seconds, and the next start finds its data."""
+    driver = drive()
+    driver.hear("ready")
+    driver.process.kill()
+    driver.process.wait()
+    assert running_stack(folder) is None
+    assert (folder / "stack.json").exists()
+    wait_until(lambda: not processes_of(folder), within=8, what="all processes to be gone")
+    again = drive()
+    again.hear("ready")
+    again.process.send_signal(signal.SIGTERM)
+    assert again.end() == 0
+
+
+def test_a_start_right_after_the_kill_succeeds(folder: Path, drive: Callable[..., Driver]) -> None:
+    """Whoever starts it again at once need not wait for the old processes to be gone."""
+    driver = drive()
+    driver.hear("ready")
+    driver.process.kill()
+    driver.process.wait()
+    again = drive()
+    again.hear("ready")
+    again.process.send_signal(signal.SIGTERM)
+    assert again.end() == 0
+
+
+def test_a_killed_part_is_started_again(folder: Path) -> None:
+    """Whether worker, Redis or Postgres, what is killed comes back, where the others were told that it is."""
+    events: list[tuple[str, dict[str, object]]] = []
+    with stack(folder, on_event=lambda kind, **fields: events.append((kind, fields))) as running:
+        before = running.info
+        pids = {fields["name"]: fields["pid"] for kind, fields in events if kind == "started"}
+        for name in ("worker", "redis", "postgres"):
+            pid = pids[name]
+            assert isinstance(pid, int)
+            os.kill(pid, signal.SIGKILL)
+
+        def again() -> set[object]:
+            return {fields["name"] for kind, fields in events if kind == "started" and fields["again"]}
+
+        wait_until(lambda: again() == {"worker", "redis", "postgres"}, within=15, what="all to be back")
+        reasons = {fields["name"]: fields["reason"] for kind, fields in events if kind == "died"}
+        assert reasons["worker"] == "by signal 9 (Killed)"
+        # The same URLs: a migration connects to both.
+        done = subprocess.run(
+            [sys.executable, "-c", MIGRATE],
+            env={"NIGHTCOURT_DATABASE_URL": before.database_url, "NIGHTCOURT_REDIS_URL": before.redis_url},
+            check=False,
+        )
+        assert done.returncode == 0
+
+
+def test_a_part_that_will_not_live_fails_the_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five deaths in a row before the stack was ever ready end it, with what the part said last."""
+    monkeypatch.setattr(part, "_FIRST_DELAY", 0.01)
+    monkeypatch.setattr(part, "_LAST_DELAY", 0.01)
+    slow_api = "import time; time.sleep(600)"
+    broken = Stack(
+        Settings(engine="simulated"),
+        folder,
+        port=0,
+        migrate=program("migrate", ""),
+        applications=[program("api", slow_api), program("worker", "raise SystemExit('no such model')")],
+        fast=True,
+    )
+    with pytest.raises(LocalStackError, match=r"worker ended 5 times in a row .* with status 1:\nno such model"):
+        broken.__enter__()
+    assert not processes_of(folder)
+
+
+def test_a_failed_migration_fails_the_start(folder: Path) -> None:
+    """The error says what the migration said, and nothing is left running."""
+    with pytest.raises(LocalStackError, match=r"(?s)brought up to date: migrate ended with status 1:.*wrong head"):
+        stack(folder, migrate="raise SystemExit('wrong head')").__enter__()
+
+
+def test_a_second_start_on_the_same_folder_is_refused(folder: Path) -> None:
+    """It says who runs there and what to do, and touches nothing."""
+    with DataFolder(folder) as held:
+        with pytest.raises(LocalStackError) as refused:
+            DataFolder(folder)
+        assert str(refused.value) == (
+            f"already running (pid {os.getpid()}) on {held.path}: stop it, or choose another folder with --data-dir"
+        )
+    DataFolder(folder).close()
+
+
+def test_stale_files_say_nothing(folder: Path) -> None:
+    """What a killed stack left behind is not believed, not even when its pid is alive or comes back."""
+    assert running_stack(folder) is None
+    stale = StackInfo.model_validate(
+        {
+            "pid": os.getpid(),
+            "api_url": "http://127.0.0.1:1",
+            "database_url": "postgresql://",
+            "redis_url": "redis://",
+            "started_at": "2026-01-01T00:00:00Z",
+        }
+    )
+    held = DataFolder(folder)
+    held.publish(stale)
+    assert running_stack(folder) == stale
+    left = (folder / "stack.json").read_text()
+    held.close()
+    (folder / "stack.json").write_text(left)
+    assert running_stack(folder) is None
+    with DataFolder(folder):
+        # It is still starting, and what the file said belonged to the one before.
+        assert running_stack(folder) is None
+
+
+def test_a_folder_full_of_other_things_is_refused(tmp_path: Path) -> None:
+    """A slip of the finger does not scatter databases over somebody's home."""
+    (tmp_path / "letter.txt").write_text("Dear judge,")
+    with pytest.raises(LocalStackError, match="not made by nightcourt"):
+        DataFolder(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_a_busy_port_is_an_error_only_where_it_was_asked_for(folder: Path) -> None:
+    """The port that was asked for has to be free; the usual one gives way to another."""
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as other:
+        busy = other.server_port
+        with pytest.raises(LocalStackError, match=rf"port {busy} on 127.0.0.1 is busy: .*--port"):
+            stack(folder, port=busy).start()
+        asked = Settings(engine="simulated", port=busy)
+        with pytest.raises(LocalStackError, match=rf"port {busy} on 127.0.0.1 is busy"):
+            Stack(asked, folder).start()
+    with socket.socket() as usual:
+        usual.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            usual.bind(("127.0.0.1", 8300))
+            usual.listen(1)
+        except OSError:
+            # Somebody else keeps it busy for us.
+            pass
+        with stack(folder, port=None) as running:
+            assert not running.info.api_url.endswith(":8300")
+
+
+def test_children_see_the_callers_settings_and_none_of_libpqs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the caller set and where things are reach the children; a PGSSLMODE for another database does not."""
+    monkeypatch.setenv("PGSSLMODE", "require")
+    monkeypatch.setenv("SOMETHING_ELSE", "stays")
+    worker = "import json, os; print(json.dumps(dict(os.environ)), flush=True)\n" + SLEEPER
+    with stack(folder, worker=worker):
+        log = folder / "logs" / "worker.log"
+        seen = json.loads(wait_until(log.read_text, within=5, what="the worker's environment"))
+    assert seen["SOMETHING_ELSE"] == "stays"
+    assert "PGSSLMODE" not in seen
+    assert seen["NIGHTCOURT_ENGINE"] == "simulated"
+    assert seen["NIGHTCOURT_DATABASE_URL"].startswith("postgresql://nightcourt:")
+    assert seen["NIGHTCOURT_DATA_DIR"] == str(folder)
+
+
+def test_a_child_leaves_no_descendants(tmp_path: Path) -> None:
+    """A child that ignores SIGTERM is killed, with its children, also those that left its group."""
+    code = (
+        "import signal, subprocess, time\n"
+        "subprocess.Popen(['/bin/sleep', '61'])\n"
+        "subprocess.Popen(['/bin/sleep', '62'], start_new_session=True)\n" + STUBBORN.replace("; ", "\n")
+    )
+    child = start_child("stubborn", [sys.executable, "-c", code], log=tmp_path / "log")
+    process = psutil.Process(child.pid)
+    family = wait_until(lambda: len(process.children()) == 2 and process.children(), within=10, what="both children")
+    time.sleep(0.1)
+    assert child.stop(signal.SIGTERM, 0.2) == -signal.SIGKILL
+    wait_until(
+        lambda: not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in family),
+        within=5,
+        what="the children to be gone",
+    )
+
+
+def test_a_group_is_cleared_when_its_leader_ends_by_itself(tmp_path: Path) -> None:
+    """What a child started and left running in its group goes when it goes."""
+    code = "import subprocess; print(subprocess.Popen(['/bin/sleep', '63']).pid, flush=True)"
+    child = start_child("careless", [sys.executable, "-c", code], log=tmp_path / "log")
+    assert child.wait(10) == 0
+    left = int(child.tail())
+    wait_until(lambda: not psutil.pid_exists(left), within=5, what="what it left behind to be gone")

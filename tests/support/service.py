@@ -1,0 +1,78 @@
+"""A whole service of real processes for end-to-end tests: the embedded stack, on a folder of the test's own."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+
+from infra.local.supervisor import Stack
+from infra.settings import Settings
+
+QUESTION = {"prompt": "Which?", "response_a": "this", "response_b": "that"}
+
+
+class Service:
+    """A running stack, with the few things that tests do to it."""
+
+    def __init__(self, stack: Stack, folder: Path) -> None:
+        self.url = stack.info.api_url
+        self.database_url = stack.info.database_url
+        self.folder = folder
+        self.http = httpx2.Client(base_url=self.url, timeout=70)
+
+    def file(self, body: dict[str, Any] | None = None, *, wait: float = 0, **headers: str) -> httpx2.Response:
+        """File a comparison, with headers whose dashes are written as underscores."""
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        if wait:
+            sent["Prefer"] = f"wait={wait:g}"
+        return self.http.post("/v1/comparisons", json=body or QUESTION, headers=sent)
+
+    def read(self, comparison_id: str, *, wait: float = 0) -> dict[str, Any]:
+        """Read a comparison."""
+        headers = {"Prefer": f"wait={wait:g}"} if wait else {}
+        answer = self.http.get(f"/v1/comparisons/{comparison_id}", headers=headers)
+        answer.raise_for_status()
+        return answer.json()
+
+    def pid(self, part: str) -> int:
+        """The process that is a part of this stack now: worker, dispatcher, api, redis-server or postgres."""
+        [found] = [
+            child.pid
+            for child in psutil.Process().children()
+            if part in " ".join(child.cmdline()) and self._is_mine(child)
+        ]
+        return found
+
+    def _is_mine(self, child: psutil.Process) -> bool:
+        environment = child.environ()
+        return str(self.folder) in " ".join(child.cmdline()) or environment.get("NIGHTCOURT_DATA_DIR") == str(
+            self.folder
+        )
+
+    def signal(self, part: str, number: signal.Signals) -> None:
+        """Send a signal to a part."""
+        os.kill(self.pid(part), number)
+
+    def log(self, part: str) -> list[dict[str, Any]]:
+        """The JSON lines that a part has logged so far."""
+        lines = (self.folder / "logs" / f"{part}.log").read_text().splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+
+@contextmanager
+def running_service(folder: Path, **settings: Any) -> Iterator[Service]:
+    """Run a service until the block ends."""
+    chosen = Settings(**{"engine": "simulated", "log_level": "debug", **settings})
+    with Stack(chosen, folder, port=0, fast=True) as stack:
+        service = Service(stack, folder.resolve())
+        try:
+            yield service
+        finally:
+            service.http.close()
+            stack.hurry()  # an engine that takes hours is not waited for

@@ -1,0 +1,159 @@
+"""An engine that asks no model: deterministic opinions at a stated speed, for planning and load tests.
+
+An opinion is a hash of the token ids and of a seed, spread like N(0, 2) in log-odds. The engine sees ids
+and nothing else, so it cannot know that two prompts are the same comparison in two orders: about half of
+its verdicts are inconsistent, as those of a model that judges by chance would be. The card says in every
+verdict that it is simulated.
+"""
+
+import hashlib
+import math
+import struct
+import threading
+import time
+from array import array
+from collections.abc import Callable, Sequence
+
+from worker.engines.base import (
+    VERDICT_OPENING,
+    EngineCard,
+    EngineError,
+    EngineGoneError,
+    Generation,
+    Prompt,
+    Score,
+    VerdictTokens,
+)
+
+CAVEAT = "Simulated: no model was asked. The verdict is a hash of the text and means nothing."
+
+_TEXT_IDS = 131_071  # ids below are text; the control tokens above are what no text can spell
+_ROLES = {"system": _TEXT_IDS, "user": _TEXT_IDS + 1, "assistant": _TEXT_IDS + 2}
+_END = _TEXT_IDS + 3
+_VERDICT_TOKENS = VerdictTokens(a=_TEXT_IDS + 4, b=_TEXT_IDS + 5)
+_BYTES_PER_TOKEN = 4
+_SPREAD = 2.0
+_STEP_TOKENS = 8192
+
+
+class SimulatedEngine:
+    """Deterministic opinions without a model. Thread-safe; one prompt at a time, like one device.
+
+    Args:
+        seed: engines with the same seed have the same opinions.
+        tokens_per_second: the speed of the pretended device, for prompt and generated tokens alike, with
+            nothing ever reused; 0 answers at once.
+        max_prompt_tokens: the longest prompt to accept.
+        on_score: called with the prompts before each `score` and `generate`, outside any lock. A test can
+            wait, count or raise in it.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        tokens_per_second: float = 0.0,
+        max_prompt_tokens: int = 8192,
+        on_score: Callable[[Sequence[Sequence[int]]], None] | None = None,
+    ) -> None:
+        if tokens_per_second < 0:
+            raise ValueError("tokens_per_second must not be negative; 0 answers at once")
+        self._key = hashlib.blake2b(str(seed).encode(), digest_size=16).digest()
+        self._tokens_per_second = tokens_per_second
+        self._on_score = on_score
+        self._device = threading.Lock()
+        self._closed = False
+        self._card = EngineCard(
+            engine="simulated",
+            engine_build="1",
+            model="simulated",
+            weights=f"sha256:{hashlib.sha256(b'simulated 1 ' + self._key).hexdigest()}",
+            quantisation="none",
+            verdict_tokens=_VERDICT_TOKENS,
+            max_prompt_tokens=max_prompt_tokens,
+            step_tokens=_STEP_TOKENS,
+            simulated=True,
+            caveat=CAVEAT,
+        )
+
+    @property
+    def card(self) -> EngineCard:
+        """Who this is and what it can take."""
+        return self._card
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """One id for every four bytes of text, and one for the beginning and the end of every turn."""
+        ids: list[int] = []
+        for role, content in prompt.messages:
+            ids.append(_ROLES[role])
+            ids += _text_ids(content)
+            ids.append(_END)
+        ids.append(_ROLES["assistant"])
+        ids += _text_ids(prompt.opening)
+        return ids
+
+    def score(self, prompts: Sequence[Sequence[int]]) -> list[Score]:
+        """The opinion on each prompt, after as long as the pretended device takes for all of them."""
+        self._admit(prompts)
+        self._work(sum(len(prompt) for prompt in prompts))
+        return [self._opinion(prompt) for prompt in prompts]
+
+    def generate(self, prompt: Sequence[int], max_tokens: int) -> Generation:
+        """Write the verdict and nothing else, in three tokens."""
+        self._admit([prompt])
+        opinion = self._opinion(prompt)
+        pieces = [VERDICT_OPENING, "A" if opinion.log_odds > 0 else "B", "]]"][:max_tokens]
+        self._work(len(prompt) + len(pieces))
+        return Generation(
+            text="".join(pieces),
+            verdict=opinion if len(pieces) > 1 else None,
+            generated_tokens=len(pieces),
+            cached_tokens=0,
+            seconds=self._seconds(len(prompt) + len(pieces)),
+        )
+
+    def health(self) -> bool:
+        """Whether the engine was not closed."""
+        return not self._closed
+
+    def close(self) -> None:
+        """Refuse all further work."""
+        self._closed = True
+
+    def _admit(self, prompts: Sequence[Sequence[int]]) -> None:
+        if self._closed:
+            raise EngineGoneError("the engine is closed")
+        if self._on_score is not None:
+            self._on_score(prompts)
+        for prompt in prompts:
+            if len(prompt) > self._card.max_prompt_tokens:
+                raise EngineError(
+                    f"the prompt has {len(prompt)} tokens; this engine takes {self._card.max_prompt_tokens}"
+                )
+
+    def _work(self, tokens: int) -> None:
+        seconds = self._seconds(tokens)
+        if seconds:
+            with self._device:
+                time.sleep(seconds)
+
+    def _seconds(self, tokens: int) -> float:
+        return tokens / self._tokens_per_second if self._tokens_per_second else 0.0
+
+    def _opinion(self, prompt: Sequence[int]) -> Score:
+        digest = hashlib.blake2b(array("Q", prompt).tobytes(), key=self._key, digest_size=24).digest()
+        first, second, third = (word / 2**64 for word in struct.unpack("<3Q", digest))
+        normal = math.sqrt(-2 * math.log(1 - first)) * math.cos(2 * math.pi * second)
+        return Score(
+            log_odds=_SPREAD * normal,
+            mass=0.95 + 0.05 * third,
+            cached_tokens=0,
+            seconds=self._seconds(len(prompt)),
+        )
+
+
+def _text_ids(text: str) -> list[int]:
+    """Four bytes a token: nothing like a real tokenizer, but as many tokens as English text would have."""
+    data = text.encode("utf-8", "replace")
+    data += b" " * (-len(data) % _BYTES_PER_TOKEN)
+    return [word % _TEXT_IDS for word in memoryview(data).cast("I")]
