@@ -15,7 +15,7 @@ class Ballot(BaseModel):
     In order "ab" response A was shown first, in order "ba" response B was.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     order: Order
     log_odds: float | None = Field(
@@ -30,7 +30,7 @@ class Ballot(BaseModel):
 class Judge(BaseModel):
     """What a verdict was made with: enough to tell two judges apart and to make the verdict again."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     model: str = Field(description="The model's own name")
     weights: str = Field(description="Hash of the weights, 'sha256:...'")
@@ -51,7 +51,7 @@ class Tally(BaseModel):
     probability_a = sigmoid(d / T), consistent iff s1 * s2 < 0. With one ballot only, d is that ballot's s (or -s).
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     winner: Winner
     probability_a: float | None = Field(description="P(response A is better); null where the engine gave votes only")
@@ -65,7 +65,7 @@ class Tally(BaseModel):
 class Usage(BaseModel):
     """What a verdict cost."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     prompt_tokens: int
     cached_tokens: int = Field(description="Of the prompt tokens, how many were reused from an earlier prompt")

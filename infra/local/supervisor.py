@@ -39,6 +39,7 @@ from infra.settings import Settings, as_environment
 
 _log = structlog.get_logger()
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOK_SECONDS = 0.1
 _ASK_SECONDS = 2.0
 _TELL_SECONDS = 10.0
@@ -99,6 +100,9 @@ class Stack:
         self._failure: BaseException | None = None
         self._info: StackInfo | None = None
         self._thread: threading.Thread | None = None
+        # Waited for in place of the thread: up to Python 3.12, Thread.join takes a thread for dead when a
+        # KeyboardInterrupt gets it out of waiting.
+        self._ended = threading.Event()
         self._handlers = ExitStack()
 
     @property
@@ -120,7 +124,14 @@ class Stack:
         variables |= {"NIGHTCOURT_HOST": host, "NIGHTCOURT_PORT": str(port)}
         if self._settings.engine == "llama_cpp":
             variables["NIGHTCOURT_MODEL"] = str(self._settings.model or embedded_model())
-        folder = DataFolder(self._path)
+        # A KeyboardInterrupt in the middle would leave a thread that nobody waits for.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            self._begin(DataFolder(self._path), variables, reachable(host), port)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def _begin(self, folder: DataFolder, variables: dict[str, str], host: str, port: int) -> None:
         variables["NIGHTCOURT_DATA_DIR"] = str(folder.path)
         tree = ProcessTree(
             folder,
@@ -167,9 +178,7 @@ class Stack:
         Raises:
             LocalStackError: It has ended because it could not run.
         """
-        if self._thread is not None:
-            self._thread.join(seconds)
-        if self._alive():
+        if self._thread is not None and not self._ended.wait(seconds):
             return False
         if self._failure is not None:
             failure, self._failure = self._failure, None
@@ -178,9 +187,7 @@ class Stack:
 
     def __enter__(self) -> Self:
         try:
-            self._handlers.enter_context(
-                _handling((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), signal.default_int_handler)
-            )
+            self._handlers.enter_context(_handling(signal.default_int_handler))
             self.start()
             self._await_ready()
         except BaseException:
@@ -201,16 +208,20 @@ class Stack:
                 raise StartCancelledError("starting was cancelled")
 
     def _finish(self) -> None:
-        self._stop.set()
-        while self._thread is not None and self._thread.is_alive():
+        interrupted = False
+        while True:
             try:
-                self._thread.join()
+                self._stop.set()
+                if interrupted:
+                    self.hurry()
+                if self._thread is None or self._ended.wait():
+                    break
             except KeyboardInterrupt:
-                self.hurry()
+                interrupted = True
         self._handlers.close()
 
     def _alive(self) -> bool:
-        return self._thread is not None and self._thread.is_alive()
+        return self._thread is not None and not self._ended.is_set()
 
     # -- in the supervisor's own thread
 
@@ -231,6 +242,8 @@ class Stack:
             pass
         except BaseException as error:  # noqa: BLE001 (raised again where the stack is joined)
             self._failure = error
+        finally:
+            self._ended.set()
 
     def _stopping(self) -> bool:
         # Python waits for this thread when it shuts down: whoever ended the main thread wants an end of all.
@@ -299,31 +312,38 @@ def run_stack(
         # No more than this: an Event's lock may be held by the very code that the signal interrupts.
         asked.append(number)
 
-    with _handling((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), note):
+    with _handling(note) as afterwards:
         stack.start()
         while not stack.join(_LOOK_SECONDS):
             if len(asked) > 1:
                 stack.hurry()
             elif asked:
                 stack.stop()
+        if asked:
+            # The program is ending as it was asked to: one Ctrl-C too many is not to turn that into a failure.
+            afterwards.update(dict.fromkeys(afterwards, signal.SIG_IGN))
 
 
 @contextmanager
-def _handling(signals: Sequence[signal.Signals], handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
-    """Handle signals so, until the block ends; in the main thread alone, as Python wants it."""
+def _handling(handler: Callable[[int, FrameType | None], Any]) -> Iterator[dict[signal.Signals, Any]]:
+    """Handle the signals that ask for an end, in the main thread alone, as Python wants it.
+
+    Yields:
+        How each of them is handled after the block: as before it, unless that is changed.
+    """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield {}
         return
-    before = {number: signal.getsignal(number) for number in signals}
-    for number in signals:
+    afterwards = {number: signal.getsignal(number) for number in _SIGNALS}
+    for number, before in afterwards.items():
         # Under nohup a closed terminal is not to end it.
-        if number != signal.SIGHUP or before[number] != signal.SIG_IGN:
+        if number != signal.SIGHUP or before != signal.SIG_IGN:
             signal.signal(number, handler)
     try:
-        yield
+        yield afterwards
     finally:
-        for number, old in before.items():
-            signal.signal(number, old)
+        for number, after in afterwards.items():
+            signal.signal(number, after)
 
 
 def _obstacle(pid: int | None, host: str, port: int) -> str | None:

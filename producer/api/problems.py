@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse, Response
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from schemas.problems import (
     INTERNAL,
@@ -44,6 +45,16 @@ def answer(request: Request, problem: Problem) -> Response:
     )
 
 
+def _methods(request: Request) -> set[str]:
+    """Collect the methods of all routes with this path: the framework names those of the first one only."""
+    methods: set[str] = set()
+    for method in ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT"):
+        scope = {**request.scope, "method": method}
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes):
+            methods.add(method)
+    return methods
+
+
 def install(app: FastAPI) -> None:
     """Answer every exception of a request as a problem."""
 
@@ -61,7 +72,10 @@ def install(app: FastAPI) -> None:
     async def _plain(request: Request, error: HTTPException) -> Response:
         kind = _PLAIN.get(HTTPStatus(error.status_code), INVALID_REQUEST)
         detail = f"{request.method} {request.url.path} is not served here; GET /docs lists what is."
-        return answer(request, Problem(kind, detail, headers=dict(error.headers or {})))
+        headers = dict(error.headers or {})
+        if kind is METHOD_NOT_ALLOWED:
+            headers["Allow"] = ", ".join(sorted(_methods(request)))
+        return answer(request, Problem(kind, detail, headers=headers))
 
     @app.exception_handler(OperationalError)
     @app.exception_handler(InterfaceError)

@@ -36,7 +36,7 @@ class TestFiling:
 
     def test_what_the_caller_sent_along_comes_back(self, service: Service):
         """custom_id and metadata are given back as they were."""
-        sent = {"custom_id": "α-1", "metadata": {"run": "one", "note": "ünï 😀"}}
+        sent = {"custom_id": "é-1", "metadata": {"run": "one", "note": "ünï 😀"}}
         answer = service.file({**QUESTION, **sent}, wait=10).json()
         assert answer["custom_id"] == sent["custom_id"]
         assert answer["metadata"] == sent["metadata"]
@@ -161,7 +161,7 @@ class TestReading:
         answer = service.http.delete("/v1/comparisons")
         assert answer.status_code == 405
         assert answer.json()["code"] == "method_not_allowed"
-        assert "GET" in answer.headers["allow"]
+        assert answer.headers["allow"] == "GET, POST"
 
 
 class TestCancelling:
@@ -197,7 +197,7 @@ BAD_BODIES = {
     "deep nesting": (b'{"prompt": ' + b"[" * 50_000, 400, None),
     "deep nesting of objects": (b'{"a":' * 50_000, 400, None),
     "a huge number": (b'{"prompt": "p", "response_a": "a", "response_b": "b", "tie_margin": 1e999}', 422, "tie_margin"),
-    "5,000 digits": (b'{"prompt": ' + b"9" * 5000 + b', "response_a": "a", "response_b": "b"}', 422, "prompt"),
+    "5,000 digits": (b'{"prompt": ' + b"9" * 5000 + b', "response_a": "a", "response_b": "b"}', 400, None),
     "a list": (b"[]", 422, ""),
     "null": (b"null", 422, ""),
     "NUL": (b'{"prompt": "a\\u0000b", "response_a": "a", "response_b": "b"}', 422, "prompt"),

@@ -48,7 +48,7 @@ redis.Redis.from_url(os.environ["NIGHTCOURT_REDIS_URL"]).ping()
 DRIVER = """
 import json, sys
 from pathlib import Path
-from infra.local.supervisor import run_stack
+from infra.local.supervisor import Stack, run_stack
 from infra.local.tree import Program
 from infra.settings import Settings
 
@@ -57,10 +57,17 @@ def say(kind, /, **fields):
 
 folder, *programs = map(json.loads, sys.argv[1:])
 migrate, *applications = [Program(*each) for each in programs]
-run_stack(
-    Settings(engine="simulated"), Path(folder), port=0, on_event=say, migrate=migrate,
-    applications=applications, fast=True,
-)
+options = {"port": 0, "on_event": say, "migrate": migrate, "applications": applications, "fast": True}
+settings = Settings(engine="simulated")
+"""
+RUN = "run_stack(settings, Path(folder), **options)"
+BLOCK = """
+try:
+    with Stack(settings, Path(folder), **options) as stack:
+        while not stack.join(3600):
+            pass
+except KeyboardInterrupt:
+    pass
 """
 
 
@@ -84,10 +91,10 @@ def stack(folder: Path, *, worker: str = SLEEPER, migrate: str = MIGRATE, **opti
 class Driver:
     """A supervisor in a process of its own."""
 
-    def __init__(self, folder: Path, *, worker: str = SLEEPER, migrate: str = MIGRATE) -> None:
+    def __init__(self, folder: Path, *, worker: str = SLEEPER, migrate: str = MIGRATE, how: str = RUN) -> None:
         programs = [program("migrate", migrate), program("api", API), program("worker", worker)]
         said = [[each.name, each.command, each.grace_seconds] for each in programs]
-        command = [sys.executable, "-c", DRIVER, json.dumps(str(folder)), *map(json.dumps, said)]
+        command = [sys.executable, "-c", DRIVER + how, json.dumps(str(folder)), *map(json.dumps, said)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         self.heard: list[dict[str, object]] = []
 
@@ -208,6 +215,18 @@ def test_a_second_signal_hurries(folder: Path, drive: Callable[..., Driver]) -> 
     assert time.monotonic() - began < 3
     assert "hurrying" in [event["kind"] for event in driver.heard]
     assert "database system is shut down" in (folder / "logs" / "postgres.log").read_text()
+
+
+@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
+def test_a_block_that_is_interrupted_ends_well(folder: Path, drive: Callable[..., Driver], sig: signal.Signals) -> None:
+    """Where the stack serves a `with` block, two signals at once end it as cleanly as one."""
+    driver = drive(how=BLOCK)
+    driver.hear("ready")
+    driver.process.send_signal(sig)
+    driver.process.send_signal(sig)
+    assert driver.end() == 0
+    assert [event["name"] for event in driver.heard if event["kind"] == "stopped"][2:] == ["redis", "postgres"]
+    assert not processes_of(folder)
 
 
 def test_a_killed_supervisor_takes_everything_with_it(folder: Path, drive: Callable[..., Driver]) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import psutil
 
 from infra.local.supervisor import Stack
 from infra.settings import Settings
@@ -20,10 +19,12 @@ QUESTION = {"prompt": "Which?", "response_a": "this", "response_b": "that"}
 class Service:
     """A running stack, with the few things that tests do to it."""
 
-    def __init__(self, stack: Stack, folder: Path) -> None:
+    def __init__(self, stack: Stack, folder: Path, pids: dict[str, int]) -> None:
         self.url = stack.info.api_url
         self.database_url = stack.info.database_url
+        self.redis_url = stack.info.redis_url
         self.folder = folder
+        self._pids = pids
         self.http = httpx2.Client(base_url=self.url, timeout=70)
 
     def file(self, body: dict[str, Any] | None = None, *, wait: float = 0, **headers: str) -> httpx2.Response:
@@ -41,19 +42,8 @@ class Service:
         return answer.json()
 
     def pid(self, part: str) -> int:
-        """The process that is a part of this stack now: worker, dispatcher, api, redis-server or postgres."""
-        [found] = [
-            child.pid
-            for child in psutil.Process().children()
-            if part in " ".join(child.cmdline()) and self._is_mine(child)
-        ]
-        return found
-
-    def _is_mine(self, child: psutil.Process) -> bool:
-        environment = child.environ()
-        return str(self.folder) in " ".join(child.cmdline()) or environment.get("NIGHTCOURT_DATA_DIR") == str(
-            self.folder
-        )
+        """The process that is a part of this stack now: postgres, redis, api, dispatcher or worker."""
+        return self._pids[part]
 
     def signal(self, part: str, number: signal.Signals) -> None:
         """Send a signal to a part."""
@@ -69,8 +59,14 @@ class Service:
 def running_service(folder: Path, **settings: Any) -> Iterator[Service]:
     """Run a service until the block ends."""
     chosen = Settings(**{"engine": "simulated", "log_level": "debug", **settings})
-    with Stack(chosen, folder, port=0, fast=True) as stack:
-        service = Service(stack, folder.resolve())
+    pids: dict[str, int] = {}
+
+    def note(kind: str, /, **fields: Any) -> None:
+        if kind == "started":
+            pids[fields["name"]] = fields["pid"]
+
+    with Stack(chosen, folder, port=0, fast=True, on_event=note) as stack:
+        service = Service(stack, folder.resolve(), pids)
         try:
             yield service
         finally:

@@ -40,7 +40,7 @@ from schemas.problems import (
     ProblemKind,
 )
 
-PAIR = {"prompt": "Capital of Australia?", "response_a": "Sydney.", "response_b": "Canberra."}
+PAIR: dict[str, Any] = {"prompt": "Capital of Australia?", "response_a": "Sydney.", "response_b": "Canberra."}
 ID = f"cmp_{7:032x}"
 
 
@@ -164,7 +164,7 @@ class Caller:
         """Open a client, call, close."""
         if self.kind == "sync":
             with Client(url, **(client or {})) as opened:
-                opened._sleep = self._nap
+                opened._sleep = self._nap  # type: ignore[assignment]
                 result = getattr(opened, method)(*args, **kwargs)
                 return list(result) if inspect.isgenerator(result) else result
 
@@ -300,9 +300,9 @@ def test_no_server_says_where_and_how_to_start_one(call: Caller) -> None:
 
 def test_a_silent_server_is_unreachable(court: Court, call: Caller) -> None:
     """An answer that does not come within `timeout` is a failure like any other."""
-    court.script = [says(after=0.3)]
+    court.script = [says(after=0.5)]
     with pytest.raises(ServerUnreachable, match=r"timed out|ReadTimeout"):
-        call(court.url, "get", ID, client={"timeout": 0.05, "max_retries": 1})
+        call(court.url, "get", ID, client={"timeout": 0.2, "max_retries": 1})
     assert len(court.asked) == 2
 
 
@@ -467,9 +467,9 @@ def test_errors_travel_between_processes(court: Court) -> None:
     court.script = [says("queued"), problem(NOT_FOUND)]
     errors: list[ClientError] = []
     with Client(court.url) as client:
-        for act in (lambda: client.wait(ID, 0), lambda: client.get(ID), lambda: client.get("")):
+        for method, args in ((client.wait, (ID, 0)), (client.get, (ID,)), (client.get, ("",))):
             with pytest.raises(ClientError) as raised:
-                act()
+                method(*args)
             errors.append(raised.value)
     for error in errors:
         copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own

@@ -1,0 +1,691 @@
+"""Judging, from the hint to the stored outcome, with a real Postgres and an engine that says what it is told to."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import OperationalError
+from structlog.testing import capture_logs
+from support.waiting import wait_until
+
+from infra import docket, roster
+from infra.database import connect
+from infra.docket import Filed
+from schemas.ids import new_filing_id
+from schemas.states import Lane
+from schemas.verdict import Judge, Tally
+from worker import ballots, heartbeat, prompts
+from worker.admission import Gate
+from worker.engines.base import (
+    EngineCard,
+    EngineError,
+    EngineGoneError,
+    Generation,
+    Prompt,
+    Score,
+    VerdictTokens,
+)
+from worker.heartbeat import beat, keep_beating
+from worker.judging import Bench, Rules, judge_shard
+
+LIMIT = 5000
+"""The longest prompt that the scripted engine takes, in tokens; a token is a character here."""
+MASS = 0.96
+
+
+@dataclass
+class ScriptedEngine:
+    """An engine whose every answer a test has written down. Its tokens are characters."""
+
+    log_odds: Callable[[str], float] = lambda _: 1.0
+    mass: float = MASS
+    writes: Callable[[str], Generation] | None = None
+    step_tokens: int = 100_000
+    while_working: Callable[[list[str]], None] = lambda _: None
+    asked: list[list[str]] = field(default_factory=list)
+    """The prompts of every step, in order."""
+
+    @property
+    def card(self) -> EngineCard:
+        """Who this is."""
+        return EngineCard(
+            engine="scripted",
+            engine_build="1",
+            model="none",
+            weights="sha256:0",
+            quantisation="none",
+            verdict_tokens=VerdictTokens(a=65, b=66),
+            max_prompt_tokens=LIMIT,
+            step_tokens=self.step_tokens,
+        )
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Make a token of every character."""
+        return [ord(each) for each in "".join(content for _, content in prompt.messages) + prompt.opening]
+
+    def score(self, prompts: Sequence[Sequence[int]]) -> list[Score]:
+        """Say what the script says of each prompt, at half a second and three cached tokens each."""
+        texts = self._work(prompts)
+        return [Score(self.log_odds(each), self.mass, cached_tokens=3, seconds=0.5) for each in texts]
+
+    def generate(self, prompt: Sequence[int], max_tokens: int) -> Generation:
+        """Write what the script says."""
+        [asked] = self._work([prompt])
+        assert self.writes is not None
+        assert max_tokens == min(prompts.MAX_GENERATED_TOKENS, LIMIT - len(prompt))
+        return self.writes(asked)
+
+    def _work(self, prompts: Sequence[Sequence[int]]) -> list[str]:
+        texts = ["".join(map(chr, ids)) for ids in prompts]
+        self.asked.append(texts)
+        self.while_working(texts)
+        return texts
+
+    def health(self) -> bool:
+        """Never ill."""
+        return True
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+@dataclass
+class Court:
+    """A bench with its database, and what a dispatcher and a producer would do."""
+
+    bench: Bench
+    connection: Connection
+
+    def file(self, *comparisons: Filed, lane: Lane = Lane.INTERACTIVE) -> UUID:
+        """File comparisons as one shard."""
+        filing_id = new_filing_id()
+        docket.file(
+            self.connection,
+            tenant="default",
+            filing_id=filing_id,
+            lane=lane,
+            comparisons=comparisons,
+            shard_lines=len(comparisons),
+        )
+        return filing_id
+
+    def release(self) -> list[int]:
+        """Let everything go that is due."""
+        return docket.release(self.connection, lane=Lane.INTERACTIVE, room=100, limit=100)
+
+    def sit(self) -> None:
+        """Judge everything that is due, once."""
+        for shard in self.release():
+            judge_shard(self.bench, shard)
+
+    def sit_until_quiet(self) -> None:
+        """Judge until nothing is left, without waiting for the pauses between attempts."""
+        while shards := self.release():
+            for shard in shards:
+                judge_shard(self.bench, shard)
+            self.end_the_pauses()
+
+    def end_the_pauses(self) -> None:
+        """Let the time of every next attempt have come."""
+        self.connection.execute(text("UPDATE shards SET due_at = now() WHERE state = 'waiting'"))
+
+    def outcomes(self) -> dict[int, Any]:
+        """Read the outcomes by line."""
+        return {row.line: row for row in self.connection.execute(text("SELECT * FROM outcomes"))}
+
+    def outcome(self) -> Any:
+        """Read the only outcome."""
+        return self.connection.execute(text("SELECT * FROM outcomes")).one()
+
+    def shards(self) -> list[tuple[str, int]]:
+        """Read where the shards stand, and after how many attempts."""
+        rows = self.connection.execute(text("SELECT state, attempt FROM shards ORDER BY id"))
+        return [(row.state, row.attempt) for row in rows]
+
+
+def comparison(number: int = 1, **changes: Any) -> Filed:
+    """Make a comparison between two answers that are easy to find in a prompt."""
+    plain = Filed(
+        line=number,
+        custom_id=None,
+        prompt="Which letter comes first?",
+        response_a="<alpha>",
+        response_b="<beta>",
+        orders="both",
+        profile="card",
+        tie_margin=None,
+        metadata={},
+    )
+    return replace(plain, **changes)
+
+
+def alpha_is_first(prompt: str) -> bool:
+    """Whether response A was shown in the first slot."""
+    return prompt.index("<alpha>") < prompt.index("<beta>")
+
+
+@pytest.fixture
+def engine() -> ScriptedEngine:
+    """An engine that prefers the first slot, until the test says otherwise."""
+    return ScriptedEngine()
+
+
+@pytest.fixture
+def court(database_url: str, database: Engine, engine: ScriptedEngine) -> Iterator[Court]:
+    """A worker with that engine, at temperature 2 and with three attempts, on a database of its own."""
+    with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        judges = {
+            name: roster.enroll(
+                connection,
+                Judge(
+                    model="none",
+                    weights="sha256:0",
+                    quantisation="none",
+                    engine="scripted",
+                    engine_build="1",
+                    profile=name,
+                    prompt=profile.sha256,
+                    temperature=2.0,
+                    simulated=False,
+                    caveat=None,
+                ),
+            )
+            for name, profile in prompts.PROFILES.items()
+        }
+        own = connect(database_url, application="bench")
+        bench = Bench(
+            engine=engine,
+            gate=Gate(100_000),
+            database=own,
+            rules=Rules(worker="w1", lease_seconds=60, max_attempts=3, mass_threshold=0.5, temperature=2.0),
+            judges=judges,
+        )
+        yield Court(bench, connection)
+        own.dispose()
+
+
+class TestAVerdict:
+    def test_both_orders_lead_to_a_verdict_that_anyone_can_recompute(self, court, engine):
+        """Each order is asked, and the stored ballots alone give the stored verdict again."""
+        engine.log_odds = lambda prompt: 3.0 if alpha_is_first(prompt) else -1.0
+        court.file(comparison())
+        court.sit()
+        row = court.outcome()
+        assert row.status == "succeeded"
+        assert [(each["order"], each["log_odds"], each["mass"]) for each in row.tally["ballots"]] == [
+            ("ab", 3.0, MASS),
+            ("ba", -1.0, MASS),
+        ]
+        # d = (3 - -1) / 2 = 2, and P = 1 / (1 + exp(-2 / 2)).
+        assert row.tally["winner"] == "A"
+        assert row.tally["probability_a"] == pytest.approx(0.7310585786300049, abs=1e-15)
+        assert row.tally["position_bias"] == 1.0
+        assert row.tally["consistent"] is True
+        stored = Tally.model_validate(row.tally)
+        assert ballots.count(stored.ballots, temperature=2.0, tie_margin=None) == stored
+
+    def test_both_orders_are_asked_together(self, court, engine):
+        """One step of the engine holds both orders of a comparison, response A first and then response B."""
+        court.file(comparison())
+        court.sit()
+        [step] = engine.asked
+        assert [alpha_is_first(prompt) for prompt in step] == [True, False]
+        assert all(prompt.endswith("[[") for prompt in step)
+
+    @pytest.mark.parametrize(("order", "winner"), [("ab", "A"), ("ba", "B")])
+    def test_a_single_order_is_asked_alone(self, court, engine, order, winner):
+        """With a single order the leaning to the first slot stays in the verdict, and nothing is said of it."""
+        court.file(comparison(orders=order))
+        court.sit()
+        tally = court.outcome().tally
+        assert len(engine.asked[0]) == 1
+        assert (tally["winner"], tally["consistent"], tally["position_bias"]) == (winner, None, None)
+
+    def test_a_tie_is_called_within_the_margin_that_was_asked_for(self, court, engine):
+        """The same opinion is a tie for a comparison with a wide margin, and a winner without one."""
+        engine.log_odds = lambda prompt: 0.1 if alpha_is_first(prompt) else -0.1
+        court.file(comparison(1, tie_margin=0.05), comparison(2))
+        court.sit()
+        assert {number: row.tally["winner"] for number, row in court.outcomes().items()} == {1: "tie", 2: "A"}
+
+    def test_what_it_was_made_with_is_stored(self, court):
+        """An outcome names its judge, its tokens, what of them was cached, and the engine's time."""
+        court.file(comparison())
+        court.sit()
+        row = court.outcome()
+        assert row.judge_id == court.bench.judges["card"]
+        assert row.prompt_tokens > 2 * len(prompts.CARD)
+        assert (row.cached_tokens, row.gpu_seconds, row.attempt) == (6, 1.0, 1)
+
+    def test_prompts_that_share_a_beginning_follow_each_other(self, court, engine):
+        """Comparisons of the same question are asked one after the other, in whatever order they were filed."""
+        questions = ["Why?", "How?", "Why?", "When?", "How?", "Why?"]
+        court.file(*(comparison(number, prompt=question) for number, question in enumerate(questions, 1)))
+        court.sit()
+        asked = [prompt.split("[User Question]\n")[1].split("\n")[0] for prompt in engine.asked[0]]
+        assert asked == ["How?"] * 4 + ["When?"] * 2 + ["Why?"] * 6
+        assert all(row.status == "succeeded" for row in court.outcomes().values())
+
+    def test_a_large_shard_is_judged_in_steps_and_stored_between_them(self, court, engine):
+        """Nothing that a step has decided waits for the next step."""
+        engine.step_tokens = 1
+        stored = []
+        engine.while_working = lambda _: stored.append(len(court.outcomes()))
+        court.file(*(comparison(number) for number in (1, 2, 3)))
+        court.sit()
+        assert stored == [0, 1, 2]
+        assert court.shards() == [("done", 1)]
+
+
+class TestNoVerdict:
+    def test_a_prompt_too_long_is_never_asked(self, court, engine):
+        """The outcome names both lengths, nothing is cut silently, and the others are judged."""
+        longer = comparison(1, response_b="<beta>" + "x" * LIMIT)
+        length = len(engine.encode(prompts.build(longer, "ab")))
+        court.file(longer, comparison(2))
+        court.sit()
+        row = court.outcomes()[1]
+        assert (row.status, row.error_code) == ("errored", "context_length_exceeded")
+        assert row.error_message == f"the prompt is {length} tokens long, the judge takes {LIMIT}"
+        assert len(engine.asked[0]) == 2
+        assert court.outcomes()[2].status == "succeeded"
+
+    def test_a_shard_of_nothing_but_prompts_too_long_needs_no_engine(self, court, engine):
+        """Where no line can be asked, the shard ends all the same."""
+        court.file(comparison(response_a="<alpha>" + "x" * LIMIT))
+        court.sit()
+        assert engine.asked == []
+        assert court.outcome().error_code == "context_length_exceeded"
+        assert court.shards() == [("done", 1)]
+
+    def test_a_model_that_says_neither_a_nor_b_is_not_guessed_at(self, court, engine):
+        """Too little probability on A and B is no verdict, and the message says how little it was."""
+        engine.mass = 0.25
+        court.file(comparison())
+        court.sit()
+        row = court.outcome()
+        assert (row.status, row.error_code, row.tally) == ("errored", "unparseable", None)
+        assert row.error_message == (
+            "order ab: the model put 0.25 of its probability on A and B, under the threshold of 0.5"
+        )
+        assert row.gpu_seconds == 1.0
+
+    def test_the_threshold_itself_is_enough(self, court, engine):
+        """Probability of just the threshold is taken."""
+        engine.mass = 0.5
+        court.file(comparison())
+        court.sit()
+        assert court.outcome().status == "succeeded"
+
+    def test_a_shape_that_the_profile_has_no_form_for_is_told_so(self, court, engine):
+        """The message says which profile to use instead, and the others are judged."""
+        turns = [{"role": "user", "content": each} for each in ("One?", "Two?")]
+        court.file(comparison(1, profile="rewardbench", prompt=turns), comparison(2))
+        court.sit()
+        row = court.outcomes()[1]
+        assert (row.status, row.error_code) == ("errored", "profile_unfit")
+        assert "use profile card" in row.error_message
+        assert court.outcomes()[2].status == "succeeded"
+
+
+class TestTheProfileThatWrites:
+    @staticmethod
+    def written(verdict: str, odds: float | None = None) -> Generation:
+        """Make an answer of twelve tokens."""
+        opinion = None if odds is None else Score(odds, MASS, cached_tokens=0, seconds=0)
+        return Generation(
+            text=f"One is better. {verdict}",
+            verdict=opinion,
+            generated_tokens=12,
+            cached_tokens=2,
+            seconds=4.0,
+        )
+
+    def test_the_verdict_is_read_from_what_the_model_wrote(self, court, engine):
+        """Without odds the votes decide, and the probability stays unknown."""
+        engine.writes = lambda prompt: self.written("[[A]]" if alpha_is_first(prompt) else "[[B]]")
+        court.file(comparison(profile="rewardbench"))
+        court.sit()
+        row = court.outcome()
+        assert [(each["vote"], each["log_odds"]) for each in row.tally["ballots"]] == [("A", None), ("B", None)]
+        assert (row.tally["winner"], row.tally["probability_a"], row.tally["consistent"]) == ("A", None, True)
+        assert (row.judge_id, row.gpu_seconds, row.cached_tokens) == (court.bench.judges["rewardbench"], 8.0, 4)
+
+    def test_votes_that_cancel_are_a_tie(self, court, engine):
+        """A model that chose the first slot in both orders has told nothing of the responses."""
+        engine.writes = lambda _: self.written("[[A]]")
+        court.file(comparison(profile="rewardbench"))
+        court.sit()
+        tally = court.outcome().tally
+        assert (tally["winner"], tally["consistent"]) == ("tie", False)
+
+    def test_odds_are_kept_where_the_engine_gives_them(self, court, engine):
+        """Odds at the verdict that was parsed make a probability."""
+        engine.writes = lambda prompt: (
+            self.written("[[A]]", 3.0) if alpha_is_first(prompt) else self.written("[[B]]", -1.0)
+        )
+        court.file(comparison(profile="rewardbench"))
+        court.sit()
+        tally = court.outcome().tally
+        assert [each["log_odds"] for each in tally["ballots"]] == [3.0, -1.0]
+        assert tally["probability_a"] == pytest.approx(0.7310585786300049, abs=1e-15)
+
+    def test_odds_of_another_verdict_do_not_count(self, court, engine):
+        """Where the odds speak against the verdict that was parsed, the vote alone is kept."""
+        engine.writes = lambda _: self.written("[[A]] or rather [[B]]", -2.0)
+        court.file(comparison(profile="rewardbench", orders="ab"))
+        court.sit()
+        [ballot] = court.outcome().tally["ballots"]
+        assert (ballot["vote"], ballot["log_odds"], ballot["mass"]) == ("A", None, None)
+
+    def test_an_answer_without_a_verdict_is_unparseable(self, court, engine):
+        """A model that wrote no verdict is not asked in the other order, and its text is not repeated."""
+        engine.writes = lambda _: self.written("Both are fine.")
+        court.file(comparison(profile="rewardbench"))
+        court.sit()
+        row = court.outcome()
+        assert row.error_code == "unparseable"
+        assert row.error_message == "order ab: no [[A]] or [[B]] in the 12 tokens the model wrote"
+        assert len(engine.asked) == 1
+
+    def test_each_writing_case_is_a_step_of_its_own(self, court, engine):
+        """Comparisons of both profiles travel together and are asked apart."""
+        engine.writes = lambda _: self.written("[[B]]")
+        court.file(comparison(1), comparison(2, profile="rewardbench"), comparison(3))
+        court.sit()
+        assert [len(step) for step in engine.asked] == [2, 1, 1, 2]
+        assert {row.status for row in court.outcomes().values()} == {"succeeded"}
+
+
+class TestAnEngineThatFails:
+    def test_each_failure_counts_and_the_last_one_ends_it(self, court, engine):
+        """A comparison is tried three times, with pauses between, and then errored with the engine's reason."""
+
+        def fail(_: list[str]) -> None:
+            raise EngineError("out of memory")
+
+        engine.while_working = fail
+        court.file(comparison())
+        for attempt in (1, 2):
+            court.sit()
+            assert court.shards() == [("waiting", attempt)]
+            assert court.release() == []  # the pause is not over
+            court.end_the_pauses()
+        court.sit()
+        row = court.outcome()
+        assert (row.status, row.error_code, row.attempt) == ("errored", "engine_failed", 3)
+        assert row.error_message == "the engine failed at each of 3 attempts: out of memory"
+        assert court.shards() == [("done", 3)]
+        assert len(engine.asked) == 3
+
+    def test_an_engine_that_recovers_is_forgiven(self, court, engine):
+        """After a failure the next attempt may succeed, and says which one it was."""
+
+        def fail_once(_: list[str]) -> None:
+            if len(engine.asked) == 1:
+                raise EngineError("a moment of weakness")
+
+        engine.while_working = fail_once
+        court.file(comparison())
+        court.sit_until_quiet()
+        assert (court.outcome().status, court.outcome().attempt) == ("succeeded", 2)
+
+    def test_one_poisonous_line_leaves_the_others_alone(self, court, engine):
+        """Of eight lines the one that the engine dies of is errored, and seven never notice."""
+
+        def choke(texts: list[str]) -> None:
+            if any("poison" in each for each in texts):
+                raise EngineError("it tastes bitter")
+
+        engine.while_working = choke
+        court.file(*(comparison(n, prompt="poison" if n == 6 else f"Question {n}") for n in range(1, 9)))
+        court.sit_until_quiet()
+        ends = {number: (row.status, row.error_code) for number, row in court.outcomes().items()}
+        assert ends == {n: ("errored", "engine_failed") if n == 6 else ("succeeded", None) for n in range(1, 9)}
+
+    def test_an_engine_that_is_gone_ends_the_process_and_returns_the_work(self, court, engine):
+        """The error goes on to whoever ends the process, and the comparison is back on the docket."""
+
+        def vanish(_: list[str]) -> None:
+            raise EngineGoneError("the device fell off the bus")
+
+        engine.while_working = vanish
+        court.file(comparison())
+        with pytest.raises(EngineGoneError):
+            court.sit()
+        assert court.shards() == [("waiting", 1)]
+        assert court.bench.leases == set()
+
+
+class TestAWorkerThatIsToEnd:
+    def test_it_claims_nothing_more(self, court, engine):
+        """A hint that arrives after the word to end is left to others."""
+        court.bench.draining.set()
+        court.file(comparison())
+        court.sit()
+        assert engine.asked == []
+        assert court.shards() == [("released", 0)]
+
+    def test_it_finishes_the_step_in_hand_and_gives_the_rest_back(self, court, engine):
+        """What was judged is stored, the rest waits again, and no attempt is burnt."""
+        engine.step_tokens = 1
+        engine.while_working = lambda _: court.bench.draining.set()
+        court.file(*(comparison(number) for number in (1, 2, 3)))
+        court.sit()
+        assert sorted(court.outcomes()) == [1]
+        assert court.shards() == [("waiting", 0)]
+        court.bench.draining.clear()
+        engine.while_working = lambda _: None
+        court.sit()
+        assert sorted(court.outcomes()) == [1, 2, 3]
+        assert len(engine.asked) == 3
+
+    def test_a_shard_in_its_last_step_is_finished(self, court, engine):
+        """There is nothing to give back of a shard whose last step is being judged."""
+        engine.while_working = lambda _: court.bench.draining.set()
+        court.file(comparison())
+        court.sit()
+        assert court.outcome().status == "succeeded"
+        assert court.shards() == [("done", 1)]
+
+
+class TestHintsAndLeases:
+    def test_a_hint_for_nothing_does_nothing(self, court, engine):
+        """A hint that is late, doubled or made up finds nothing to claim, which is no error."""
+        court.file(comparison())
+        [shard] = court.release()
+        with capture_logs() as logs:
+            judge_shard(court.bench, shard)
+            judge_shard(court.bench, shard)
+            judge_shard(court.bench, 10**12)
+        assert [each["event"] for each in logs] == ["shard_ended", "hint_without_work", "hint_without_work"]
+        assert len(engine.asked) == 1
+
+    def test_a_claim_lost_while_the_engine_works_stores_nothing(self, court, engine):
+        """A comparison that is cancelled while it is judged stays cancelled: the refusal is logged, not raised."""
+        filing_id = court.file(comparison(1), comparison(2))
+        engine.while_working = lambda _: docket.cancel(court.connection, tenant="default", filing_id=filing_id)
+        with capture_logs() as logs:
+            court.sit()
+        assert [(each["event"], each["log_level"]) for each in logs] == [("stale_write_refused", "warning")]
+        assert {row.status for row in court.outcomes().values()} == {"cancelled"}
+        assert court.bench.leases == set()
+
+    def test_a_failure_after_the_claim_was_lost_changes_nothing(self, court, engine):
+        """An engine that fails at what was cancelled meanwhile cannot bring it back."""
+        filing_id = court.file(comparison(1), comparison(2))
+
+        def cancel_and_fail(_: list[str]) -> None:
+            docket.cancel(court.connection, tenant="default", filing_id=filing_id)
+            raise EngineError("too late")
+
+        engine.while_working = cancel_and_fail
+        with capture_logs() as logs:
+            court.sit()
+        assert [each["event"] for each in logs] == ["attempt_failed", "stale_write_refused"]
+        assert court.shards() == [("done", 1)]
+
+    def test_no_transaction_is_open_while_the_engine_works(self, court, engine):
+        """However long a step takes, Postgres is left alone."""
+        seen = []
+
+        def look(_: list[str]) -> None:
+            seen.append(self.open_transactions(court.connection))
+
+        engine.while_working = look
+        engine.step_tokens = 1
+        court.file(comparison(1), comparison(2))
+        with court.bench.database.begin() as transaction:
+            transaction.execute(text("SELECT 1"))
+            assert self.open_transactions(court.connection) == 1  # it would be seen
+        court.sit()
+        assert seen == [0, 0]
+
+    @staticmethod
+    def open_transactions(connection: Connection) -> int:
+        """Count the transactions that the worker has open."""
+        count = text("""
+            SELECT count(*) FROM pg_stat_activity
+            WHERE datname = current_database() AND application_name = 'nightcourt-bench' AND xact_start IS NOT NULL
+        """)
+        return int(connection.execute(count).scalar_one())
+
+
+@dataclass
+class Moody:
+    """A database that cannot be reached now and then."""
+
+    database: Engine
+    moods: list[str]
+    """What happens at each of the next transactions."""
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """Open a transaction, or fail at it as the mood is."""
+        mood = self.moods.pop(0) if self.moods else "well"
+        if mood == "away":
+            raise OperationalError("BEGIN", {}, Exception("connection refused"))
+        with self.database.begin() as connection:
+            yield connection
+        if mood == "hangs up":
+            raise OperationalError("COMMIT", {}, Exception("server closed the connection"))
+
+    def connect(self) -> Connection:
+        """Open a connection."""
+        return self.database.connect()
+
+
+class TestAPostgresThatGoesAway:
+    def test_a_result_in_hand_waits_for_it(self, court, engine):
+        """Where Postgres is away when a shard is to be finished, the result is kept and stored later."""
+        moody = Moody(court.bench.database, ["well", "away"])
+        court.file(comparison())
+        [shard] = court.release()
+        with capture_logs() as logs:
+            judge_shard(replace(court.bench, database=moody), shard)
+        assert [each["event"] for each in logs] == ["database_unreachable", "shard_ended"]
+        assert court.outcome().status == "succeeded"
+        assert len(engine.asked) == 1
+
+    def test_a_commit_whose_answer_was_lost_is_safe_to_repeat(self, court):
+        """What was stored without our knowing is stored once."""
+        moody = Moody(court.bench.database, ["well", "hangs up"])
+        court.file(comparison())
+        [shard] = court.release()
+        judge_shard(replace(court.bench, database=moody), shard)
+        assert court.outcome().status == "succeeded"
+        assert court.shards() == [("done", 1)]
+
+    def test_patience_ends(self, court):
+        """After the time that the rules allow the work is left to its lease, which brings it back."""
+        moody = Moody(court.bench.database, ["well", *["away"] * 9])
+        bench = replace(court.bench, database=moody, rules=replace(court.bench.rules, patience_seconds=0.05))
+        court.file(comparison())
+        [shard] = court.release()
+        with pytest.raises(OperationalError):
+            judge_shard(bench, shard)
+        assert court.shards() == [("running", 1)]
+        assert bench.leases == set()
+
+
+class TestTheHeartbeat:
+    def test_it_renews_what_is_in_hand(self, court, engine):
+        """A beat while the engine works prolongs the lease, so that the sweep leaves the shard alone."""
+
+        def lapse_and_beat(_: list[str]) -> None:
+            court.connection.execute(text("UPDATE shards SET lease_until = now() - interval '1 s'"))
+            beat(court.bench, slots=4, bulk_slots=3)
+            assert docket.reclaim(court.connection, max_attempts=3, limit=9) == 0
+
+        engine.while_working = lapse_and_beat
+        court.file(comparison())
+        court.sit()
+        assert court.outcome().status == "succeeded"
+        assert court.bench.leases == set()
+
+    def test_it_reports_the_worker(self, court):
+        """After a beat the roster counts the worker with what it can take, and after the next one no more."""
+        beat(court.bench, slots=4, bulk_slots=3)
+        beat(court.bench, slots=4, bulk_slots=3)
+        assert roster.capacity(court.connection, within=60) == roster.Capacity(workers=1, slots=4, bulk_slots=3)
+        [present] = roster.present(court.connection, within=60)
+        assert (present["id"], present["engine"]["engine"]) == ("w1", "scripted")
+
+    def test_it_says_which_lease_does_not_hold(self, court, engine):
+        """A lease that was lost is logged at the next beat, and the work goes on to be refused."""
+        filing_id = court.file(comparison())
+
+        def cancel_and_beat(_: list[str]) -> None:
+            docket.cancel(court.connection, tenant="default", filing_id=filing_id)
+            beat(court.bench, slots=4, bulk_slots=3)
+
+        engine.while_working = cancel_and_beat
+        with capture_logs() as logs:
+            court.sit()
+        assert [each["event"] for each in logs] == ["lease_not_renewed", "stale_write_refused"]
+
+    def test_it_goes_on_until_it_is_told_to_stop(self, court):
+        """The worker is seen again and again, and the thread ends when it is asked to."""
+        stop = threading.Event()
+        heart = threading.Thread(
+            target=keep_beating,
+            args=(court.bench,),
+            kwargs={"slots": 4, "bulk_slots": 3, "every": 0.01, "stop": stop},
+        )
+        heart.start()
+        try:
+            moments = set()
+            wait_until(
+                lambda: (
+                    moments.update(each["seen_at"] for each in roster.present(court.connection, within=60))
+                    or len(moments) > 2
+                ),
+                within=10,
+                every=0.01,
+                what="three beats",
+            )
+        finally:
+            stop.set()
+            heart.join(10)
+        assert not heart.is_alive()
+
+    def test_a_missed_beat_is_not_the_last(self, court, monkeypatch):
+        """Where Postgres is away for one beat, the next one is tried all the same."""
+        stop = threading.Event()
+        beats = []
+
+        def beat_badly(*_: Any, **__: Any) -> None:
+            beats.append("tried")
+            if len(beats) == 2:
+                stop.set()
+            raise OperationalError("INSERT", {}, Exception("connection refused"))
+
+        monkeypatch.setattr(heartbeat, "beat", beat_badly)
+        with capture_logs() as logs:
+            keep_beating(court.bench, slots=4, bulk_slots=3, every=0.001, stop=stop)
+        assert [each["event"] for each in logs] == ["heartbeat_failed", "heartbeat_failed"]
