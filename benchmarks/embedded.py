@@ -1,7 +1,7 @@
 """Requests a second of the llama_cpp engine beside the same runtime called bare, on the same prompts in one run.
 
-Three arms over the examples, both orders: the runtime called bare on prompts in a shuffled order, bare in our order, and
-the engine. Bare calls get ready-made token ids and read nothing but the runtime's own answer.
+Three arms over the examples, both orders: the runtime called bare on prompts in a shuffled order, bare in our order,
+and the engine. Bare calls get ready-made token ids and read nothing but the runtime's own answer.
 """
 
 import random

@@ -67,7 +67,7 @@ def worker() -> None:
     """
     settings.load()  # a wrong setting is told here, before the process changes
     # The worker is a program of its own: producers never import it.
-    os.execv(sys.executable, [sys.executable, "-m", "worker.app"])
+    os.execv(sys.executable, [sys.executable, "-m", "worker.app"])  # noqa: S606 - a program of ours, no shell
 
 
 def migrate() -> None:

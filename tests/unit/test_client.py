@@ -27,8 +27,8 @@ from producer.client import (
     ServerProblem,
     ServerUnreachable,
     UnexpectedAnswer,
-    _retry_delay,
 )
+from producer.client.plans import retry_delay
 from schemas.comparison import ComparisonRequest
 from schemas.problems import (
     ALREADY_DECIDED,
@@ -256,11 +256,11 @@ def test_retries_end(court: Court, call: Caller) -> None:
 def test_backoff_doubles_from_a_fifth_of_a_second_to_five(asked: str) -> None:
     """The longest sleeps are 0.2, 0.4, 0.8 seconds and so on; jitter takes any part of it, down to none."""
     busy = httpx2.Response(429, headers=[(b"Retry-After", asked.encode())])
-    longest = [_retry_delay(attempt, busy, 9, lambda: 1.0) for attempt in range(9)]
+    longest = [retry_delay(attempt, busy, 9, lambda: 1.0) for attempt in range(9)]
     assert longest == pytest.approx([0.2, 0.4, 0.8, 1.6, 3.2, 5, 5, 5, 5])
-    assert _retry_delay(0, busy, 9, lambda: 0.0) == 0
-    assert _retry_delay(9, busy, 9, lambda: 0.0) is None
-    assert _retry_delay(5000, busy, 9999, lambda: 1.0) == 5
+    assert retry_delay(0, busy, 9, lambda: 0.0) == 0
+    assert retry_delay(9, busy, 9, lambda: 0.0) is None
+    assert retry_delay(5000, busy, 9999, lambda: 1.0) == 5
 
 
 def test_a_no_is_not_asked_again(court: Court, call: Caller) -> None:

@@ -1,52 +1,23 @@
-"""The Python client: file comparisons with a running service and read the verdicts.
+"""Every method of the clients, once: plans of requests that touch no socket, and the one retry policy."""
 
-    from producer.client import Client
-
-    with Client("http://127.0.0.1:8300") as client:
-        decided = client.judge("What is the capital of Australia?", "Sydney.", "Canberra.")
-        if decided.verdict:
-            print(decided.verdict.winner, decided.verdict.probability_a)
-
-Needs httpx2, pydantic and `schemas`, and nothing of the server. `AsyncClient` is the same with `await`.
-
-A call that meets a passing failure (no connection, no answer in time, status 429, 500, 502, 503 or 504) is made
-again up to `max_retries` times. That files nothing twice: a submission keeps its Idempotency-Key over its retries,
-and cancelling twice is the same as once.
-"""
-
-import asyncio
-import inspect
 import math
 import random
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Sequence
-from functools import wraps
-from typing import Any, Concatenate, ParamSpec, Self, TypeAlias, TypedDict, TypeVar, Unpack, cast, get_args
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, TypeAlias, TypedDict, TypeVar, Unpack
 from uuid import uuid4
 
 import httpx2
 from pydantic import BaseModel, ValidationError
 
+from producer.client.errors import InvalidRequest, NotDecided, ServerProblem, ServerUnreachable, UnexpectedAnswer
 from schemas import comparison as words
 from schemas.comparison import Comparison, ComparisonPage, ComparisonRequest
 from schemas.ids import parse_comparison_id
 from schemas.problems import ProblemDocument, field_path, invalid_request
 
-__all__ = [
-    "AsyncClient",
-    "Client",
-    "ClientError",
-    "ComparisonFields",
-    "ComparisonOptions",
-    "InvalidRequest",
-    "NotDecided",
-    "ServerProblem",
-    "ServerUnreachable",
-    "UnexpectedAnswer",
-]
-
-_LOCAL = "http://127.0.0.1:8300"
+LOCAL = "http://127.0.0.1:8300"
 _PATH = "/v1/comparisons"
 _PASSING = frozenset({429, 500, 502, 503, 504})
 _FIRST_BACKOFF, _LONGEST_BACKOFF, _LONGEST_RETRY_AFTER = 0.2, 5.0, 30.0
@@ -54,8 +25,8 @@ _LONGEST_WAIT = 60.0  # what a server holds an answer for, unless it was set up 
 _POLL = 20.0  # shorter than proxies commonly leave a connection without a byte
 _BREATH = 0.25  # between two polls, so that nothing spins where a proxy drops `Prefer`
 
-_Prompt: TypeAlias = str | Sequence[words.PromptTurn | dict[str, str]]
-_Answer: TypeAlias = str | Sequence[words.ResponseTurn | dict[str, str]]
+PromptLike: TypeAlias = str | Sequence[words.PromptTurn | dict[str, str]]
+AnswerLike: TypeAlias = str | Sequence[words.ResponseTurn | dict[str, str]]
 
 
 class ComparisonOptions(TypedDict, total=False):
@@ -71,62 +42,20 @@ class ComparisonOptions(TypedDict, total=False):
 class ComparisonFields(ComparisonOptions, total=False):
     """The fields of a comparison as keyword arguments. These three are needed."""
 
-    prompt: _Prompt
-    response_a: _Answer
-    response_b: _Answer
+    prompt: PromptLike
+    response_a: AnswerLike
+    response_b: AnswerLike
 
 
-class ClientError(Exception):
-    """Anything that a client raises about a call, worded for a person."""
-
-
-class ServerProblem(ClientError):  # noqa: N818 - RFC 9457's own word; the names below say what is the matter
-    """The server said no. `document` is what it sent, `status` the HTTP status, `code` a code that never changes."""
-
-    def __init__(self, document: ProblemDocument) -> None:
-        super().__init__(document)
-        self.document, self.status, self.code = document, document.status, document.code
-
-    def __str__(self) -> str:
-        return f"{self.document.title}: {self.document.detail}"
-
-
-class InvalidRequest(ServerProblem, ValueError):  # noqa: N818
-    """The server would say no, so it was not asked: `document.errors` names each field at fault, in its words."""
-
-
-class ServerUnreachable(ClientError):  # noqa: N818
-    """Nothing answered, at any attempt."""
-
-
-class UnexpectedAnswer(ClientError):  # noqa: N818
-    """What answered was not nightcourt: another program, a proxy, or a server of another version."""
-
-
-class NotDecided(ClientError, TimeoutError):  # noqa: N818
-    """The time is up. The comparison stays filed; `comparison` is how it stood, with the id to go on waiting for."""
-
-    def __init__(self, comparison: Comparison) -> None:
-        super().__init__(comparison)
-        self.comparison = comparison
-
-    def __str__(self) -> str:
-        return (
-            f"{self.comparison.id} was still {self.comparison.status} when the time to wait was over. It stays filed "
-            "and will be judged; wait for it again. Is a worker running? `nightcourt doctor` tells."
-        )
-
-
-_P = ParamSpec("_P")
 _T = TypeVar("_T")
 _Model = TypeVar("_Model", bound=BaseModel)
-_Outcome: TypeAlias = httpx2.Response | httpx2.RequestError
-_Plan: TypeAlias = Generator[tuple[float, httpx2.Request], _Outcome, _T]
+Outcome: TypeAlias = httpx2.Response | httpx2.RequestError
+Plan: TypeAlias = Generator[tuple[float, httpx2.Request], Outcome, _T]
 """A course of requests that touches no socket: it yields seconds to sleep and then a request to send, is handed what
 came of it, and returns the result. Both clients carry out the same plans, so there is one policy."""
 
 
-def _retry_delay(attempt: int, outcome: _Outcome, max_retries: int, draw: Callable[[], float]) -> float | None:
+def retry_delay(attempt: int, outcome: Outcome, max_retries: int, draw: Callable[[], float]) -> float | None:
     """Tell how many seconds to sleep before the next attempt, or None to give up.
 
     Args:
@@ -173,7 +102,7 @@ def _request(request: ComparisonRequest | None, fields: Any) -> ComparisonReques
         raise InvalidRequest(problem.document()) from None
 
 
-class _Plans:
+class Plans:
     """Every method of the clients, once. Documented for those who call it on a client."""
 
     def __init__(self, base_url: str, api_key: str | None, timeout: float, max_retries: int) -> None:
@@ -182,7 +111,7 @@ class _Plans:
         except httpx2.InvalidURL as error:
             raise _invalid("base_url", f"is no URL ({error})") from None
         if url.scheme not in {"http", "https"} or not url.host or (url.port or 0) > 0xFFFF:  # noqa: PLR2004 - the last port
-            raise _invalid("base_url", f"begins with http:// or https:// and names a host, for instance {_LOCAL}")
+            raise _invalid("base_url", f"begins with http:// or https:// and names a host, for instance {LOCAL}")
         self._url = str(url).rstrip("/")
         self._shown = f"{url.scheme}://{url.netloc.decode('ascii')}{url.path}".rstrip("/")  # without a password
         self._timeout, self._max_retries = timeout, max_retries
@@ -203,7 +132,7 @@ class _Plans:
         idempotency_key: str | None = None,
         wait: float | None = None,
         **fields: Unpack[ComparisonFields],
-    ) -> _Plan[Comparison]:
+    ) -> Plan[Comparison]:
         """File a comparison, given whole or as its fields. It is stored, and will be judged, once this returns.
 
         Args:
@@ -214,20 +143,20 @@ class _Plans:
         """
         return self._file(_request(request, fields), idempotency_key, wait)
 
-    def get(self, comparison_id: str, wait: float | None = None) -> _Plan[Comparison]:
+    def get(self, comparison_id: str, wait: float | None = None) -> Plan[Comparison]:
         """Read a comparison, at once or held for up to `wait` seconds (60 at most) until it has ended."""
         return self._call(Comparison, "GET", _one(comparison_id), wait=wait)
 
-    def list(self, *, limit: int = 20, after: str | None = None) -> _Plan[ComparisonPage]:
+    def list(self, *, limit: int = 20, after: str | None = None) -> Plan[ComparisonPage]:
         """Read a page of 1 to 100 comparisons, newest first; `after` is the `last_id` of the page before."""
         params = {"limit": str(limit)} | ({} if after is None else {"after": after})
         return self._call(ComparisonPage, "GET", _PATH, params=params)
 
-    def cancel(self, comparison_id: str) -> _Plan[Comparison]:
+    def cancel(self, comparison_id: str) -> Plan[Comparison]:
         """Call a comparison off. Raises `ServerProblem` with code `already_decided` if it ended in another way."""
         return self._call(Comparison, "POST", f"{_one(comparison_id)}/cancel")
 
-    def wait(self, comparison_id: str, timeout: float) -> _Plan[Comparison]:
+    def wait(self, comparison_id: str, timeout: float) -> Plan[Comparison]:
         """Wait up to `timeout` seconds for a comparison to end, well or not: read its `status`.
 
         Raises:
@@ -237,14 +166,14 @@ class _Plans:
 
     def judge(
         self,
-        prompt: _Prompt,
-        response_a: _Answer,
-        response_b: _Answer,
+        prompt: PromptLike,
+        response_a: AnswerLike,
+        response_b: AnswerLike,
         *,
         timeout: float = 60.0,
         idempotency_key: str | None = None,
         **options: Unpack[ComparisonOptions],
-    ) -> _Plan[Comparison]:
+    ) -> Plan[Comparison]:
         """File a comparison and wait up to `timeout` seconds for it to end, well or not: read its `status`.
 
         Raises:
@@ -257,13 +186,13 @@ class _Plans:
 
     def _file(
         self, request: ComparisonRequest, key: str | None, wait: float | None, give_up_at: float = math.inf
-    ) -> _Plan[Comparison]:
+    ) -> Plan[Comparison]:
         key = str(uuid4()) if key is None else _header("Idempotency-Key", key)
         headers = {"Content-Type": "application/json", "Idempotency-Key": key}
         body = request.model_dump_json(exclude_unset=True)
         return self._call(Comparison, "POST", _PATH, headers, wait=wait, give_up_at=give_up_at, content=body)
 
-    def _until_final(self, path: str, give_up_at: float) -> _Plan[Comparison]:
+    def _until_final(self, path: str, give_up_at: float) -> Plan[Comparison]:
         pause = 0.0
         while True:
             now = yield from self._call(Comparison, "GET", path, wait=_POLL, give_up_at=give_up_at, pause=pause)
@@ -284,7 +213,7 @@ class _Plans:
         give_up_at: float = math.inf,
         pause: float = 0.0,
         **parts: Any,
-    ) -> _Plan[_Model]:
+    ) -> Plan[_Model]:
         """Make one call, again and again until it succeeds, trying is of no use, or `give_up_at` would pass."""
         attempt = 0
         while True:
@@ -294,12 +223,12 @@ class _Plans:
             timeout = httpx2.Timeout(self._timeout, read=self._timeout + held, pool=None).as_dict()
             request = httpx2.Request(method, self._url + path, headers=sent, extensions={"timeout": timeout}, **parts)
             outcome = yield pause, request
-            delay = _retry_delay(attempt, outcome, self._max_retries, random.random)
+            delay = retry_delay(attempt, outcome, self._max_retries, random.random)
             if delay is None or time.monotonic() + delay >= give_up_at:
                 return self._read(model, path, outcome)
             pause, attempt = delay, attempt + 1
 
-    def _read(self, model: type[_Model], path: str, outcome: _Outcome) -> _Model:
+    def _read(self, model: type[_Model], path: str, outcome: Outcome) -> _Model:
         if isinstance(outcome, httpx2.RequestError):
             raise ServerUnreachable(
                 f"No nightcourt server answered at {self._shown} ({str(outcome) or type(outcome).__name__}). "
@@ -320,154 +249,3 @@ class _Plans:
             f"{self._shown}{path} answered {outcome.status_code} ({media_type}), not as nightcourt would ({why})."
             f"{moved} Another program may listen there, a proxy may stand between, or the server is of another version."
         )
-
-
-def _publish(plan: Callable[..., object], method: Callable[..., object]) -> None:
-    """Give a client's method the name, documentation and signature of its plan, and the type of what comes of it."""
-    signature = inspect.signature(plan)
-    result = get_args(signature.return_annotation)[-1]
-    vars(wraps(plan)(method))["__signature__"] = signature.replace(return_annotation=result)
-
-
-def _sync(plan: Callable[Concatenate[_Plans, _P], _Plan[_T]]) -> Callable[Concatenate["Client", _P], _T]:
-    def method(self: "Client", /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        return self._run(plan(self._plans, *args, **kwargs))
-
-    _publish(plan, method)
-    return method
-
-
-def _async(
-    plan: Callable[Concatenate[_Plans, _P], _Plan[_T]],
-) -> Callable[Concatenate["AsyncClient", _P], Coroutine[Any, Any, _T]]:
-    async def method(self: "AsyncClient", /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        return await self._run(plan(self._plans, *args, **kwargs))
-
-    _publish(plan, method)
-    return method
-
-
-class Client:
-    """A connection to a service. May be shared by threads; close it, or use it in a `with` statement.
-
-    Args:
-        base_url: where the service is, with whatever path a proxy puts before `/v1`.
-        api_key: sent as `Authorization: Bearer`.
-        timeout: seconds to connect in, and for an answer to come in beyond the time that the server was asked to wait.
-        max_retries: how often a call is made again after a passing failure; 0 is never.
-        transport: for tests.
-
-    Every method raises `ServerUnreachable` when nothing answers, `UnexpectedAnswer` when another program does,
-    `ServerProblem` when the server says no, and `InvalidRequest`, a `ServerProblem` too, when it would and was not
-    asked. All of them are a `ClientError`.
-    """
-
-    def __init__(
-        self,
-        base_url: str = _LOCAL,
-        *,
-        api_key: str | None = None,
-        timeout: float = 30.0,
-        max_retries: int = 4,
-        transport: httpx2.BaseTransport | None = None,
-    ) -> None:
-        self._plans = _Plans(base_url, api_key, timeout, max_retries)
-        self._http = httpx2.Client(transport=transport, **self._plans.connecting)
-        self._sleep = time.sleep
-
-    submit = _sync(_Plans.submit)
-    get = _sync(_Plans.get)
-    list = _sync(_Plans.list)
-    cancel = _sync(_Plans.cancel)
-    wait = _sync(_Plans.wait)
-    judge = _sync(_Plans.judge)
-
-    def iterate(self) -> Iterator[Comparison]:
-        """Read all comparisons that were filed singly, newest first, a page at a time."""
-        after, more = None, True
-        while more:
-            page = self.list(limit=100, after=after)
-            yield from page.data
-            after, more = page.last_id, page.has_more and bool(page.data)
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _run(self, plan: _Plan[_T]) -> _T:
-        try:
-            pause, request = next(plan)
-            while True:
-                self._sleep(pause)
-                try:
-                    outcome: _Outcome = self._http.send(request)
-                except httpx2.RequestError as error:
-                    outcome = error
-                pause, request = plan.send(outcome)
-        except StopIteration as end:
-            return cast("_T", end.value)
-
-
-class AsyncClient:
-    """`Client` for asyncio: the same arguments, results and errors. Close it, or use it in an `async with` statement.
-
-    At most 100 calls are under way at a time; more wait for their turn.
-    """
-
-    def __init__(
-        self,
-        base_url: str = _LOCAL,
-        *,
-        api_key: str | None = None,
-        timeout: float = 30.0,
-        max_retries: int = 4,
-        transport: httpx2.AsyncBaseTransport | None = None,
-    ) -> None:
-        self._plans = _Plans(base_url, api_key, timeout, max_retries)
-        self._http = httpx2.AsyncClient(transport=transport, **self._plans.connecting)
-        self._sleep = asyncio.sleep
-
-    submit = _async(_Plans.submit)
-    get = _async(_Plans.get)
-    list = _async(_Plans.list)
-    cancel = _async(_Plans.cancel)
-    wait = _async(_Plans.wait)
-    judge = _async(_Plans.judge)
-
-    async def iterate(self) -> AsyncIterator[Comparison]:
-        """Read all comparisons that were filed singly, newest first, a page at a time."""
-        after, more = None, True
-        while more:
-            page = await self.list(limit=100, after=after)
-            for comparison in page.data:
-                yield comparison
-            after, more = page.last_id, page.has_more and bool(page.data)
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._http.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def _run(self, plan: _Plan[_T]) -> _T:
-        try:
-            pause, request = next(plan)
-            while True:
-                await self._sleep(pause)
-                try:
-                    outcome: _Outcome = await self._http.send(request)
-                except httpx2.RequestError as error:
-                    outcome = error
-                pause, request = plan.send(outcome)
-        except StopIteration as end:
-            return cast("_T", end.value)

@@ -1,0 +1,39 @@
+"""The Python client: file comparisons with a running service and read the verdicts.
+
+    from producer.client import Client
+
+    with Client("http://127.0.0.1:8300") as client:
+        decided = client.judge("What is the capital of Australia?", "Sydney.", "Canberra.")
+        if decided.verdict:
+            print(decided.verdict.winner, decided.verdict.probability_a)
+
+Needs httpx2, pydantic and `schemas`, and nothing of the server. `AsyncClient` is the same with `await`.
+
+A call that meets a passing failure (no connection, no answer in time, status 429, 500, 502, 503 or 504) is made
+again up to `max_retries` times. That files nothing twice: a submission keeps its Idempotency-Key over its retries,
+and cancelling twice is the same as once.
+"""
+
+from producer.client.clients import AsyncClient, Client
+from producer.client.errors import (
+    ClientError,
+    InvalidRequest,
+    NotDecided,
+    ServerProblem,
+    ServerUnreachable,
+    UnexpectedAnswer,
+)
+from producer.client.plans import ComparisonFields, ComparisonOptions
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "ClientError",
+    "ComparisonFields",
+    "ComparisonOptions",
+    "InvalidRequest",
+    "NotDecided",
+    "ServerProblem",
+    "ServerUnreachable",
+    "UnexpectedAnswer",
+]
