@@ -23,7 +23,7 @@ def make_celery(redis_url: str, *, name: str) -> Celery:
         task_ignore_result=True,
         task_store_errors_even_if_ignored=False,
         result_backend=None,
-        task_queues=[Queue(queue) for queue in QUEUES.values()],
+        task_queues=[Queue(queue) for queue in QUEUES.values()],  # type: ignore[no-untyped-call]
         task_default_queue=next(iter(QUEUES.values())),
         task_create_missing_queues=False,
         # A hint is acknowledged after its shard's turn. Were it lost before, the sweep would send another.

@@ -41,7 +41,7 @@ def outcomes(service: Service, comparison_id: str) -> list[tuple[str, int]]:
 
 
 def test_a_killed_workers_comparison_is_decided_by_the_next(slow_service: Service):
-    """kill -9 in the middle of judging: the lease runs out, another worker claims, and there is one verdict."""
+    """After kill -9 in the middle of judging the lease runs out, another worker claims, and there is one verdict."""
     filed = slow_service.file().json()["id"]
     wait_until(lambda: slow_service.read(filed)["status"] == "running", within=20, what="a worker claims it")
     slow_service.signal("worker", signal.SIGKILL)
