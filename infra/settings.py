@@ -66,8 +66,9 @@ class Settings(BaseSettings):
     """Shards that one worker works on at a time."""
     bulk_slots: PositiveInt = 2
     """Of the slots, how many bulk shards may take; the rest stay free for people who wait."""
-    mass_threshold: float = Field(default=0.0, ge=0.0, le=1.0)
-    """A ballot with less probability than this on {A, B} is no verdict."""
+    mass_threshold: float = Field(default=0.05, ge=0.0, le=1.0)
+    """A ballot with less probability than this on A and B together is no verdict. The embedded model puts .15 to .40
+    there; a judge trained to say A or B puts nearly everything there, and may be held to more."""
     simulated_tokens_per_second: float = Field(default=0.0, ge=0.0)
     """The simulated engine's speed; 0 answers at once."""
 

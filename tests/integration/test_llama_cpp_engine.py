@@ -137,7 +137,6 @@ def test_a_shared_beginning_is_not_computed_again(engine: LlamaCppEngine) -> Non
     first, second = engine.score(prompts)
     assert first.cached_tokens < 40
     assert second.cached_tokens > 80
-    assert second.seconds < first.seconds
 
 
 def test_a_prompt_too_long_is_refused_and_never_cut(engine: LlamaCppEngine) -> None:

@@ -40,7 +40,7 @@ _TOP = 500  # alternatives asked for at first; "A" and "B" are nearly always amo
 _LEAST_LOGPROB = -104.0  # below the smallest probability that a 32-bit float can hold
 _ERRORS_ONLY = 1  # llama.cpp's log level
 _LONGEST_SOCKET_PATH = 100  # the kernel takes 107 bytes
-_SOCKET_TIMEOUT_SECONDS = 120.0
+_SOCKET_TIMEOUT_SECONDS = 30.0
 
 _CRITIC = re.compile(r"skywork-critic-llama-?3-?1-(8|70)b(?![0-9a-z])")
 _STAND_IN = re.compile(r"smollm2-135m")
