@@ -19,7 +19,9 @@ EngineName = Literal["llama_cpp", "simulated"]
 class Settings(BaseSettings):
     """The settings, each with its default and its unit. Times are seconds."""
 
-    model_config = SettingsConfigDict(env_prefix="NIGHTCOURT_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="NIGHTCOURT_", extra="ignore", frozen=True, use_attribute_docstrings=True
+    )
 
     # -- where things are
     database_url: SecretStr = SecretStr("postgresql://localhost/nightcourt")
@@ -34,7 +36,9 @@ class Settings(BaseSettings):
 
     # -- the HTTP edge
     host: str = "127.0.0.1"
+    """The address of the API. Anyone who reaches it may file work."""
     port: int = Field(default=8300, ge=0, le=65535)
+    """The port of the API; 0 for any free one, under `nightcourt up`."""
     max_body_bytes: PositiveInt = 4 * 1024 * 1024
     """A request body above this is refused before it is read."""
     max_wait_seconds: PositiveFloat = 60.0
@@ -56,6 +60,7 @@ class Settings(BaseSettings):
 
     # -- the judge
     engine: EngineName = "llama_cpp"
+    """What runs the model. The simulated engine asks none, and says so in every verdict."""
     model: Path | None = None
     """A GGUF file for the llama_cpp engine; the embedded model when unset."""
     threads: PositiveInt | None = None
@@ -74,6 +79,7 @@ class Settings(BaseSettings):
 
     # -- logs
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least that is logged. At no level does a line hold what anybody sent."""
     log_format: Literal["auto", "console", "json"] = "auto"
     """'auto' is console on a terminal and JSON elsewhere."""
 

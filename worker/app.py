@@ -6,10 +6,12 @@ import socket
 import sys
 import threading
 import uuid
+import warnings
 from typing import Any
 
 import structlog
 from celery import Celery, signals
+from celery.exceptions import SecurityWarning
 from pydantic import ValidationError
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import SQLAlchemyError
@@ -116,6 +118,8 @@ def main() -> None:
     logs.configure(process="worker", level=settings.log_level, style=settings.log_format)
     # Celery would set up logging of its own unless somebody answers this signal.
     signals.setup_logging.connect(_leave_logging_alone)
+    # Celery warns of running as root because of pickled messages; ours are JSON, and nothing else is taken.
+    warnings.simplefilter("ignore", SecurityWarning)
     try:
         engine = open_engine(settings)
     except ValueError as error:

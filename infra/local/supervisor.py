@@ -41,6 +41,7 @@ _log = structlog.get_logger()
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOK_SECONDS = 0.1
+_WAIT_SECONDS = 0.05
 _ASK_SECONDS = 2.0
 _TELL_SECONDS = 10.0
 
@@ -52,8 +53,8 @@ def _ignore(_kind: str, /, **_fields: object) -> None:
 class Stack:
     """The embedded stack: `with Stack(...) as stack:` runs the block once it is ready, and ends it after.
 
-    Until the block has ended, SIGTERM and SIGHUP raise KeyboardInterrupt as Ctrl-C does, so that the stack
-    ends well whatever ends the block. A program that does nothing but run one calls `run_stack`.
+    The first SIGINT, SIGTERM or SIGHUP raises KeyboardInterrupt in the block, so that the stack ends well whatever
+    ends the block; the next one hurries. A program that does nothing but run one calls `run_stack`.
     """
 
     def __init__(
@@ -100,9 +101,11 @@ class Stack:
         self._failure: BaseException | None = None
         self._info: StackInfo | None = None
         self._thread: threading.Thread | None = None
-        # Waited for in place of the thread: up to Python 3.12, Thread.join takes a thread for dead when a
-        # KeyboardInterrupt gets it out of waiting.
+        # In place of the thread itself: up to Python 3.12 it is taken for dead when a KeyboardInterrupt gets
+        # somebody out of joining it.
         self._ended = threading.Event()
+        self._leaving = False
+        self._rushed = False
         self._handlers = ExitStack()
 
     @property
@@ -153,9 +156,7 @@ class Stack:
         Returns:
             Whether it is ready.
         """
-        deadline = time.monotonic() + seconds
-        while not self._ready.wait(0.05) and self._alive() and time.monotonic() < deadline:
-            pass
+        _await(lambda: self._ready.is_set() or not self._alive(), seconds)
         return self._ready.is_set()
 
     def stop(self) -> None:
@@ -178,7 +179,7 @@ class Stack:
         Raises:
             LocalStackError: It has ended because it could not run.
         """
-        if self._thread is not None and not self._ended.wait(seconds):
+        if not _await(lambda: not self._alive(), seconds):
             return False
         if self._failure is not None:
             failure, self._failure = self._failure, None
@@ -187,7 +188,7 @@ class Stack:
 
     def __enter__(self) -> Self:
         try:
-            self._handlers.enter_context(_handling(signal.default_int_handler))
+            self._handlers.enter_context(_handling(self._hear))
             self.start()
             self._await_ready()
         except BaseException:
@@ -207,17 +208,20 @@ class Stack:
             if self.join(0):
                 raise StartCancelledError("starting was cancelled")
 
+    def _hear(self, _number: int, _frame: FrameType | None) -> None:
+        # Raising is for getting out of the block, once. In the middle of the end it would do harm.
+        if self._leaving:
+            self._rushed = True
+        else:
+            self._leaving = True
+            raise KeyboardInterrupt
+
     def _finish(self) -> None:
-        interrupted = False
-        while True:
-            try:
-                self._stop.set()
-                if interrupted:
-                    self.hurry()
-                if self._thread is None or self._ended.wait():
-                    break
-            except KeyboardInterrupt:
-                interrupted = True
+        self._leaving = True
+        self._stop.set()
+        while not _await(lambda: not self._alive(), _LOOK_SECONDS):
+            if self._rushed:
+                self.hurry()
         self._handlers.close()
 
     def _alive(self) -> bool:
@@ -322,6 +326,14 @@ def run_stack(
         if asked:
             # The program is ending as it was asked to: one Ctrl-C too many is not to turn that into a failure.
             afterwards.update(dict.fromkeys(afterwards, signal.SIG_IGN))
+
+
+def _await(done: Callable[[], bool], seconds: float | None) -> bool:
+    """Wait, at most so long, for something to be so, without a lock that a KeyboardInterrupt could leave locked."""
+    deadline = None if seconds is None else time.monotonic() + seconds
+    while not (so := done()) and (deadline is None or time.monotonic() < deadline):
+        time.sleep(_WAIT_SECONDS)
+    return so
 
 
 @contextmanager

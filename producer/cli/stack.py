@@ -12,7 +12,7 @@ from rich.markup import escape
 from infra import logs, settings
 from infra.local import LocalStackError, StartCancelledError
 from infra.local.folder import running_stack
-from infra.local.supervisor import Stack
+from infra.local.supervisor import Stack, run_stack
 from producer.cli import verdicts
 from producer.cli.output import Exit, progress
 from producer.cli.pairs import example_file, read_pairs
@@ -58,19 +58,19 @@ def up(
     logs.configure(process="up", level="warning", style=chosen.log_format)
     progress.print("Starting nightcourt")
     try:
-        with Stack(chosen, chosen.data_dir, port=port, on_event=_say) as stack:
-            info = stack.info
-            progress.print(f"[bold green]Ready[/]: {info.api_url}  [dim](documentation at {info.api_url}/docs)[/]")
-            progress.print("[dim]Try: nightcourt submit examples/first-docket.jsonl. Ctrl-C ends it.[/]")
-            while not stack.join(3600):
-                pass
-    except StartCancelledError:
-        pass
+        run_stack(chosen, chosen.data_dir, port=port, on_event=_say_when_up)
     except LocalStackError as error:
         raise Problem(LOCAL_STACK, str(error)) from None
-    except KeyboardInterrupt:
-        pass
     progress.print("Ended.")
+
+
+def _say_when_up(kind: str, /, **fields: object) -> None:
+    """Tell a person what happens to a stack that they wait beside."""
+    _say(kind, **fields)
+    if kind == "ready":
+        url = fields["api_url"]
+        progress.print(f"[bold green]Ready[/]: {url}  [dim](documentation at {url}/docs)[/]")
+        progress.print("[dim]Try: nightcourt submit examples/first-docket.jsonl. Ctrl-C ends it.[/]")
 
 
 def demo(
