@@ -43,6 +43,7 @@ def connect(url: str, *, application: str, pool_size: int = 5) -> Engine:
         pool_size=pool_size,
         max_overflow=5,
         pool_timeout=5,
+        hide_parameters=True,  # an error message quotes no row
         pool_pre_ping=True,  # a restart of Postgres costs a reconnect, not an error
         connect_args=_connect_args(application),
     )
@@ -55,6 +56,7 @@ def connect_async(url: str, *, application: str, pool_size: int = 8) -> AsyncEng
         pool_size=pool_size,
         max_overflow=8,
         pool_timeout=5,
+        hide_parameters=True,
         pool_pre_ping=True,
         connect_args=_connect_args(application),
     )

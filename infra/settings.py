@@ -87,13 +87,13 @@ class Settings(BaseSettings):
     def _times_agree(self) -> "Settings":
         if self.heartbeat_seconds * 2 >= self.lease_seconds:
             raise ValueError(
-                f"heartbeat_seconds ({self.heartbeat_seconds:g}) must be under half of lease_seconds "
-                f"({self.lease_seconds:g}): a lease has to survive one missed heartbeat"
+                f"NIGHTCOURT_HEARTBEAT_SECONDS ({self.heartbeat_seconds:g}) must be under half of "
+                f"NIGHTCOURT_LEASE_SECONDS ({self.lease_seconds:g}): a lease has to survive one missed heartbeat"
             )
         if self.bulk_slots >= self.slots:
             raise ValueError(
-                f"bulk_slots ({self.bulk_slots}) must be under slots ({self.slots}): one slot at least stays "
-                "free for interactive work"
+                f"NIGHTCOURT_BULK_SLOTS ({self.bulk_slots}) must be under NIGHTCOURT_SLOTS ({self.slots}): one slot at "
+                "least stays free for interactive work"
             )
         return self
 

@@ -1,4 +1,4 @@
-"""Writes docs/settings.md, so that it says what `infra/settings.py` says: `python -m infra.settings_page > docs/settings.md`."""
+"""Renders docs/settings.md from the settings themselves: `python -m infra.settings_page > docs/settings.md`."""
 
 import sys
 from typing import Any, Literal, get_args, get_origin
@@ -11,12 +11,12 @@ from infra.settings import Settings
 _HEAD = """\
 # Settings
 
-Every setting of every process is an environment variable. `infra/settings.py` reads them all, this page is made from it
-(`python -m infra.settings_page > docs/settings.md`), and a test compares the two. Times are seconds. A value that cannot be is
-refused at the start, in a sentence that names its variable.
+Every setting of every process is an environment variable. `infra/settings.py` reads them all, this page is made from
+it (`python -m infra.settings_page > docs/settings.md`), and a test compares the two. Times are seconds. A value that
+cannot be is refused at the start, in a sentence that names its variable.
 
-`nightcourt up` decides some of them for the processes that it starts: where Postgres and Redis are, and the port where none is asked
-for. The options of a command (`nightcourt COMMAND --help`) win over the environment.
+`nightcourt up` decides some of them for the processes that it starts: where Postgres and Redis are, and the port where
+none is asked for. The options of a command (`nightcourt COMMAND --help`) win over the environment.
 
 | variable | default | what it is |
 |---|---|---|

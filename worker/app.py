@@ -20,8 +20,9 @@ from infra import logs, roster
 from infra.broker import make_celery
 from infra.database import connect
 from infra.local.model import embedded_model
-from infra.settings import Settings
+from infra.settings import Settings, load
 from schemas.message import JUDGE_TASK, QUEUES, ShardHint
+from schemas.problems import Problem
 from schemas.verdict import Judge
 from worker import prompts
 from worker.admission import Gate
@@ -114,7 +115,10 @@ def register(app: Celery, bench: Bench) -> None:
 
 def main() -> None:
     """Run one worker until it is told to end; SIGTERM and SIGINT finish what is begun and give the rest back."""
-    settings = Settings()
+    try:
+        settings = load()
+    except Problem as problem:
+        sys.exit(f"error: {problem.kind.title}. {problem.detail}")
     logs.configure(process="worker", level=settings.log_level, style=settings.log_format)
     # Celery would set up logging of its own unless somebody answers this signal.
     signals.setup_logging.connect(_leave_logging_alone)

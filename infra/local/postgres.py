@@ -34,6 +34,8 @@ _SETTINGS = {
     "max_connections": "100",
     "fsync": "on",
     "logging_collector": "off",
+    # Without details: those of a violated constraint quote the row.
+    "log_error_verbosity": "terse",
     "log_timezone": "UTC",
     "timezone": "UTC",
 }

@@ -49,7 +49,7 @@ def examine(chosen: Settings) -> Iterator[Finding]:
             says=f"running since {stack.started_at:%Y-%m-%d %H:%M} (pid {stack.pid})",
         )
         database_url, redis_url = stack.database_url, stack.redis_url
-    yield _look("model", lambda: _model(chosen))
+    yield _look("model", lambda: describe_model(chosen))
     yield _look("api", lambda: _api(find_server(chosen)))
     yield from _database(database_url, chosen.heartbeat_seconds * 3)
     yield _look("redis", lambda: _redis(redis_url))
@@ -62,13 +62,22 @@ def _look(part: str, look: Callable[[], str]) -> Finding:
         return Finding(part, ok=False, says=str(error))
 
 
-def _model(chosen: Settings) -> str:
+def describe_model(chosen: Settings) -> str:
+    """Say which model the worker would load, in words.
+
+    Raises:
+        LocalStackError, OSError, ValueError: there is none, or the file is of another kind; the message says so.
+    """
     if chosen.engine != "llama_cpp":
         return f"engine {chosen.engine} needs none"
     path = chosen.model or embedded_model()
-    with Path(path).open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise ValueError(f"{path} is no GGUF file; NIGHTCOURT_MODEL takes the path of one")
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise OSError(f"{path}: {error.strerror}") from None
+    if magic != b"GGUF":
+        raise ValueError(f"{path} is no GGUF file; NIGHTCOURT_MODEL takes the path of one")
     which = "NIGHTCOURT_MODEL" if chosen.model else "the embedded stand-in; set NIGHTCOURT_MODEL for the real judge"
     return f"{path} ({which})"
 

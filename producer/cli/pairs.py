@@ -57,7 +57,9 @@ def _rows(path: Path, raw: bytes) -> list[tuple[int, Any]]:
         try:
             rows.append((number, from_json(line)))
         except ValueError as error:
-            raise Problem(BAD_INPUT_FILE, f"{path}, line {number}: {error}.") from None
+            # The parser saw this line alone, and calls it line 1.
+            why = str(error).replace(" at line 1 column ", " at column ")
+            raise Problem(BAD_INPUT_FILE, f"{path}, line {number}: {why}.") from None
     return rows
 
 

@@ -15,7 +15,6 @@ from infra.broker import make_celery
 from infra.database import connect
 from infra.database import migrate as migrate_tables
 from producer import dispatcher as dispatching
-from producer.api.app import serve
 from schemas.problems import UNAVAILABLE, Problem
 
 log = structlog.get_logger()
@@ -29,6 +28,9 @@ def api(
 
     Example: NIGHTCOURT_DATABASE_URL=postgresql://... nightcourt api --port 8300
     """
+    # Imported here: the web framework takes most of a second to load, and every other command goes without.
+    from producer.api.app import serve  # noqa: PLC0415
+
     serve(settings.load(host=host, port=port))
 
 

@@ -13,13 +13,15 @@ from infra import logs, settings
 from infra.local import LocalStackError, StartCancelledError
 from infra.local.folder import running_stack
 from infra.local.supervisor import Stack, run_stack
+from infra.settings import Settings
 from producer.cli import verdicts
+from producer.cli.doctor import describe_model
 from producer.cli.output import Exit, progress
 from producer.cli.pairs import example_file, read_pairs
 from producer.cli.submit import conclude, show
 from producer.cli.watch import file_all, watch
 from producer.client import Client
-from schemas.problems import LOCAL_STACK, Problem
+from schemas.problems import BAD_SETTING, LOCAL_STACK, Problem
 
 log = structlog.get_logger()
 
@@ -43,6 +45,16 @@ def _say(kind: str, /, **fields: object) -> None:
         progress.print("Ending; work in hand is finished first. Ctrl-C again hurries.")
 
 
+def _check_model(chosen: Settings) -> None:
+    """Tell of a model that cannot be before anything is started: a worker would be started five times over it."""
+    try:
+        describe_model(chosen)
+    except (OSError, ValueError) as error:
+        raise Problem(BAD_SETTING, f"NIGHTCOURT_MODEL: {error}.") from None
+    except LocalStackError as error:
+        raise Problem(LOCAL_STACK, str(error)) from None
+
+
 def up(
     port: Annotated[int | None, typer.Option(help="Port of the API; 0 for any free one.")] = None,
     host: Annotated[str | None, typer.Option(help="Address of the API. Anyone who reaches it may file work.")] = None,
@@ -56,6 +68,7 @@ def up(
     """
     chosen = settings.load(host=host, data_dir=data_dir)
     logs.configure(process="up", level="warning", style=chosen.log_format)
+    _check_model(chosen)
     progress.print("Starting nightcourt")
     try:
         run_stack(chosen, chosen.data_dir, port=port, on_event=_say_when_up)
@@ -69,7 +82,7 @@ def _say_when_up(kind: str, /, **fields: object) -> None:
     _say(kind, **fields)
     if kind == "ready":
         url = fields["api_url"]
-        progress.print(f"[bold green]Ready[/]: {url}  [dim](documentation at {url}/docs)[/]")
+        progress.print(f"[bold green]Ready[/]: {url}  [dim](documentation at {url}/docs)[/]", soft_wrap=True)
         progress.print("[dim]Try: nightcourt submit examples/first-docket.jsonl. Ctrl-C ends it.[/]")
 
 
@@ -92,6 +105,7 @@ def demo(
         with ExitStack() as ends:
             info = running_stack(chosen.data_dir)
             if info is None:
+                _check_model(chosen)
                 progress.print("Starting nightcourt")
                 info = ends.enter_context(Stack(chosen, chosen.data_dir, on_event=_say)).info
             else:

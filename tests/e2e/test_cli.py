@@ -1,0 +1,359 @@
+"""The command line as a person or a script uses it: a program with output, an exit status, and processes of its own."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO
+
+import psutil
+import pytest
+from support.processes import processes_of
+from support.waiting import wait_until
+from typer.testing import CliRunner
+
+from infra.local.finding import free_port
+from infra.settings import child_environment
+from producer.cli.app import app
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples" / "first-docket.jsonl"
+PAIR = {"prompt": "Which?", "response_a": "this", "response_b": "that"}
+COMMANDS = [command.callback.__name__ for command in app.registered_commands]
+
+OF_THE_CALLER = re.compile(r"NIGHTCOURT_|XDG_|FORCE_COLOR|NO_COLOR|PY_COLORS|GITHUB_ACTIONS|COLUMNS|TERM")
+"""What the environment of the test run must not bring into ours."""
+
+
+@dataclass
+class Ended:
+    """What a command said, and how it ended."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def objects(self) -> list[dict]:
+        """The JSON objects on standard output, one a line."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+class Cli:
+    """`nightcourt` as a program, with no settings but those given, and a user's data folder of the test's own."""
+
+    def __init__(self, home: Path) -> None:
+        inherited = child_environment({})
+        self.environment = {name: value for name, value in inherited.items() if not OF_THE_CALLER.match(name)}
+        self.environment |= {"XDG_DATA_HOME": str(home), "NIGHTCOURT_PORT": str(free_port())}
+
+    def start(self, *arguments: object, out: int | IO[bytes], err: int | IO[bytes], **settings: object):
+        """Start a command and do not wait for it."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "producer.cli", *map(str, arguments)],
+            cwd=ROOT,
+            env=self.environment | {f"NIGHTCOURT_{name.upper()}": str(value) for name, value in settings.items()},
+            stdin=subprocess.PIPE,
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
+        )
+
+    def __call__(self, *arguments: object, given: str = "", **settings: object) -> Ended:
+        """Run a command to its end. What it says into a pipe is plain text, and never a trace."""
+        process = self.start(*arguments, out=subprocess.PIPE, err=subprocess.PIPE, **settings)
+        out, err = process.communicate(given.encode(), timeout=120)
+        ended = Ended(process.returncode, out.decode(), err.decode())
+        assert "\x1b" not in ended.out + ended.err
+        assert "Traceback" not in ended.out + ended.err
+        return ended
+
+
+@dataclass
+class Running:
+    """A command that runs, and what it has said so far."""
+
+    process: subprocess.Popen
+    said: Path
+
+    def until(self, words: str, *, within: float = 60) -> str:
+        """Wait until it says something; returns all of what it said."""
+
+        def heard() -> str | None:
+            text = self.said.read_text()
+            assert self.process.poll() is None or words in text, text
+            return text if words in text else None
+
+        return wait_until(heard, within=within, what=f"the command says {words!r}")
+
+    def end(self, number: signal.Signals) -> tuple[int, str]:
+        """Signal it, see that it takes all of its processes with it, and return its status and what it said."""
+        family = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.send_signal(number)
+        status = self.process.wait(timeout=60)
+        _, left = psutil.wait_procs(family, timeout=10)
+        assert left == []
+        return status, self.said.read_text()
+
+
+@contextmanager
+def running(cli: Cli, folder: Path, *arguments: object, **settings: object) -> Iterator[Running]:
+    """Run a command until the block ends."""
+    said = folder / "said"
+    with said.open("wb") as file:
+        process = cli.start(*arguments, out=file, err=file, **settings)
+    try:
+        yield Running(process, said)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        process.stdin.close()
+
+
+@dataclass
+class Service:
+    """A whole service that `nightcourt up` runs, with an engine that answers at once."""
+
+    url: str
+    folder: Path
+    pid: int
+
+
+@pytest.fixture(scope="module")
+def cli(tmp_path_factory: pytest.TempPathFactory) -> Cli:
+    """The program, where nothing runs unless a test asks for it."""
+    return Cli(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="module")
+def service(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service that runs beside the commands."""
+    folder = tmp_path_factory.mktemp("service")
+    data = folder / "data"
+    with running(cli, folder, "up", "--data-dir", data, "--port", 0, engine="simulated") as up:
+        url = re.search(r"http://\S+", up.until("Ready"))[0]
+        yield Service(url, data, up.process.pid)
+        status, said = up.end(signal.SIGTERM)
+        assert status == 0, said
+
+
+class TestHelp:
+    def test_every_command_shows_an_example(self):
+        """--help explains each command, and shows it in use."""
+        for command in COMMANDS:
+            ended = CliRunner().invoke(app, [command, "--help"])
+            assert ended.exit_code == 0
+            assert re.search(rf"Example: .*nightcourt {command}", " ".join(ended.output.split()))
+
+    def test_the_version(self, cli: Cli):
+        """--version names the release and nothing else."""
+        assert cli("--version") == Ended(0, f"nightcourt {version('nightcourt')}\n", "")
+
+    def test_a_command_that_is_not_there(self, cli: Cli):
+        """A command line that cannot be understood ends with 2."""
+        assert cli("sumbit").status == 2
+
+
+BAD_FILES = {
+    "empty": ("", "there is nothing in it"),
+    "broken line": (f"{json.dumps(PAIR)}\n{{\n", r"line 2: .* at column \d"),
+    "unknown field": (f"{json.dumps(PAIR)}\n{json.dumps({**PAIR, 'winner': 'A'})}\n", "line 2: winner: "),
+    "bad label": (json.dumps({**PAIR, "label": "C"}), 'line 1: label is "A" or "B"'),
+}
+
+
+class TestBadInput:
+    @pytest.mark.parametrize("name", BAD_FILES)
+    def test_a_file_that_cannot_be_used(self, cli: Cli, tmp_path: Path, name: str):
+        """The message names the file, the line and the field, and no server is asked."""
+        content, says = BAD_FILES[name]
+        file = tmp_path / "pairs.jsonl"
+        file.write_text(content)
+        ended = cli("submit", file)
+        assert (ended.status, ended.out) == (1, "")
+        assert re.search(f"{re.escape(str(file))}.*{says}", ended.err)
+
+    def test_a_file_that_is_not_there(self, cli: Cli):
+        """The message names the file and says what is the matter with it."""
+        ended = cli("submit", "nowhere.jsonl")
+        assert ended.status == 1
+        assert "nowhere.jsonl: No such file or directory." in ended.err
+
+    def test_errors_are_json_where_it_was_asked_for(self, cli: Cli):
+        """With --json, standard error holds one problem document, the same as over HTTP."""
+        ended = cli("submit", "-", "--json", given=json.dumps({**PAIR, "winner": "A"}))
+        problem = json.loads(ended.err)
+        assert (ended.status, ended.out, problem["code"]) == (1, "", "bad_input_file")
+        assert problem["errors"][0]["field"] == "winner"
+
+    @pytest.mark.parametrize(
+        ("settings", "says"),
+        [
+            ({"lease_seconds": "abc"}, ["NIGHTCOURT_LEASE_SECONDS", "number"]),
+            ({"heartbeat_seconds": 31}, ["NIGHTCOURT_HEARTBEAT_SECONDS (31)", "NIGHTCOURT_LEASE_SECONDS (60)"]),
+        ],
+        ids=["no number", "heartbeat"],
+    )
+    def test_a_setting_that_cannot_be_is_named(self, cli: Cli, settings: dict, says: list[str]):
+        """A wrong setting ends the command at once, in a sentence that names its variable."""
+        ended = cli("up", **settings)
+        assert ended.status == 1
+        for words in says:
+            assert words in ended.err
+
+
+class TestSubmit:
+    def test_without_a_server(self, cli: Cli):
+        """Nothing answers: the sentence names the address and the command that starts a server, and the status is 3."""
+        ended = cli("submit", EXAMPLES)
+        assert ended.status == 3
+        assert ended.out == ""
+        assert f"http://127.0.0.1:{cli.environment['NIGHTCOURT_PORT']}" in ended.err
+        assert "nightcourt up" in ended.err
+
+    def test_the_examples_are_judged(self, cli: Cli, service: Service):
+        """A line for each pair with both ballots and the gold label, and a summary with the accuracy and a caveat."""
+        ended = cli("submit", EXAMPLES, "--data-dir", service.folder)
+        assert ended.status == 0
+        lines = [line for line in ended.out.splitlines() if re.search(" gold [AB] ", line)]
+        assert len(lines) == 28
+        assert all(re.search(r"P\(A\) 0\.\d\d  ballots ab +\S+  ba +\S+", line) for line in lines)
+        right = sum(line.endswith("right") for line in lines)
+        assert f"Accuracy against the gold labels: {right} of 28 ({right / 28:.1%})" in ended.out
+        assert "Mind: Simulated" in ended.out
+
+    def test_json_is_an_object_a_line_and_a_summary(self, cli: Cli, service: Service):
+        """A program reads comparisons in the order of the file, then what they add up to."""
+        ended = cli("submit", EXAMPLES, "--json", "--server", service.url)
+        *comparisons, summary = ended.objects
+        rows = [json.loads(line) for line in EXAMPLES.read_text().splitlines()]
+        assert [each["custom_id"] for each in comparisons] == [row["custom_id"] for row in rows]
+        assert {each["object"] for each in comparisons} == {"comparison"}
+        correct = sum(each["verdict"]["winner"] == row["label"] for each, row in zip(comparisons, rows, strict=True))
+        assert (summary["object"], summary["labelled"], summary["correct"]) == ("summary", 28, correct)
+        assert summary["accuracy"] == correct / 28
+
+    def test_one_pair_through_a_pipe(self, cli: Cli, service: Service):
+        """A dash reads standard input, where one object may take many lines; options fill in what it leaves out."""
+        ended = cli("submit", "-", "--json", "--order", "ba", "--server", service.url, given=json.dumps(PAIR, indent=2))
+        decided, summary = ended.objects
+        assert [ballot["order"] for ballot in decided["verdict"]["ballots"]] == ["ba"]
+        assert (summary["total"], summary["accuracy"], summary["swap_consistency"]) == (1, None, None)
+
+    def test_ids_instead_of_waiting(self, cli: Cli, service: Service):
+        """--no-wait prints an id a line once everything is filed."""
+        ended = cli("submit", EXAMPLES, "--no-wait", "--server", service.url)
+        assert ended.status == 0
+        assert len(ended.out.splitlines()) == 28
+        assert all(re.fullmatch(r"cmp_[0-9a-f]{32}", line) for line in ended.out.splitlines())
+
+    def test_what_has_no_verdict_is_shown_as_such(self, cli: Cli, service: Service):
+        """An errored pair has its reason in the place of a verdict, is counted, and stands in no rate."""
+        rows = [{**PAIR, "custom_id": "long", "prompt": "word " * 20_000, "label": "A"}, {**PAIR, "custom_id": "fine"}]
+        ended = cli("submit", "-", "--server", service.url, given="\n".join(map(json.dumps, rows)))
+        assert ended.status == 0
+        assert re.search(
+            r"^long +errored context_length_exceeded: the prompt is \d+ tokens long", ended.out, re.MULTILINE
+        )
+        assert "2 comparisons: 1 succeeded, 1 errored" in ended.out
+        assert "Accuracy" not in ended.out
+
+    def test_time_that_is_up(self, cli: Cli, service: Service):
+        """Whoever will not wait is told that everything stays filed, with a status of its own."""
+        ended = cli("submit", EXAMPLES, "--timeout", 0, "--server", service.url)
+        assert ended.status == 4
+        assert "Everything stays filed" in ended.err
+
+    @pytest.mark.parametrize("options", [(), ("--json",)], ids=["verdicts", "json"])
+    def test_a_reader_that_goes_away(self, cli: Cli, service: Service, options: tuple[str, ...]):
+        """Where the output is piped into something like `head`, the command ends without a trace."""
+        reading, writing = os.pipe()
+        os.close(reading)
+        process = cli.start("submit", EXAMPLES, "--server", service.url, *options, out=writing, err=subprocess.PIPE)
+        os.close(writing)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert err == b""
+
+
+class TestDoctor:
+    def test_where_all_is_well(self, cli: Cli, service: Service):
+        """Every part is looked at and found well."""
+        ended = cli("doctor", "--json", "--data-dir", service.folder, engine="simulated")
+        assert ended.status == 0
+        assert {finding["part"] for finding in ended.objects} == {
+            *("embedded stack", "model", "api", "postgres", "tables", "workers", "docket", "redis")
+        }
+        assert all(finding["ok"] for finding in ended.objects)
+
+    def test_where_nothing_runs(self, cli: Cli, tmp_path: Path):
+        """Each part that is missing is named with what to do about it."""
+        nowhere = {"database_url": "postgresql://127.0.0.1:9/x", "redis_url": "redis://127.0.0.1:9/0"}
+        ended = cli("doctor", "--data-dir", tmp_path, model=tmp_path / "no.gguf", **nowhere)
+        assert ended.status == 1
+        assert "no.gguf: No such file or directory" in ended.out
+        for part, advice in {"api": "nightcourt up", "postgres": "NIGHTCOURT_DATABASE_URL", "redis": "reached"}.items():
+            assert re.search(rf"^wrong {part} .*{advice}", ended.out, re.MULTILINE)
+
+
+class TestUp:
+    @pytest.mark.parametrize(("command", "content"), [("up", None), ("demo", b"not a model")])
+    def test_a_model_that_cannot_be(self, cli: Cli, tmp_path: Path, command: str, content: bytes | None):
+        """A model that is missing, or a file of another kind, is told before anything is started."""
+        model = tmp_path / "model.gguf"
+        if content is not None:
+            model.write_bytes(content)
+        ended = cli(command, "--data-dir", tmp_path / "data", model=model)
+        assert ended.status == 1
+        assert f"NIGHTCOURT_MODEL: {model}" in ended.err
+        assert processes_of(tmp_path) == []
+
+    def test_a_port_that_is_taken(self, cli: Cli, service: Service, tmp_path: Path):
+        """The port is named, and nothing is left running."""
+        port = service.url.rpartition(":")[2]
+        ended = cli("up", "--port", port, "--data-dir", tmp_path / "data", engine="simulated")
+        assert ended.status == 1
+        assert f"port {port} on 127.0.0.1 is busy" in ended.err
+        assert processes_of(tmp_path) == []
+
+    def test_a_folder_that_is_taken(self, cli: Cli, service: Service):
+        """A second stack on the same data is refused, and the first is named."""
+        ended = cli("up", "--data-dir", service.folder, "--port", 0, engine="simulated")
+        assert ended.status == 1
+        assert f"already running (pid {service.pid}) on {service.folder}" in ended.err
+
+    @pytest.mark.parametrize(
+        ("number", "when"), [(signal.SIGINT, "Ready"), (signal.SIGTERM, "postgres")], ids=["ready", "starting"]
+    )
+    def test_it_ends_as_it_is_asked_to(self, cli: Cli, tmp_path: Path, number: signal.Signals, when: str):
+        """By Ctrl-C or SIGTERM, ready or still starting, it says so, ends with 0 and takes every process with it."""
+        data = tmp_path / "data"
+        with running(cli, tmp_path, "up", "--data-dir", data, "--port", 0, engine="simulated") as up:
+            up.until(when)
+            status, said = up.end(number)
+        assert status == 0, said
+        assert said.rstrip().endswith("Ended.")
+        assert "\x1b" not in said
+        assert "Traceback" not in said
+        assert processes_of(tmp_path) == []
+
+
+class TestDemo:
+    def test_an_interrupted_demo(self, cli: Cli, tmp_path: Path):
+        """Ctrl-C in the middle ends with 130, says what becomes of the rest, and leaves no process behind."""
+        slow = {"engine": "simulated", "simulated_tokens_per_second": 1500}
+        with running(cli, tmp_path, "demo", "--data-dir", tmp_path / "data", **slow) as demo:
+            demo.until(" gold ")
+            status, said = demo.end(signal.SIGINT)
+        assert status == 130, said
+        assert "what was filed is judged when the stack runs again" in said
+        assert "Traceback" not in said
+        assert processes_of(tmp_path) == []
