@@ -4,6 +4,7 @@ Hypothesis files, releases, claims, loses, revives and ends shards in every orde
 that no longer do. A model of a few lines of Python says what each move must answer and how the tables must stand.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -146,6 +147,7 @@ class DocketMachine(RuleBasedStateMachine):
         self.claims: list[Claim] = []
         """Every claim that was ever made, of which most no longer hold."""
         self.last_token = 0
+        self.max_attempts = 0
 
     # What the model says.
 
@@ -200,7 +202,7 @@ class DocketMachine(RuleBasedStateMachine):
         """Let an attempt have failed."""
         if len(self.undecided(shard)) > 1:
             self.halve(shard)
-        elif shard.attempt < MAX_ATTEMPTS:
+        elif shard.attempt < self.max_attempts:
             shard.rest("waiting")
             shard.due = due
         else:
@@ -216,9 +218,10 @@ class DocketMachine(RuleBasedStateMachine):
 
     # What producers do.
 
-    @initialize(lines=st.integers(1, 8), shard_lines=st.integers(1, 8))
-    def file_the_first(self, lines: int, shard_lines: int) -> None:
+    @initialize(max_attempts=st.integers(1, 3), lines=st.integers(1, 8), shard_lines=st.integers(1, 8))
+    def file_the_first(self, max_attempts: int, lines: int, shard_lines: int) -> None:
         """Begin with a filing at work, since nothing happens without one."""
+        self.max_attempts = max_attempts
         self.file(Lane.INTERACTIVE, lines, shard_lines, 0, deadline=True)
         self.the_docket_adds_up()
         self.release(Lane.INTERACTIVE, 8, 8, at_once=True)
@@ -311,6 +314,7 @@ class DocketMachine(RuleBasedStateMachine):
         for lane in Lane:
             self.hint_again(lane)
         self.reclaim()
+        self.the_docket_adds_up()
         self.expire()
 
     def hint_again(self, lane: Lane) -> None:
@@ -330,11 +334,11 @@ class DocketMachine(RuleBasedStateMachine):
         """Bring back what has lapsed, and nothing else."""
         lapsed = [shard for shard in self.of("running") if shard.lapsed]
         for shard in lapsed:
-            if shard.attempt < MAX_ATTEMPTS:
+            if shard.attempt < self.max_attempts:
                 shard.rest("waiting")
             else:
                 self.failed(shard, OutcomeError.WORKER_LOST)
-        assert docket.reclaim(self.connection, max_attempts=MAX_ATTEMPTS, limit=100) == len(lapsed)
+        assert docket.reclaim(self.connection, max_attempts=self.max_attempts, limit=100) == len(lapsed)
 
     def expire(self) -> None:
         """End what is past its deadline, and nothing else."""
@@ -395,8 +399,14 @@ class DocketMachine(RuleBasedStateMachine):
         self.claims.append(claim)
 
     @precondition(lambda self: self.present())
+    @rule(claim=PRESENT, chosen=LINES, good=st.booleans())
+    def work(self, claim: Claim, chosen: int, *, good: bool) -> None:
+        """Judge some lines of a shard, as its holder."""
+        self.record(claim, chosen, good=good)
+
+    @precondition(lambda self: self.present())
     @rule(move=MOVES, claim=PRESENT, chosen=LINES, good=st.booleans())
-    def work(self, move: str, claim: Claim, chosen: int, *, good: bool) -> None:
+    def move_on(self, move: str, claim: Claim, chosen: int, *, good: bool) -> None:
         """Do with a shard what its holder may do."""
         self.write(move, claim, chosen, good=good)
 
@@ -471,7 +481,7 @@ class DocketMachine(RuleBasedStateMachine):
                 code=OutcomeError.ENGINE_FAILED,
                 message="it failed",
                 retry_in=LONG if pause else 0,
-                max_attempts=MAX_ATTEMPTS,
+                max_attempts=self.max_attempts,
             ),
         )
         if held:
@@ -498,8 +508,7 @@ class DocketMachine(RuleBasedStateMachine):
         self.check_outcomes(lines)
         self.check_model(row.shards, lines)
 
-    @staticmethod
-    def check_shards(shards: list[dict[str, Any]], lines: dict[tuple[UUID, int], Any]) -> None:
+    def check_shards(self, shards: list[dict[str, Any]], lines: dict[tuple[UUID, int], Any]) -> None:
         """Each undecided line travels in one shard, and only what runs holds a lease."""
         carried: Counter[tuple[UUID, int]] = Counter()
         for shard in shards:
@@ -512,8 +521,8 @@ class DocketMachine(RuleBasedStateMachine):
             for column in ("lease_token", "lease_until", "lease_owner"):
                 assert (shard[column] is not None) == (shard["state"] == "running"), column
             assert (shard["ended_at"] is not None) == (shard["state"] in {"done", "split"})
-            assert 0 <= shard["attempt"] <= MAX_ATTEMPTS
-            assert shard["state"] not in {"waiting", "released"} or shard["attempt"] < MAX_ATTEMPTS
+            assert 0 <= shard["attempt"] <= self.max_attempts
+            assert shard["state"] not in {"waiting", "released"} or shard["attempt"] < self.max_attempts
         assert carried == Counter(key for key, outcome in lines.items() if outcome is None)
 
     def check_outcomes(self, lines: dict[tuple[UUID, int], Any]) -> None:
@@ -534,8 +543,10 @@ class DocketMachine(RuleBasedStateMachine):
                 self.shards[shard["id"]] = born
         assert self.born == []
         columns = ("state", "attempt", "lease_token", "lane", "priority")
-        assert {shard["id"]: tuple(shard[column] for column in columns) for shard in shards} == {
-            number: (shard.state, shard.attempt, shard.token, shard.lane, shard.priority)
+        assert {
+            shard["id"]: (*(shard[column] for column in columns), shard["deadline_at"] is not None) for shard in shards
+        } == {
+            number: (shard.state, shard.attempt, shard.token, shard.lane, shard.priority, shard.deadline)
             for number, shard in self.shards.items()
         }
         assert {
@@ -545,14 +556,16 @@ class DocketMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Let workers that do their duty see everything through: every line gets an outcome."""
+        if sys.exc_info()[0] is not None:
+            return  # a step has failed, which is what is to be told
         for number, shard in self.shards.items():
             if shard.state == "running":
                 self.see_through(Lease(shard=number, token=shard.token or 0), shard.first, shard.last)
         self.connection.execute(text("UPDATE shards SET due_at = now() WHERE state = 'waiting'"))
         for lane in Lane:
             docket.withdraw(self.connection, list(self.shards))
-            while released := docket.release(self.connection, lane=lane, room=3, limit=2):
-                for number in released:
+            for _ in self.shards:
+                for number in docket.release(self.connection, lane=lane, room=3, limit=2):
                     claim = docket.claim(self.connection, number, worker="w1", lease_seconds=LONG)
                     assert claim is not None
                     self.see_through(claim.lease, claim.first_line, claim.last_line)
@@ -581,7 +594,7 @@ def test_the_docket_keeps_its_promises_in_every_order(connection: Connection, re
     run_state_machine_as_test(
         lambda: DocketMachine(connection),
         settings=settings(
-            max_examples=1500 if full else 100,
+            max_examples=1000 if full else 120,
             stateful_step_count=60 if full else 40,
             derandomize=not full,
             database=None,
@@ -742,6 +755,35 @@ class TestWhereTwoMeet:
         monkeypatch.setattr(docket, "fail", fail_after_a_heartbeat)
         with database.begin() as first:
             assert docket.reclaim(first, max_attempts=1, limit=9) == 1
+
+
+def test_halves_begin_and_end_where_something_is_undecided(connection):
+    """Decided lines at the ends of a shard do not come along when it is split, not even as part of its range."""
+    claim = start(connection, 6)
+    docket.record(connection, claim.lease, [an_outcome(n, good=True) for n in (1, 2, 6)], lease_seconds=LONG)
+    docket.split(connection, claim.lease)
+    halves = connection.execute(text("SELECT first_line, last_line FROM shards WHERE state = 'waiting' ORDER BY id"))
+    assert sorted(map(tuple, halves)) == [(3, 4), (5, 5)]
+
+
+@pytest.mark.parametrize("attempts", [1, MAX_ATTEMPTS])
+def test_a_lease_that_runs_is_left_alone_at_every_attempt(connection, claimed, attempts):
+    """The sweep takes nothing from a worker that is alive, not even at its last attempt."""
+    connection.execute(text("UPDATE shards SET attempt = :attempts"), {"attempts": attempts})
+    assert docket.reclaim(connection, max_attempts=MAX_ATTEMPTS, limit=9) == 0
+    assert docket.renew(connection, [claimed.lease], lease_seconds=LONG) == {claimed.lease}
+
+
+def test_a_sweep_takes_no_more_than_its_limit(connection):
+    """Shards that have attempts left are brought back a few at a time, and none of them is split for it."""
+    start(connection, 2)
+    start(connection, 2)
+    lapse(connection)
+    assert docket.reclaim(connection, max_attempts=MAX_ATTEMPTS, limit=1) == 1
+    assert docket.reclaim(connection, max_attempts=MAX_ATTEMPTS, limit=1) == 1
+    assert docket.reclaim(connection, max_attempts=MAX_ATTEMPTS, limit=1) == 0
+    states = connection.execute(text("SELECT state FROM shards")).scalars()
+    assert list(states) == ["waiting", "waiting"]
 
 
 def test_storing_never_shortens_a_lease(connection, claimed):

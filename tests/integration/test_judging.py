@@ -393,6 +393,15 @@ class TestTheProfileThatWrites:
         assert row.error_message == "order ab: no [[A]] or [[B]] in the 12 tokens the model wrote"
         assert len(engine.asked) == 1
 
+    # This one fails: the prompt of the order that was never asked is counted too.
+    def test_tokens_that_were_never_asked_are_not_counted(self, court, engine):
+        """An outcome costs what was put to the model, and not the order that the first answer made needless."""
+        engine.writes = lambda _: self.written("Both are fine.")
+        court.file(comparison(profile="rewardbench"))
+        court.sit()
+        [[asked]] = engine.asked
+        assert court.outcome().prompt_tokens == len(asked)
+
     def test_each_writing_case_is_a_step_of_its_own(self, court, engine):
         """Comparisons of both profiles travel together and are asked apart."""
         engine.writes = lambda _: self.written("[[B]]")
@@ -447,6 +456,15 @@ class TestAnEngineThatFails:
         court.sit_until_quiet()
         ends = {number: (row.status, row.error_code) for number, row in court.outcomes().items()}
         assert ends == {n: ("errored", "engine_failed") if n == 6 else ("succeeded", None) for n in range(1, 9)}
+
+    # This one fails: ValueError leaves judge_shard, and the shard waits for its lease to run out.
+    def test_an_opinion_that_is_no_number_is_no_verdict(self, court, engine):
+        """An engine whose arithmetic broke down has said nothing that could be stored."""
+        engine.log_odds = lambda _: float("nan")
+        engine.mass = float("nan")
+        court.file(comparison())
+        court.sit_until_quiet()
+        assert court.outcome().status == "errored"
 
     def test_an_engine_that_is_gone_ends_the_process_and_returns_the_work(self, court, engine):
         """The error goes on to whoever ends the process, and the comparison is back on the docket."""
@@ -629,7 +647,7 @@ class TestTheHeartbeat:
         assert court.bench.leases == set()
 
     def test_it_reports_the_worker(self, court):
-        """After a beat the roster counts the worker with what it can take, and after the next one no more."""
+        """The roster counts a worker once, however often it beats, with what it can take."""
         beat(court.bench, slots=4, bulk_slots=3)
         beat(court.bench, slots=4, bulk_slots=3)
         assert roster.capacity(court.connection, within=60) == roster.Capacity(workers=1, slots=4, bulk_slots=3)

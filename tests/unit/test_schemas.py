@@ -1,0 +1,294 @@
+"""Ids, requests and the words in which a wrong request is told what is wrong with it."""
+
+import json
+import uuid
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from schemas import ids
+from schemas.comparison import ComparisonRequest
+from schemas.ids import SINGLE_LINE, ComparisonKey, comparison_id, new_filing_id, parse_comparison_id
+from schemas.problems import NOT_FOUND, FieldError, Problem, field_path, invalid_request
+
+GOOD = {"prompt": "What is the capital of Australia?", "response_a": "Sydney.", "response_b": "Canberra."}
+USER = {"role": "user", "content": "Why?"}
+ASSISTANT = {"role": "assistant", "content": "Because."}
+
+
+def request(**changes: Any) -> ComparisonRequest:
+    """Read a request as it comes over the wire, with some fields changed; None takes a field away."""
+    fields = {name: value for name, value in {**GOOD, **changes}.items() if value is not None}
+    return ComparisonRequest.model_validate(json.loads(json.dumps(fields)))
+
+
+def problem_of(fields: Any) -> Problem:
+    """Read a request that must be refused, and put the refusal in our words."""
+    with pytest.raises(ValidationError) as refusal:
+        ComparisonRequest.model_validate(fields)
+    return invalid_request(refusal.value.errors(include_url=False, include_input=False))
+
+
+class TestIds:
+    @settings(deadline=None)
+    @given(filing=st.uuids(), line=st.integers(0, 999_999_999))
+    def test_they_come_back_as_they_went(self, filing, line):
+        """Reading a spelt id gives the key that it was spelt from."""
+        key = ComparisonKey(filing, line)
+        assert parse_comparison_id(comparison_id(key)) == key
+
+    def test_a_single_comparison_is_named_by_its_filing_alone(self):
+        """Line 0 is not spelt; lines of a batch are."""
+        filing = uuid.UUID("0199e0a1b2c37d4e8f90a1b2c3d4e5f6")
+        assert comparison_id(ComparisonKey(filing, SINGLE_LINE)) == "cmp_0199e0a1b2c37d4e8f90a1b2c3d4e5f6"
+        assert comparison_id(ComparisonKey(filing, 17)) == "cmp_0199e0a1b2c37d4e8f90a1b2c3d4e5f6_17"
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "cmp_",
+            "0199e0a1b2c37d4e8f90a1b2c3d4e5f6",
+            "cmp_0199e0a1b2c37d4e8f90a1b2c3d4e5f",
+            "cmp_0199E0A1B2C37D4E8F90A1B2C3D4E5F6",
+            "cmp_0199e0a1-b2c3-7d4e-8f90-a1b2c3d4e5f6",
+            "cmp_0199e0a1b2c37d4e8f90a1b2c3d4e5f6_",
+            "cmp_0199e0a1b2c37d4e8f90a1b2c3d4e5f6_0",
+            "cmp_0199e0a1b2c37d4e8f90a1b2c3d4e5f6_01",
+            "cmp_0199e0a1b2c37d4e8f90a1b2c3d4e5f6_-1",
+            "cmp_0199e0a1b2c37d4e8f90a1b2c3d4e5f6_1234567890",
+            "cmp_0199e0a1b2c37d4e8f90a1b2c3d4e5f6_\u0661",
+            "cmp_0199e0a1b2c37d4e8f90a1b2c3d4e5f6\n",
+            " cmp_0199e0a1b2c37d4e8f90a1b2c3d4e5f6",
+        ],
+    )
+    def test_anything_else_is_no_id(self, text):
+        """There is one way to spell an id, and all others name nothing."""
+        assert parse_comparison_id(text) is None
+
+    def test_a_new_id_is_a_uuid_of_version_7(self):
+        """Version and variant stand where RFC 9562 wants them."""
+        for _ in range(100):
+            made = new_filing_id()
+            assert made.version == 7
+            assert made.variant == uuid.RFC_4122
+
+    def test_new_ids_differ(self):
+        """Ids made within the same millisecond are told apart by their randomness."""
+        assert len({new_filing_id() for _ in range(1000)}) == 1000
+
+    def test_it_begins_with_the_time(self, monkeypatch):
+        """The first 48 bits are milliseconds since 1970."""
+        monkeypatch.setattr(ids.time, "time_ns", lambda: 0x0199_E0A1_B2C3 * 1_000_000 + 999_999)
+        assert new_filing_id().hex.startswith("0199e0a1b2c37")
+
+    @pytest.mark.parametrize("milliseconds", [0, 1, 2**32, 1_760_000_000_000, 2**48 - 2])
+    def test_ids_sort_by_time(self, monkeypatch, milliseconds):
+        """Of two ids the later sorts behind, whether as a number or as text, whatever their randomness."""
+        monkeypatch.setattr(ids.time, "time_ns", lambda: milliseconds * 1_000_000)
+        monkeypatch.setattr(ids.os, "urandom", lambda size: b"\xff" * size)
+        earlier = new_filing_id()
+        monkeypatch.setattr(ids.time, "time_ns", lambda: (milliseconds + 1) * 1_000_000)
+        monkeypatch.setattr(ids.os, "urandom", lambda size: b"\x00" * size)
+        later = new_filing_id()
+        assert earlier < later
+        assert str(earlier) < str(later)
+
+
+class TestAGoodRequest:
+    def test_three_texts_are_enough(self):
+        """Everything else has a default: both orders, the card, no ties."""
+        made = request()
+        assert (made.order, made.profile, made.tie_margin) == ("both", "card", None)
+        assert (made.custom_id, made.metadata) == (None, {})
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"response_a": ""},
+            {"prompt": [USER]},
+            {"prompt": [{"role": "system", "content": "Be brief."}, USER, ASSISTANT, USER]},
+            {"response_b": [ASSISTANT]},
+            {"response_b": [ASSISTANT, USER, {"role": "assistant", "content": ""}]},
+            {"order": "ba", "profile": "rewardbench"},
+            {"tie_margin": 0},
+            {"tie_margin": 0.499},
+            {"custom_id": "x" * 256},
+            {"metadata": {f"key-{number}": "x" * 512 for number in range(16)}},
+            {"prompt": "你好 😀 \u2028 \x01 </s> <|eot_id|>"},
+        ],
+    )
+    def test_all_that_is_allowed_is_taken(self, changes):
+        """Every form and every limit that is documented is accepted as it is, and given back so."""
+        stored = request(**changes).model_dump(mode="json")
+        assert {name: stored[name] for name in changes} == changes
+
+
+class TestABadRequest:
+    @pytest.mark.parametrize(
+        ("changes", "field", "message"),
+        [
+            ({"prompt": None}, "prompt", "Field required"),
+            ({"response_a": None}, "response_a", "Field required"),
+            ({"response_b": None}, "response_b", "Field required"),
+            ({"prompt": ""}, "prompt", "at least 1 character"),
+            ({"prompt": 5}, "prompt", "text or a list of turns"),
+            ({"prompt": {"role": "user"}}, "prompt", "text or a list of turns"),
+            ({"prompt": []}, "prompt", "at least 1 item"),
+            ({"prompt": [USER] * 1025}, "prompt", "at most 1024 items"),
+            ({"prompt": [USER, ASSISTANT]}, "prompt", "the last turn must be the user's"),
+            ({"prompt": [{"role": "user", "content": ""}]}, "prompt[0].content", "at least 1 character"),
+            ({"prompt": [{"role": "tool", "content": "x"}]}, "prompt[0].role", "'system', 'user' or 'assistant'"),
+            ({"prompt": [{"content": "x"}]}, "prompt[0].role", "Field required"),
+            ({"prompt": [USER, {"role": "user"}]}, "prompt[1].content", "Field required"),
+            ({"prompt": [{**USER, "name": "x"}]}, "prompt[0].name", "Extra inputs are not permitted"),
+            ({"prompt": ["Why?"]}, "prompt[0]", "valid dictionary"),
+            ({"prompt": "a\x00b"}, "prompt", "NUL character"),
+            ({"prompt": "a\ud800b"}, "prompt", "valid string"),
+            ({"prompt": [{"role": "user", "content": "\x00"}]}, "prompt[0].content", "NUL character"),
+            ({"response_a": 5}, "response_a", "text or a list of turns"),
+            ({"response_a": []}, "response_a", "at least 1 item"),
+            ({"response_a": [USER]}, "response_a", "turns must alternate"),
+            ({"response_a": [ASSISTANT, USER]}, "response_a", "turns must alternate"),
+            ({"response_a": [ASSISTANT, ASSISTANT, ASSISTANT]}, "response_a", "turns must alternate"),
+            ({"response_a": [{"role": "system", "content": "x"}]}, "response_a[0].role", "'user' or 'assistant'"),
+            ({"response_b": "\udc00"}, "response_b", "lone surrogate at character 0"),
+            ({"response_b": [{"role": "assistant", "content": "\x00"}]}, "response_b[0].content", "NUL character"),
+            ({"order": "AB"}, "order", "'both', 'ab' or 'ba'"),
+            ({"profile": "pocket"}, "profile", "'card' or 'rewardbench'"),
+            ({"tie_margin": -0.1}, "tie_margin", "greater than or equal to 0"),
+            ({"tie_margin": 0.5}, "tie_margin", "less than 0.5"),
+            ({"tie_margin": float("nan")}, "tie_margin", "finite number"),
+            ({"tie_margin": float("inf")}, "tie_margin", "finite number"),
+            ({"tie_margin": "0.1"}, "tie_margin", "valid number"),
+            ({"tie_margin": True}, "tie_margin", "valid number"),
+            ({"custom_id": ""}, "custom_id", "at least 1 character"),
+            ({"custom_id": "x" * 257}, "custom_id", "at most 256 characters"),
+            ({"custom_id": "\x00"}, "custom_id", "NUL character"),
+            ({"custom_id": 7}, "custom_id", "valid string"),
+            ({"metadata": {f"key-{number}": "" for number in range(17)}}, "metadata", "at most 16 items"),
+            ({"metadata": {"key": "x" * 513}}, "metadata.key", "at most 512 characters"),
+            ({"metadata": {"key": 5}}, "metadata.key", "valid string"),
+            ({"metadata": []}, "metadata", "valid dictionary"),
+            ({"temperature": 1}, "temperature", "Extra inputs are not permitted"),
+        ],
+    )
+    def test_the_field_at_fault_is_named(self, changes, field, message):
+        """A problem names the field and says what it should be, in the form that the caller meant."""
+        problem = problem_of({name: value for name, value in {**GOOD, **changes}.items() if value is not None})
+        assert problem.errors is not None
+        [error] = problem.errors
+        assert error.field == field
+        assert message in error.message
+        assert problem.detail == f"{field}: {error.message}."
+        assert problem.document().status == 422
+
+    # This one fails where a length is checked too: pydantic's own words come before ours.
+    @pytest.mark.parametrize("field", ["prompt", "response_a", "custom_id"])
+    def test_a_lone_surrogate_is_told_the_same_everywhere(self, field):
+        """Half of a surrogate pair is told in words that say what it is and where."""
+        problem = problem_of({**GOOD, field: "a\ud800b"})
+        assert problem.errors == [
+            FieldError(field=field, message="contains a lone surrogate at character 1, which is not text; remove it")
+        ]
+
+    @pytest.mark.parametrize("key", ["", "x" * 65, "\x00"])
+    def test_a_bad_metadata_key_is_a_problem_of_the_metadata(self, key):
+        """A key that cannot be is told as a fault of the field that it stands in."""
+        problem = problem_of({**GOOD, "metadata": {key: "x"}})
+        assert problem.errors is not None
+        assert all(each.field.startswith("metadata") for each in problem.errors)
+
+    @pytest.mark.parametrize("body", [[], "text", None, 5])
+    def test_a_body_that_is_no_object_is_a_problem_of_the_whole(self, body):
+        """Where there are no fields, the body itself is at fault."""
+        problem = problem_of(body)
+        assert problem.errors is not None
+        assert [each.field for each in problem.errors] == [""]
+        assert problem.detail.startswith("body: ")
+
+    def test_all_fields_at_fault_are_told_at_once(self):
+        """A caller learns of every fault in one answer, and the detail says how many more there are."""
+        problem = problem_of({"prompt": "", "response_a": 5})
+        assert problem.errors is not None
+        assert [each.field for each in problem.errors] == ["prompt", "response_a", "response_b"]
+        assert problem.detail.startswith("prompt: ")
+        assert problem.detail.endswith(" (and 2 more).")
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"order": "SECRET"},
+            {"prompt": "SECRET\x00"},
+            {"response_a": [{"role": "SECRET", "content": "SECRET"}]},
+            {"tie_margin": "SECRET"},
+            {"metadata": {"key": "SECRET" * 100}},
+        ],
+    )
+    def test_nobody_s_text_is_repeated(self, changes):
+        """A problem document holds nothing of the contents that were refused."""
+        assert "SECRET" not in problem_of({**GOOD, **changes}).document().model_dump_json()
+
+    def test_a_request_cannot_be_changed_afterwards(self):
+        """What was validated stays as it was."""
+        with pytest.raises(ValidationError):
+            request().prompt = "another"
+
+
+class TestProblems:
+    @pytest.mark.parametrize(
+        ("location", "path"),
+        [
+            ((), ""),
+            (("prompt",), "prompt"),
+            (("prompt", "text"), "prompt"),
+            (("prompt", "turns"), "prompt"),
+            (("prompt", "turns", 0, "content"), "prompt[0].content"),
+            (("response_a", "turns", 12, "role"), "response_a[12].role"),
+            (("metadata", "key"), "metadata.key"),
+            ((3, "prompt"), "[3].prompt"),
+            (("comparisons", 3, "turns"), "comparisons[3].turns"),
+        ],
+    )
+    def test_places_are_spelt_as_a_program_would(self, location, path):
+        """A place in a body is spelt with dots and brackets, without the names of our own unions."""
+        assert field_path(location) == path
+
+    # This one fails: the key is taken for the tag of a union and left out.
+    @pytest.mark.parametrize("key", ["text", "turns"])
+    def test_a_metadata_key_is_named_whatever_it_is(self, key):
+        """A key of the caller's own is named even where it is spelt like one of our words."""
+        problem = problem_of({**GOOD, "metadata": {key: 5}})
+        assert problem.errors is not None
+        assert [each.field for each in problem.errors] == [f"metadata.{key}"]
+
+    def test_a_document_is_what_rfc_9457_asks_for(self):
+        """Type, title, status and detail, with our code, and nothing about fields where none is at fault."""
+        document = Problem(NOT_FOUND, "There is no comparison cmp_1.").document("req_1").model_dump()
+        assert document == {
+            "type": "urn:nightcourt:problem:not_found",
+            "title": "There is no such thing here",
+            "status": 404,
+            "detail": "There is no comparison cmp_1.",
+            "code": "not_found",
+            "request_id": "req_1",
+            "errors": None,
+        }
+
+    def test_a_body_that_is_not_json_is_called_so(self):
+        """The parser's complaint is passed on, under the code for bodies that are not JSON."""
+        with pytest.raises(ValidationError) as refusal:
+            ComparisonRequest.model_validate_json('{"prompt": ')
+        problem = invalid_request(refusal.value.errors(include_url=False, include_input=False))
+        assert (problem.kind.code, problem.kind.status) == ("malformed_json", 400)
+        assert problem.errors is None
+
+    def test_errors_of_our_own_checks_stand_without_pydantic_s_preface(self):
+        """The message is ours alone."""
+        problem = problem_of({**GOOD, "prompt": [USER, ASSISTANT]})
+        assert problem.errors == [
+            FieldError(field="prompt", message="the last turn must be the user's, since the responses answer it")
+        ]
