@@ -295,7 +295,7 @@ def split(connection: Connection, lease: Lease) -> None:
     Raises:
         LeaseLostError: the lease does not hold; nothing was changed.
     """
-    if not connection.execute(docket_sql.SPLIT, asdict(lease)).all():
+    if connection.execute(docket_sql.SPLIT, asdict(lease)).one_or_none() is None:
         raise LeaseLostError
 
 

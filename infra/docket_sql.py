@@ -164,13 +164,14 @@ SPLIT = text(f"""
         FROM held
         JOIN comparisons c ON c.filing_id = held.filing_id AND c.line BETWEEN held.first_line AND held.last_line
         WHERE {_UNDECIDED}
+    ), carriers AS (
+        INSERT INTO shards (tenant, filing_id, first_line, last_line, lane, priority, state, attempt, deadline_at)
+        SELECT held.tenant, held.filing_id, min(halves.line), max(halves.line), held.lane, held.priority, 'waiting',
+               held.attempt - 1, held.deadline_at
+        FROM held, halves
+        GROUP BY held.tenant, held.filing_id, held.lane, held.priority, held.attempt, held.deadline_at, halves.half
     )
-    INSERT INTO shards (tenant, filing_id, first_line, last_line, lane, priority, state, attempt, deadline_at)
-    SELECT held.tenant, held.filing_id, min(halves.line), max(halves.line), held.lane, held.priority, 'waiting',
-           held.attempt - 1, held.deadline_at
-    FROM held, halves
-    GROUP BY held.tenant, held.filing_id, held.lane, held.priority, held.attempt, held.deadline_at, halves.half
-    RETURNING id
+    SELECT id FROM held
 """)
 
 RECLAIM = text(f"""

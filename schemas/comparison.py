@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -20,23 +21,25 @@ Profile = Literal["card", "rewardbench"]
 Orders = Literal["both", "ab", "ba"]
 
 
-def _without_nul(text: str) -> str:
-    if "\x00" in text:
-        raise ValueError("contains a NUL character (U+0000), which cannot be stored; remove it")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"contains a lone surrogate at character {error.start}, which is not text; remove it"
-        ) from None
-    return text
+def _storable(value: object) -> object:
+    """Refuse text that Postgres cannot store, before anything else is said of it."""
+    if isinstance(value, str):
+        if "\x00" in value:
+            raise ValueError("contains a NUL character (U+0000), which cannot be stored; remove it")
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"contains a lone surrogate at character {error.start}, which is not text; remove it"
+            ) from None
+    return value
 
 
-Text = Annotated[str, AfterValidator(_without_nul)]
-Filled = Annotated[str, StringConstraints(min_length=1), AfterValidator(_without_nul)]
-MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_without_nul)]
-MetadataValue = Annotated[str, StringConstraints(max_length=512), AfterValidator(_without_nul)]
-CustomId = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(_without_nul)]
+Text = Annotated[str, BeforeValidator(_storable)]
+Filled = Annotated[str, StringConstraints(min_length=1), BeforeValidator(_storable)]
+MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64), BeforeValidator(_storable)]
+MetadataValue = Annotated[str, StringConstraints(max_length=512), BeforeValidator(_storable)]
+CustomId = Annotated[str, StringConstraints(min_length=1, max_length=256), BeforeValidator(_storable)]
 
 
 class _Strict(BaseModel):

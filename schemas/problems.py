@@ -120,6 +120,9 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's own word
         )
 
 
+_UNIONS = frozenset({"prompt", "response_a", "response_b"})
+
+
 def field_path(location: tuple[int | str, ...]) -> str:
     """Spell a place in a body: `("prompt", "turns", 0, "content")` is `prompt[0].content`.
 
@@ -127,7 +130,7 @@ def field_path(location: tuple[int | str, ...]) -> str:
     """
     path = ""
     for depth, step in enumerate(location):
-        if depth == 1 and step in {"text", "turns"}:
+        if depth == 1 and location[0] in _UNIONS and step in {"text", "turns"}:
             continue
         if isinstance(step, int):
             path += f"[{step}]"

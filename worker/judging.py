@@ -1,5 +1,6 @@
 """Claim a shard, judge its lines, finish it. No transaction is open while the engine works."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -194,12 +195,15 @@ def _judge(bench: Bench, claim: Claim, step: Sequence[Case]) -> list[Outcome]:
 def _scored(bench: Bench, case: Case, scores: Sequence[Score]) -> Outcome:
     cast = []
     for order, score in zip(case.orders, scores, strict=True):
+        if not (math.isfinite(score.log_odds) and math.isfinite(score.mass)):
+            message = f"order {order}: the engine's odds are no number"
+            return _errored(case.comparison, OutcomeError.UNPARSEABLE, message, case.tokens, scores)
         if score.mass < bench.rules.mass_threshold:
             message = (
                 f"order {order}: the model put {score.mass:.3g} of its probability on A and B, "
                 f"under the threshold of {bench.rules.mass_threshold:g}"
             )
-            return _errored(case.comparison, OutcomeError.UNPARSEABLE, message, case, scores)
+            return _errored(case.comparison, OutcomeError.UNPARSEABLE, message, case.tokens, scores)
         cast.append(ballots.ballot(order, score.log_odds, score.mass))
     return _succeeded(bench, case, cast, scores)
 
@@ -214,7 +218,8 @@ def _written(bench: Bench, case: Case) -> Outcome:
         vote = parse(written.text)
         if vote is None:
             message = f"order {order}: no [[A]] or [[B]] in the {written.generated_tokens} tokens the model wrote"
-            return _errored(case.comparison, OutcomeError.UNPARSEABLE, message, case, scores)
+            asked = sum(len(each) for each in case.prompts[: len(scores)])
+            return _errored(case.comparison, OutcomeError.UNPARSEABLE, message, asked, scores)
         odds = written.verdict
         # The odds count only where they are those of the verdict that was parsed.
         if odds is not None and (odds.log_odds > 0) == (vote == "A"):
@@ -248,7 +253,7 @@ def _errored(
     comparison: Filed,
     code: OutcomeError,
     message: str,
-    case: Case | None = None,
+    tokens: int = 0,
     scores: Sequence[Score] = (),
 ) -> Outcome:
     return Outcome(
@@ -256,7 +261,7 @@ def _errored(
         status=OutcomeStatus.ERRORED,
         error_code=code,
         error_message=message,
-        prompt_tokens=case.tokens if case else 0,
+        prompt_tokens=tokens,
         cached_tokens=sum(score.cached_tokens for score in scores),
         gpu_seconds=sum(score.seconds for score in scores),
     )

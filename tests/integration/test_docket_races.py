@@ -1,0 +1,239 @@
+"""The docket at the moments where two connections meet, and at its edges."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import OperationalError
+from support.dockets import LONG, MAX_ATTEMPTS, a_line, an_outcome
+from support.waiting import wait_until
+
+from infra import docket
+from infra.docket import Claim, LeaseLostError
+from schemas.ids import new_filing_id
+from schemas.problems import OutcomeError
+from schemas.states import Lane
+
+
+@pytest.fixture
+def connection(database: Engine) -> Iterator[Connection]:
+    """A connection whose every statement is a transaction of its own."""
+    with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("INSERT INTO judges (id, card) VALUES ('jdg_test', '{}')"))
+        yield connection
+
+
+@pytest.fixture
+def claimed(connection: Connection) -> Claim:
+    """A shard of three lines, at work."""
+    return start(connection, 3)
+
+
+def start(connection: Connection, lines: int) -> Claim:
+    """File some lines as one shard, and claim it."""
+    docket.file(
+        connection,
+        tenant="default",
+        filing_id=new_filing_id(),
+        lane=Lane.INTERACTIVE,
+        comparisons=[a_line(number) for number in range(1, lines + 1)],
+        shard_lines=lines,
+    )
+    [shard] = docket.release(connection, lane=Lane.INTERACTIVE, room=100, limit=1)
+    claim = docket.claim(connection, shard, worker="w1", lease_seconds=LONG)
+    assert claim is not None
+    return claim
+
+
+def lapse(connection: Connection) -> None:
+    """Let every lease run out."""
+    connection.execute(text("UPDATE shards SET lease_until = now() - interval '1 s' WHERE state = 'running'"))
+
+
+def statuses(connection: Connection) -> dict[int, str]:
+    """How each line ended."""
+    return {row.line: row.status for row in connection.execute(text("SELECT line, status FROM outcomes"))}
+
+
+class TestWhereTwoMeet:
+    """One connection has moved a shard and has not committed yet; another wants to move it too."""
+
+    @pytest.fixture
+    def meanwhile(self, database: Engine, connection: Connection) -> Iterator[Callable[..., Future[Any]]]:
+        """Start a move on a connection of its own, and come back when it waits for the first one."""
+
+        def run(move: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+            with database.begin() as second:
+                return move(second, *arguments, **options)
+
+        def start_and_wait(move: Callable[..., Any], *arguments: Any, **options: Any) -> Future[Any]:
+            future = pool.submit(run, move, *arguments, **options)
+            wait_until(lambda: future.done() or self.waiting(connection), within=10, every=0.005, what="it waits")
+            assert not future.done(), "it did not wait for the first"
+            return future
+
+        with ThreadPoolExecutor() as pool:
+            yield start_and_wait
+
+    @staticmethod
+    def waiting(connection: Connection) -> bool:
+        """Whether somebody waits for a lock."""
+        found = connection.execute(
+            text("SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
+        )
+        return bool(found.all())
+
+    def test_one_of_two_claims_wins(self, database, connection, claimed, meanwhile):
+        """Two workers follow the same hint at the same moment: one gets the shard, the other nothing."""
+        docket.give_back(connection, claimed.lease)
+        [shard] = docket.release(connection, lane=Lane.INTERACTIVE, room=9, limit=9)
+        with database.begin() as first:
+            won = docket.claim(first, shard, worker="w1", lease_seconds=LONG)
+            other = meanwhile(docket.claim, shard, worker="w2", lease_seconds=LONG)
+        assert won is not None
+        assert other.result() is None
+        assert docket.renew(connection, [won.lease], lease_seconds=LONG) == {won.lease}
+
+    def test_a_cancellation_leaves_what_was_being_stored(self, database, connection, claimed, meanwhile):
+        """A cancellation that waited for a worker's commit ends the other lines, and no line twice."""
+        with database.begin() as first:
+            docket.record(first, claimed.lease, [an_outcome(2, good=True)], lease_seconds=LONG)
+            cancelling = meanwhile(docket.cancel, tenant="default", filing_id=claimed.filing_id)
+        assert cancelling.result() == 2
+        assert statuses(connection) == {1: "cancelled", 2: "succeeded", 3: "cancelled"}
+
+    def test_a_result_that_waited_for_a_cancellation_is_refused(self, database, connection, claimed, meanwhile):
+        """A worker whose finish waited for the cancellation's commit finds its lease gone."""
+        with database.begin() as first:
+            assert docket.cancel(first, tenant="default", filing_id=claimed.filing_id) == 3
+            finishing = meanwhile(docket.finish, claimed.lease, [an_outcome(1, good=True)])
+        assert isinstance(finishing.exception(), LeaseLostError)
+        assert set(statuses(connection).values()) == {"cancelled"}
+
+    def test_a_failure_that_waited_for_its_own_result_is_refused(self, database, connection, meanwhile):
+        """Two threads with one lease: where one has finished the shard, the other cannot fail it any more."""
+        claimed = start(connection, 1)
+        with database.begin() as first:
+            docket.finish(first, claimed.lease, [an_outcome(1, good=True)])
+            failing = meanwhile(
+                docket.fail, claimed, code=OutcomeError.ENGINE_FAILED, message="-", retry_in=0, max_attempts=1
+            )
+        assert isinstance(failing.exception(), LeaseLostError)
+        assert statuses(connection) == {1: "succeeded"}
+
+    def test_a_renewal_in_flight_keeps_the_lease(self, database, connection, claimed):
+        """The sweep passes over a shard whose heartbeat is about to commit, without waiting for it."""
+        lapse(connection)
+        with database.begin() as first, database.begin() as second:
+            docket.renew(first, [claimed.lease], lease_seconds=LONG)
+            second.execute(text("SET LOCAL lock_timeout = '1 s'"))
+            assert docket.reclaim(second, max_attempts=MAX_ATTEMPTS, limit=9) == 0
+        assert docket.reclaim(connection, max_attempts=MAX_ATTEMPTS, limit=9) == 0
+        assert docket.finish(connection, claimed.lease, []) == 0
+
+    def test_a_renewal_that_waited_for_the_sweep_comes_too_late(self, database, connection, claimed, meanwhile):
+        """A heartbeat that waited for the sweep's commit is told that its lease is lost."""
+        lapse(connection)
+        with database.begin() as first:
+            assert docket.reclaim(first, max_attempts=MAX_ATTEMPTS, limit=9) == 1
+            renewing = meanwhile(docket.renew, [claimed.lease], lease_seconds=LONG)
+        assert renewing.result() == set()
+
+    @pytest.mark.parametrize("attempts", [1, MAX_ATTEMPTS])
+    def test_two_sweeps_share_the_work(self, database, connection, claimed, attempts):
+        """What one sweep has taken up, the other passes over without waiting."""
+        lapse(connection)
+        connection.execute(text("UPDATE shards SET deadline_at = now(), attempt = :attempts"), {"attempts": attempts})
+        with database.begin() as first, database.begin() as second:
+            second.execute(text("SET LOCAL lock_timeout = '1 s'"))
+            assert docket.reclaim(first, max_attempts=MAX_ATTEMPTS, limit=9) == 1
+            assert docket.reclaim(second, max_attempts=MAX_ATTEMPTS, limit=9) == 0
+            assert docket.expire(second, limit=9) == 0
+
+    def test_two_dispatchers_hint_again_once(self, database, connection, claimed):
+        """A lost hint that one dispatcher sends again is not sent by the other too."""
+        docket.give_back(connection, claimed.lease)
+        [shard] = docket.release(connection, lane=Lane.INTERACTIVE, room=9, limit=9)
+        with database.begin() as first, database.begin() as second:
+            second.execute(text("SET LOCAL lock_timeout = '1 s'"))
+            assert docket.hint_again(first, lane=Lane.INTERACTIVE, older_than=0, limit=9) == [shard]
+            assert docket.hint_again(second, lane=Lane.INTERACTIVE, older_than=0, limit=9) == []
+
+    def test_no_renewal_comes_between_the_two_steps_of_a_sweep(self, database, connection, claimed, monkeypatch):
+        """While the sweep ends a shard in its holder's place, the holder cannot renew the lease under it."""
+        lapse(connection)
+        fail = docket.fail
+
+        def fail_after_a_heartbeat(first: Connection, lapsed: Claim, **options: Any) -> None:
+            with database.connect() as second, second.begin():
+                second.execute(text("SET LOCAL lock_timeout = '100 ms'"))
+                with pytest.raises(OperationalError, match="lock timeout"):
+                    docket.renew(second, [claimed.lease], lease_seconds=LONG)
+            fail(first, lapsed, **options)
+
+        monkeypatch.setattr(docket, "fail", fail_after_a_heartbeat)
+        with database.begin() as first:
+            assert docket.reclaim(first, max_attempts=1, limit=9) == 1
+
+
+def test_halves_begin_and_end_where_something_is_undecided(connection):
+    """Decided lines at the ends of a shard do not come along when it is split, not even as part of its range."""
+    claim = start(connection, 6)
+    docket.record(connection, claim.lease, [an_outcome(n, good=True) for n in (1, 2, 6)], lease_seconds=LONG)
+    docket.split(connection, claim.lease)
+    halves = connection.execute(text("SELECT first_line, last_line FROM shards WHERE state = 'waiting' ORDER BY id"))
+    assert sorted(map(tuple, halves)) == [(3, 4), (5, 5)]
+
+
+@pytest.mark.parametrize("attempts", [1, MAX_ATTEMPTS])
+def test_a_lease_that_runs_is_left_alone_at_every_attempt(connection, claimed, attempts):
+    """The sweep takes nothing from a worker that is alive, not even at its last attempt."""
+    connection.execute(text("UPDATE shards SET attempt = :attempts"), {"attempts": attempts})
+    assert docket.reclaim(connection, max_attempts=MAX_ATTEMPTS, limit=9) == 0
+    assert docket.renew(connection, [claimed.lease], lease_seconds=LONG) == {claimed.lease}
+
+
+@pytest.mark.parametrize("end", ["claimed", "withdrawn", "cancelled"])
+def test_only_what_is_still_released_is_hinted_again(connection, claimed, end):
+    """However old its hint, a shard that somebody took, or took back, needs no other one."""
+    if end != "claimed":
+        docket.give_back(connection, claimed.lease)
+        docket.release(connection, lane=Lane.INTERACTIVE, room=9, limit=9)
+    if end == "withdrawn":
+        docket.withdraw(connection, [claimed.lease.shard])
+    if end == "cancelled":
+        docket.cancel(connection, tenant="default", filing_id=claimed.filing_id)
+    connection.execute(text("UPDATE shards SET released_at = now() - interval '2 h'"))
+    assert docket.hint_again(connection, lane=Lane.INTERACTIVE, older_than=LONG, limit=9) == []
+
+
+def test_a_sweep_takes_no_more_than_its_limit(connection):
+    """Shards that have attempts left are brought back a few at a time, and none of them is split for it."""
+    start(connection, 2)
+    start(connection, 2)
+    lapse(connection)
+    assert docket.reclaim(connection, max_attempts=MAX_ATTEMPTS, limit=1) == 1
+    assert docket.reclaim(connection, max_attempts=MAX_ATTEMPTS, limit=1) == 1
+    assert docket.reclaim(connection, max_attempts=MAX_ATTEMPTS, limit=1) == 0
+    states = connection.execute(text("SELECT state FROM shards")).scalars()
+    assert list(states) == ["waiting", "waiting"]
+
+
+def test_storing_never_shortens_a_lease(connection, claimed):
+    """A worker that stores with a short lease to come keeps the longer one that it has."""
+    end = text("SELECT lease_until FROM shards")
+    before = connection.execute(end).scalar_one()
+    docket.record(connection, claimed.lease, [an_outcome(1, good=True)], lease_seconds=1)
+    assert connection.execute(end).scalar_one() == before
+    docket.record(connection, claimed.lease, [an_outcome(2, good=True)], lease_seconds=2 * LONG)
+    assert connection.execute(end).scalar_one() > before
+
+
+def test_a_lease_that_holds_is_never_called_lost(database, connection):
+    """Splitting a shard of which everything is decided is no matter of leases, since the lease holds."""
+    claimed = start(connection, 1)
+    docket.record(connection, claimed.lease, [an_outcome(1, good=True)], lease_seconds=LONG)
+    with database.begin() as transaction:
+        docket.split(transaction, claimed.lease)
