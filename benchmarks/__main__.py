@@ -2,13 +2,20 @@
 
 import json
 import sys
+from collections.abc import Callable
+from typing import Any
 
-from benchmarks import embedded, latency
+from benchmarks import embedded, latency, throughput, waiting
 
 
 def main() -> None:
     """Run what is named on the command line, or all."""
-    benchmarks = {"latency": latency.measure, "embedded": embedded.measure}
+    benchmarks: dict[str, Callable[[], dict[str, Any]]] = {
+        "latency": latency.measure,
+        "waiting": waiting.measure,
+        "throughput": throughput.measure,
+        "embedded": embedded.measure,
+    }
     names = sys.argv[1:] or list(benchmarks)
     unknown = set(names) - set(benchmarks)
     if unknown:

@@ -11,7 +11,7 @@ from typing import Any
 
 import xllamacpp
 
-from infra.docket import Filed
+from infra.filed import Filed
 from infra.local.model import embedded_model
 from producer.cli.pairs import example_file, read_pairs
 from worker import prompts

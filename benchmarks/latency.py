@@ -3,6 +3,7 @@
 The bare round trip is a GET of a comparison on the same connection: what of the time is HTTP and Postgres alone.
 """
 
+import itertools
 import statistics
 import tempfile
 import time
@@ -35,9 +36,11 @@ def measure() -> dict[str, Any]:
         Stack(chosen, Path(folder) / "data", port=0) as stack,
         Client(stack.info.api_url) as client,
     ):
+        number = itertools.count()
 
         def judge() -> str:
-            return client.judge("Which?", "this", "that").id
+            # Each unlike the others: what was judged before would be answered from the stored verdict.
+            return client.judge(f"Which, {next(number)}?", "this", "that").id
 
         known = judge()
         _milliseconds(judge, 20)  # warm up

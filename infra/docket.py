@@ -16,35 +16,20 @@ Each function runs inside the caller's transaction, on a synchronous connection;
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, TextClause
 
 from infra import docket_sql
+from infra.filed import Filed, from_row, to_row
 from schemas.problems import OutcomeError
 from schemas.states import Lane, OutcomeStatus
 
 
 class LeaseLostError(Exception):
     """The shard is no longer this claim's: its lease ran out, or it was cancelled. Nothing was written."""
-
-
-@dataclass(frozen=True, slots=True)
-class Filed:
-    """A comparison to be filed, as a row of JSON-ready values."""
-
-    line: int
-    custom_id: str | None
-    prompt: Any
-    response_a: Any
-    response_b: Any
-    orders: str
-    profile: str
-    tie_margin: float | None
-    metadata: dict[str, str]
-    request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +51,8 @@ class Claim:
     last_line: int
     lane: Lane
     attempt: int
+    options: dict[str, Any]
+    """What the batch says for lines that do not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +68,25 @@ class Outcome:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     gpu_seconds: float = 0.0
+    digest: str | None = None
+    """What was asked, as a hash, where the verdict was computed and may be found again by it."""
+    reused: bool = False
+    """Whether the verdict is an earlier one of the same comparison by the same judge."""
+
+
+# What an undecided line ends with where nobody judges it.
+_EXPIRED = {
+    "status": OutcomeStatus.EXPIRED,
+    "code": OutcomeError.DEADLINE_PASSED,
+    "message": "it was not decided by its deadline",
+}
+_CANCELLED = {
+    "status": OutcomeStatus.CANCELLED,
+    "code": OutcomeError.CANCELLED,
+    "message": "it was called off before it was decided",
+}
+
+_OUTCOME_FIELDS = tuple(each.name for each in fields(Outcome))
 
 
 def file(
@@ -115,13 +121,33 @@ def file(
             "tenant": tenant,
             "filing_id": filing_id,
             "lane": lane,
-            "comparisons": json.dumps([asdict(comparison) for comparison in comparisons]),
+            "comparisons": json.dumps([to_row(comparison) for comparison in comparisons]),
             "shard_lines": shard_lines,
             "priority": priority,
             "deadline_in": deadline_in,
         },
     )
     return len(result.all())
+
+
+def file_batch(connection: Connection, batch_id: UUID) -> int:
+    """Make the shards that will carry a batch's lines, waiting. The batch's row is there already.
+
+    Returns:
+        How many shards there are.
+    """
+    return len(connection.execute(docket_sql.FILE_BATCH, {"batch": batch_id}).all())
+
+
+def release_bulk(connection: Connection, *, room: int, limit: int) -> list[int]:
+    """Let shards of open batches go: a fair share to each tenant, within one by priority, then by age.
+
+    Args:
+        connection: in a transaction; several dispatchers may do this at once.
+        room: how many bulk shards may be out at a time, hinted or running.
+        limit: how many to let go now, at most.
+    """
+    return [row.id for row in connection.execute(docket_sql.RELEASE_BULK, {"room": room, "limit": limit})]
 
 
 def release(connection: Connection, *, lane: Lane, room: int, limit: int) -> list[int]:
@@ -170,16 +196,14 @@ def _claim(row: Row[Any]) -> Claim:
         last_line=row.last_line,
         lane=Lane(row.lane),
         attempt=row.attempt,
+        options=row.options or {},
     )
 
 
 def undecided(connection: Connection, claim: Claim) -> list[Filed]:
     """Read the lines of a claimed shard that have no outcome yet: what was stored before a crash is not done again."""
-    result = connection.execute(
-        docket_sql.LINES,
-        {"filing_id": claim.filing_id, "first_line": claim.first_line, "last_line": claim.last_line},
-    )
-    return [Filed(**row._mapping) for row in result]  # noqa: SLF001 - SQLAlchemy's documented mapping view
+    result = connection.execute(docket_sql.LINES, {"shard": claim.lease.shard})
+    return [from_row(row, claim.options) for row in result]
 
 
 def renew(connection: Connection, leases: Sequence[Lease], *, lease_seconds: float) -> set[Lease]:
@@ -207,12 +231,7 @@ def record(connection: Connection, lease: Lease, outcomes: Sequence[Outcome], *,
     return _store(
         connection,
         docket_sql.RECORD,
-        {
-            "shard": lease.shard,
-            "token": lease.token,
-            "outcomes": _json(outcomes),
-            "lease_seconds": lease_seconds,
-        },
+        {**asdict(lease), **_written(outcomes), "lease_seconds": lease_seconds},
     )
 
 
@@ -228,12 +247,27 @@ def finish(connection: Connection, lease: Lease, outcomes: Sequence[Outcome]) ->
     return _store(
         connection,
         docket_sql.FINISH,
-        {"shard": lease.shard, "token": lease.token, "outcomes": _json(outcomes)},
+        {**asdict(lease), **_written(outcomes)},
     )
 
 
-def _json(outcomes: Sequence[Outcome]) -> str:
-    return json.dumps([asdict(outcome) for outcome in outcomes], allow_nan=False)
+def _fields(outcome: Outcome) -> dict[str, Any]:
+    """Give an outcome as a dictionary. Not by `asdict`, whose copying of every ballot was half of a worker's time."""
+    return {name: getattr(outcome, name) for name in _OUTCOME_FIELDS}
+
+
+def _written(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Give outcomes as the parameters that store and count them."""
+    statuses = [outcome.status for outcome in outcomes]
+    return {
+        "outcomes": json.dumps([_fields(outcome) for outcome in outcomes], allow_nan=False),
+        "succeeded": statuses.count(OutcomeStatus.SUCCEEDED),
+        "errored": statuses.count(OutcomeStatus.ERRORED),
+        "reused": sum(outcome.reused for outcome in outcomes),
+        "prompt_tokens": sum(outcome.prompt_tokens for outcome in outcomes),
+        "cached_tokens": sum(outcome.cached_tokens for outcome in outcomes),
+        "gpu_seconds": sum(outcome.gpu_seconds for outcome in outcomes),
+    }
 
 
 def _store(connection: Connection, statement: TextClause, parameters: dict[str, Any]) -> int:
@@ -322,28 +356,19 @@ def reclaim(connection: Connection, *, max_attempts: int, limit: int) -> int:
 
 def expire(connection: Connection, *, limit: int) -> int:
     """End shards whose deadline has passed. Returns how many comparisons expired by that."""
-    row = connection.execute(
-        docket_sql.EXPIRE,
-        {
-            "limit": limit,
-            "status": OutcomeStatus.EXPIRED,
-            "code": OutcomeError.DEADLINE_PASSED,
-            "message": "it was not decided by its deadline",
-        },
-    ).one()
+    row = connection.execute(docket_sql.EXPIRE, {"limit": limit, **_EXPIRED}).one()
     return int(row.stored)
 
 
-def cancel(connection: Connection, *, tenant: str, filing_id: UUID) -> int:
-    """Call off what is undecided of a filing. Returns how many comparisons were cancelled by that."""
-    row = connection.execute(
-        docket_sql.CANCEL,
-        {
-            "filing_id": filing_id,
-            "tenant": tenant,
-            "status": OutcomeStatus.CANCELLED,
-            "code": OutcomeError.CANCELLED,
-            "message": "it was called off before it was decided",
-        },
-    ).one()
-    return int(row.stored)
+def cancel(connection: Connection, *, tenant: str, filing_id: UUID, limit: int = 1000) -> int:
+    """Call off what is undecided of a filing, `limit` shards at a time. Returns how many comparisons that cancelled."""
+    parameters = {"filing_id": filing_id, "tenant": tenant, "limit": limit, **_CANCELLED}
+    return int(connection.execute(docket_sql.CANCEL, parameters).one().stored)
+
+
+def recall(connection: Connection, filing_id: UUID) -> int:
+    """Take all of a filing's shards back from Redis and from workers: it is paused, or its window has closed.
+
+    What workers are at is lost to them at their next write; no attempt is counted. Returns how many were out.
+    """
+    return len(connection.execute(docket_sql.RECALL, {"filing_id": filing_id}).all())

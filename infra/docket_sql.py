@@ -13,29 +13,39 @@ _HELD = "shards.id = :shard AND shards.lease_token = :token"
 # What leaving the running state means for the row, whichever way it is left.
 _UNLEASED = "lease_token = NULL, lease_until = NULL, lease_owner = NULL"
 
+# Lines `c` of shard `{shard}` that have no outcome yet.
 _UNDECIDED = """
-    NOT EXISTS (SELECT FROM outcomes o WHERE o.filing_id = c.filing_id AND o.line = c.line)
+    c.source_id = {shard}.source_id AND c.line BETWEEN {shard}.first_line AND {shard}.last_line
+    AND NOT EXISTS (SELECT FROM outcomes o WHERE o.filing_id = {shard}.filing_id AND o.line = c.line)
 """
+
+_COUNT_UNDECIDED = f"(SELECT count(*) FROM comparisons c WHERE {_UNDECIDED.format(shard='shards')})"
 
 # Gives every undecided line of the shards in the CTE `ended` the same outcome.
 _END_UNDECIDED = f"""
     INSERT INTO outcomes (filing_id, line, tenant, status, error_code, error_message, attempt)
-    SELECT c.filing_id, c.line, c.tenant, :status, :code, :message, ended.attempt
-    FROM ended
-    JOIN comparisons c ON c.filing_id = ended.filing_id AND c.line BETWEEN ended.first_line AND ended.last_line
-    WHERE {_UNDECIDED}
+    SELECT ended.filing_id, c.line, c.tenant, :status, :code, :message, ended.attempt
+    FROM ended JOIN comparisons c ON {_UNDECIDED.format(shard="ended")}
     ON CONFLICT (filing_id, line) DO NOTHING
     RETURNING 1
 """
 
+# A shard keeps count of how its lines ended and what they cost; a batch's counts are sums over its shards.
+_COUNT = """
+            succeeded = succeeded + :succeeded, errored = errored + :errored,
+            reused = reused + :reused,
+            prompt_tokens = prompt_tokens + :prompt_tokens, cached_tokens = cached_tokens + :cached_tokens,
+            gpu_seconds = gpu_seconds + :gpu_seconds
+"""
+
 _STORE_OUTCOMES = """
     INSERT INTO outcomes (filing_id, line, tenant, status, tally, judge_id, error_code, error_message,
-                          prompt_tokens, cached_tokens, gpu_seconds, attempt)
+                          prompt_tokens, cached_tokens, gpu_seconds, attempt, digest, reused)
     SELECT held.filing_id, o.line, held.tenant, o.status, o.tally, o.judge_id, o.error_code, o.error_message,
-           o.prompt_tokens, o.cached_tokens, o.gpu_seconds, held.attempt
-    FROM held, jsonb_to_recordset(CAST(:outcomes AS jsonb)) AS o(
-           line int, status text, tally jsonb, judge_id text, error_code text, error_message text,
-           prompt_tokens int, cached_tokens int, gpu_seconds float8)
+           o.prompt_tokens, o.cached_tokens, o.gpu_seconds, held.attempt, decode(o.digest, 'hex'), o.reused
+    FROM held, json_to_recordset(CAST(:outcomes AS json)) AS o(
+           line int, status text, tally json, judge_id text, error_code text, error_message text,
+           prompt_tokens int, cached_tokens int, gpu_seconds float8, digest text, reused boolean)
     ON CONFLICT (filing_id, line) DO NOTHING
     RETURNING 1
 """
@@ -43,20 +53,26 @@ _STORE_OUTCOMES = """
 
 FILE = text("""
     WITH filed AS (
-        INSERT INTO comparisons (filing_id, line, tenant, custom_id, prompt, response_a, response_b, orders, profile,
-                                 tie_margin, metadata, request_id)
-        SELECT :filing_id, c.line, :tenant, c.custom_id, c.prompt, c.response_a, c.response_b, c.orders, c.profile,
-               c.tie_margin, c.metadata, c.request_id
+        INSERT INTO comparisons (source_id, line, tenant, custom_id, body, request_id)
+        SELECT :filing_id, c.line, :tenant, c.custom_id, c.body, c.request_id
         FROM jsonb_to_recordset(CAST(:comparisons AS jsonb)) AS c(
-               line int, custom_id text, prompt jsonb, response_a jsonb, response_b jsonb, orders text, profile text,
-               tie_margin float8, metadata jsonb, request_id text)
+               line int, custom_id text, body text, request_id text)
         RETURNING line
     )
-    INSERT INTO shards (tenant, filing_id, first_line, last_line, lane, priority, state, deadline_at)
-    SELECT :tenant, :filing_id, min(line), max(line), :lane, :priority, 'waiting',
+    INSERT INTO shards (tenant, filing_id, source_id, first_line, last_line, lane, priority, state, deadline_at)
+    SELECT :tenant, :filing_id, :filing_id, min(line), max(line), :lane, :priority, 'waiting',
            now() + make_interval(secs => :deadline_in)
     FROM filed
     GROUP BY (line - 1) / :shard_lines
+    RETURNING id
+""")
+
+FILE_BATCH = text("""
+    INSERT INTO shards (tenant, filing_id, source_id, first_line, last_line, lane, priority, state, deadline_at, bytes)
+    SELECT b.tenant, b.id, b.file_id, r.first_line, r.last_line, 'bulk', b.priority, 'waiting', b.expires_at, r.bytes
+    FROM batches b JOIN file_runs r ON r.file_id = b.file_id AND r.lines > 0
+    WHERE b.id = :batch
+    ORDER BY r.first_line
     RETURNING id
 """)
 
@@ -99,14 +115,14 @@ CLAIM = text("""
         lease_until = now() + make_interval(secs => :lease_seconds),
         lease_owner = :worker
     WHERE id = :shard AND state = 'released'
-    RETURNING id, lease_token, tenant, filing_id, first_line, last_line, lane, attempt
+    RETURNING id, lease_token, tenant, filing_id, first_line, last_line, lane, attempt,
+              (SELECT options FROM batches b WHERE b.id = shards.filing_id) AS options
 """)
 
 LINES = text(f"""
-    SELECT c.line, c.custom_id, c.prompt, c.response_a, c.response_b, c.orders, c.profile, c.tie_margin, c.metadata,
-           c.request_id
-    FROM comparisons c
-    WHERE c.filing_id = :filing_id AND c.line BETWEEN :first_line AND :last_line AND {_UNDECIDED}
+    SELECT c.line, c.custom_id, c.body, c.request_id
+    FROM shards JOIN comparisons c ON {_UNDECIDED.format(shard="shards")}
+    WHERE shards.id = :shard
     ORDER BY c.line
 """)
 
@@ -119,7 +135,8 @@ RENEW = text("""
 
 RECORD = text(f"""
     WITH held AS (
-        UPDATE shards SET lease_until = greatest(lease_until, now() + make_interval(secs => :lease_seconds))
+        UPDATE shards SET lease_until = greatest(lease_until, now() + make_interval(secs => :lease_seconds)),
+            {_COUNT}
         WHERE {_HELD}
         RETURNING filing_id, tenant, attempt
     ), stored AS ({_STORE_OUTCOMES})
@@ -128,7 +145,8 @@ RECORD = text(f"""
 
 FINISH = text(f"""
     WITH held AS (
-        UPDATE shards SET state = 'done', ended_at = now(), {_UNLEASED}
+        UPDATE shards SET state = 'done', ended_at = now(), {_UNLEASED},
+            {_COUNT}
         WHERE {_HELD}
         RETURNING filing_id, tenant, attempt
     ), stored AS ({_STORE_OUTCOMES})
@@ -147,6 +165,7 @@ FAIL = text(f"""
             state = CASE WHEN attempt < :max_attempts THEN 'waiting' ELSE 'done' END,
             due_at = now() + make_interval(secs => :retry_in),
             ended_at = CASE WHEN attempt < :max_attempts THEN NULL ELSE now() END,
+            errored = CASE WHEN attempt < :max_attempts THEN errored ELSE errored + {_COUNT_UNDECIDED} END,
             {_UNLEASED}
         WHERE {_HELD}
         RETURNING *
@@ -161,15 +180,15 @@ SPLIT = text(f"""
         RETURNING *
     ), halves AS (
         SELECT c.line, ntile(2) OVER (ORDER BY c.line) AS half
-        FROM held
-        JOIN comparisons c ON c.filing_id = held.filing_id AND c.line BETWEEN held.first_line AND held.last_line
-        WHERE {_UNDECIDED}
+        FROM held JOIN comparisons c ON {_UNDECIDED.format(shard="held")}
     ), carriers AS (
-        INSERT INTO shards (tenant, filing_id, first_line, last_line, lane, priority, state, attempt, deadline_at)
-        SELECT held.tenant, held.filing_id, min(halves.line), max(halves.line), held.lane, held.priority, 'waiting',
-               held.attempt - 1, held.deadline_at
+        INSERT INTO shards (tenant, filing_id, source_id, first_line, last_line, lane, priority, state, attempt,
+                            deadline_at, bytes)
+        SELECT held.tenant, held.filing_id, held.source_id, min(halves.line), max(halves.line), held.lane,
+               held.priority, 'waiting', held.attempt - 1, held.deadline_at, held.bytes / 2
         FROM held, halves
-        GROUP BY held.tenant, held.filing_id, held.lane, held.priority, held.attempt, held.deadline_at, halves.half
+        GROUP BY held.tenant, held.filing_id, held.source_id, held.lane, held.priority, held.attempt,
+                 held.deadline_at, held.bytes, halves.half
     )
     SELECT id FROM held
 """)
@@ -187,7 +206,7 @@ RECLAIM = text(f"""
 """)
 
 LAPSED_FOR_GOOD = text("""
-    SELECT id, lease_token, tenant, filing_id, first_line, last_line, lane, attempt FROM shards
+    SELECT id, lease_token, tenant, filing_id, first_line, last_line, lane, attempt, NULL AS options FROM shards
     WHERE state = 'running' AND lease_until < now() AND attempt >= :max_attempts
     LIMIT :limit
     FOR UPDATE SKIP LOCKED
@@ -200,7 +219,7 @@ EXPIRE = text(f"""
         LIMIT :limit
         FOR UPDATE SKIP LOCKED
     ), ended AS (
-        UPDATE shards SET state = 'done', ended_at = now(), {_UNLEASED}
+        UPDATE shards SET state = 'done', ended_at = now(), expired = expired + {_COUNT_UNDECIDED}, {_UNLEASED}
         FROM late WHERE shards.id = late.id
         RETURNING shards.*
     ), stored AS ({_END_UNDECIDED})
@@ -208,10 +227,51 @@ EXPIRE = text(f"""
 """)
 
 CANCEL = text(f"""
-    WITH ended AS (
-        UPDATE shards SET state = 'done', ended_at = now(), {_UNLEASED}
+    WITH called AS MATERIALIZED (
+        SELECT id FROM shards
         WHERE filing_id = :filing_id AND tenant = :tenant AND state IN ('waiting', 'released', 'running')
-        RETURNING *
+        ORDER BY id
+        LIMIT :limit
+        FOR UPDATE
+    ), ended AS (
+        UPDATE shards SET state = 'done', ended_at = now(), cancelled = cancelled + {_COUNT_UNDECIDED}, {_UNLEASED}
+        FROM called WHERE shards.id = called.id
+        RETURNING shards.*
     ), stored AS ({_END_UNDECIDED})
     SELECT (SELECT count(*) FROM stored) AS stored
+""")
+
+RECALL = text(f"""
+    UPDATE shards SET state = 'waiting', released_at = NULL,
+        attempt = CASE WHEN state = 'running' THEN attempt - 1 ELSE attempt END, {_UNLEASED}
+    WHERE filing_id = :filing_id AND state IN ('released', 'running')
+    RETURNING id
+""")
+
+RELEASE_BULK = text("""
+    WITH out AS MATERIALIZED (
+        SELECT tenant, count(*) AS shards FROM shards
+        WHERE lane = 'bulk' AND state IN ('released', 'running') GROUP BY tenant
+    ), waiting AS MATERIALIZED (
+        SELECT s.id, row_number() OVER (PARTITION BY b.tenant ORDER BY b.priority DESC, b.id, s.due_at, s.id)
+                     + coalesce(out.shards, 0) AS turn
+        FROM batches b
+        CROSS JOIN LATERAL (
+            SELECT id, due_at FROM shards
+            WHERE filing_id = b.id AND state = 'waiting' AND due_at <= now()
+            ORDER BY due_at, id
+            LIMIT :room
+        ) s
+        LEFT JOIN out ON out.tenant = b.tenant
+        WHERE b.open
+    ), due AS MATERIALIZED (
+        SELECT shards.id FROM shards JOIN waiting ON waiting.id = shards.id
+        WHERE shards.state = 'waiting'
+        ORDER BY waiting.turn, shards.id
+        LIMIT least(:limit, greatest(0, :room - coalesce((SELECT sum(shards) FROM out), 0)))
+        FOR UPDATE OF shards SKIP LOCKED
+    )
+    UPDATE shards SET state = 'released', released_at = now()
+    FROM due WHERE shards.id = due.id
+    RETURNING shards.id
 """)

@@ -41,6 +41,8 @@ class Settings(BaseSettings):
     """The port of the API; 0 for any free one, under `nightcourt up`."""
     max_body_bytes: PositiveInt = 4 * 1024 * 1024
     """A request body above this is refused before it is read."""
+    max_file_bytes: PositiveInt = 4 * 1024 * 1024 * 1024
+    """An uploaded file above this, unfolded where it is compressed, is refused."""
     max_wait_seconds: PositiveFloat = 60.0
     """The longest that `Prefer: wait` may hold a request."""
 
@@ -58,6 +60,13 @@ class Settings(BaseSettings):
     max_attempts: PositiveInt = 3
     """How often a shard is tried before it is split, and a single comparison before it is errored."""
 
+    clock_shift_seconds: float = 0.0
+    """Added to the clock that windows and `not_before` go by; for trying them out without waiting for the night."""
+
+    # -- what is kept
+    retention_days: float = Field(default=0.0, ge=0.0)
+    """What ended longer ago than this is deleted, contents, verdicts and all; 0 keeps everything."""
+
     # -- the judge
     engine: EngineName = "llama_cpp"
     """What runs the model. The simulated engine asks none, and says so in every verdict."""
@@ -67,9 +76,11 @@ class Settings(BaseSettings):
     """CPU threads of the llama_cpp engine; the machine's cores when unset."""
     context_tokens: PositiveInt = 8192
     """The longest prompt, in tokens, that the llama_cpp engine makes room for; the model's own limit caps it."""
-    slots: PositiveInt = 4
+    workers: PositiveInt | None = None
+    """Worker processes that the embedded stack runs; one, or one a core with the simulated engine, when unset."""
+    slots: PositiveInt = 8
     """Shards that one worker works on at a time."""
-    bulk_slots: PositiveInt = 2
+    bulk_slots: PositiveInt = 4
     """Of the slots, how many bulk shards may take; the rest stay free for people who wait."""
     mass_threshold: float = Field(default=0.05, ge=0.0, le=1.0)
     """A ballot with less probability than this on A and B together is no verdict. The embedded model puts .15 to .40

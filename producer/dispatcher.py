@@ -16,6 +16,7 @@ from sqlalchemy import Engine as Database
 from sqlalchemy.exc import SQLAlchemyError
 
 from infra import docket, roster
+from producer import windows
 from schemas.message import JUDGE_TASK, QUEUES, ShardHint
 from schemas.states import Lane
 
@@ -37,6 +38,10 @@ class Pace:
     worker_seconds: float
     """A worker not heard of for this long is not counted on."""
     max_attempts: int
+    tend_seconds: float = 0.25
+    """How often windows and the ends of batches are looked at: what an operator does has effect within this."""
+    shards_per_slot: int = 1
+    clock_shift_seconds: float = 0.0
 
 
 def hint(database: Database, app: Celery, lane: Lane, shards: list[int]) -> None:
@@ -58,7 +63,7 @@ def hint(database: Database, app: Celery, lane: Lane, shards: list[int]) -> None
         raise
 
 
-def release(database: Database, app: Celery, rooms: dict[Lane, int]) -> int:
+def release(database: Database, app: Celery, *, bulk_room: int) -> int:
     """Let due shards go, as many as each lane has room for, and hint them.
 
     Returns:
@@ -69,8 +74,10 @@ def release(database: Database, app: Celery, rooms: dict[Lane, int]) -> int:
     """
     with database.begin() as connection:
         released = {
-            lane: docket.release(connection, lane=lane, room=room, limit=_AT_ONCE) for lane, room in rooms.items()
+            Lane.INTERACTIVE: docket.release(connection, lane=Lane.INTERACTIVE, room=_INTERACTIVE_ROOM, limit=_AT_ONCE)
         }
+        if bulk_room:
+            released[Lane.BULK] = docket.release_bulk(connection, room=bulk_room, limit=_AT_ONCE)
     # The release is committed before the hint goes out: a worker is never faster than the row it looks for.
     for lane, shards in released.items():
         hint(database, app, lane, shards)
@@ -96,19 +103,25 @@ def sweep(database: Database, app: Celery, pace: Pace) -> None:
 
 
 def run(database: Database, app: Celery, pace: Pace, stop: threading.Event) -> None:
-    """Release and sweep until told to stop. What cannot be reached now is tried again, at a calmer pace."""
-    sweep_at = 0.0
-    bulk_room = 0
+    """Release, tend and sweep until told to stop. What cannot be reached now is tried again, at a calmer pace."""
+    sweep_at = tend_at = 0.0
+    bulk_slots = 0
+    batches_live = False
     pause = pace.poll_seconds
     while not stop.wait(pause):
         pause = pace.poll_seconds
         try:
-            if time.monotonic() >= sweep_at:
-                sweep_at = time.monotonic() + pace.sweep_seconds
+            now = time.monotonic()
+            if now >= sweep_at:
+                sweep_at = now + pace.sweep_seconds
                 with database.connect() as connection:
-                    bulk_room = roster.capacity(connection, within=pace.worker_seconds).bulk_slots
+                    bulk_slots = roster.capacity(connection, within=pace.worker_seconds).bulk_slots
                 sweep(database, app, pace)
-            released = release(database, app, {Lane.INTERACTIVE: _INTERACTIVE_ROOM, Lane.BULK: bulk_room})
+            if now >= tend_at:
+                tend_at = now + pace.tend_seconds
+                with database.begin() as connection:
+                    batches_live = windows.tend(connection, clock_shift=pace.clock_shift_seconds)
+            released = release(database, app, bulk_room=bulk_slots * pace.shards_per_slot if batches_live else 0)
             if released:
                 log.debug("released", shards=released)
         except (BrokerError, RedisError) as error:

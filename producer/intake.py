@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from infra import docket
-from infra.docket import Filed
+from infra.filed import Filed
 from schemas.comparison import ComparisonRequest
 from schemas.ids import SINGLE_LINE, ComparisonKey, new_filing_id
 from schemas.problems import IDEMPOTENCY_KEY_REUSED, Problem

@@ -1,5 +1,7 @@
 """Reading comparisons back, and waiting for them to be decided."""
 
+# ruff: noqa: S608 - statements are put together from constants of this module alone; values are always bound
+
 import asyncio
 from collections.abc import Sequence
 from typing import Any
@@ -20,24 +22,33 @@ from schemas.verdict import Judge, Tally, Usage, Verdict
 log = structlog.get_logger()
 
 _COLUMNS = """
-    SELECT c.filing_id, c.line, c.custom_id, c.metadata, c.created_at,
+    SELECT {filing} AS filing_id, c.line, c.custom_id,
+           coalesce(c.body::json -> 'body' -> 'metadata', c.body::json -> 'metadata') AS metadata, c.created_at,
            o.status, o.tally, o.error_code, o.error_message, o.prompt_tokens, o.cached_tokens, o.gpu_seconds,
            o.decided_at, j.card AS judge,
-           EXISTS (SELECT FROM shards s WHERE s.filing_id = c.filing_id AND s.state = 'running'
+           EXISTS (SELECT FROM shards s WHERE s.filing_id = {filing} AND s.state = 'running'
                    AND c.line BETWEEN s.first_line AND s.last_line) AS running
     FROM comparisons c
-    LEFT JOIN outcomes o ON o.filing_id = c.filing_id AND o.line = c.line
+    LEFT JOIN batches b ON b.id = {batch} AND b.file_id = c.source_id
+    LEFT JOIN outcomes o ON o.filing_id = {filing} AND o.line = c.line
     LEFT JOIN judges j ON j.id = o.judge_id
 """
 
-_READ = text(f"{_COLUMNS} WHERE c.tenant = :tenant AND c.filing_id = :filing_id AND c.line = :line")
+# A single comparison is its own source; a batch's lines have the file as theirs.
+_READ = text(
+    _COLUMNS.format(filing="CAST(:filing_id AS uuid)", batch="CAST(:filing_id AS uuid)")
+    + "WHERE c.tenant = :tenant AND c.line = :line AND c.source_id = coalesce("
+    "(SELECT file_id FROM batches WHERE id = :filing_id), CAST(:filing_id AS uuid))"
+)
 
-_PAGE = text(f"""
-    {_COLUMNS}
-    WHERE c.tenant = :tenant AND c.line = 0 AND (CAST(:after AS uuid) IS NULL OR c.filing_id < :after)
-    ORDER BY c.filing_id DESC
+_PAGE = text(
+    _COLUMNS.format(filing="c.source_id", batch="NULL")
+    + """
+    WHERE c.tenant = :tenant AND c.line = 0 AND (CAST(:after AS uuid) IS NULL OR c.source_id < :after)
+    ORDER BY c.source_id DESC
     LIMIT :limit
-""")
+"""
+)
 
 _DECIDED = text("""
     SELECT o.filing_id, o.line FROM outcomes o
@@ -66,7 +77,7 @@ def _comparison(row: Row[Any]) -> Comparison:
         created_at=row.created_at,
         decided_at=row.decided_at,
         custom_id=row.custom_id,
-        metadata=row.metadata,
+        metadata=row.metadata or {},
         verdict=verdict,
         error=error,
     )

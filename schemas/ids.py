@@ -44,3 +44,19 @@ def parse_comparison_id(text: str) -> ComparisonKey | None:
     if match is None:
         return None
     return ComparisonKey(UUID(hex=match[1]), int(match[2] or SINGLE_LINE))
+
+
+def file_id(filing_id: UUID) -> str:
+    """Spell an uploaded file's id."""
+    return f"file-{filing_id.hex}"
+
+
+def batch_id(filing_id: UUID) -> str:
+    """Spell a batch's id."""
+    return f"batch_{filing_id.hex}"
+
+
+def parse_prefixed(text: str, prefix: str) -> UUID | None:
+    """Read an id of a prefix and 32 hexadecimal digits; None where the text is no such id."""
+    match = re.fullmatch(re.escape(prefix) + "([0-9a-f]{32})", text)
+    return UUID(hex=match[1]) if match else None

@@ -38,6 +38,10 @@ IDEMPOTENCY_KEY_REUSED = ProblemKind(
     HTTPStatus.UNPROCESSABLE_ENTITY,
     "This Idempotency-Key was used before with another body",
 )
+BAD_COMPRESSION = ProblemKind("bad_compression", HTTPStatus.BAD_REQUEST, "The file's compression cannot be undone")
+MALFORMED_UPLOAD = ProblemKind("malformed_upload", HTTPStatus.BAD_REQUEST, "The upload is not a form with a file")
+BATCH_ENDED = ProblemKind("batch_ended", HTTPStatus.CONFLICT, "The batch has already ended")
+BATCH_RUNNING = ProblemKind("batch_running", HTTPStatus.CONFLICT, "The batch has not ended yet")
 ALREADY_DECIDED = ProblemKind("already_decided", HTTPStatus.CONFLICT, "The comparison has already ended")
 UNAVAILABLE = ProblemKind(
     "unavailable", HTTPStatus.SERVICE_UNAVAILABLE, "The service cannot answer now; try again shortly"
@@ -48,7 +52,9 @@ INTERNAL = ProblemKind("internal_error", HTTPStatus.INTERNAL_SERVER_ERROR, "The 
 NO_SERVER = ProblemKind("no_server", HTTPStatus.BAD_GATEWAY, "No server answers")
 LOCAL_STACK = ProblemKind("local_stack", HTTPStatus.INTERNAL_SERVER_ERROR, "The embedded stack cannot run")
 BAD_INPUT_FILE = ProblemKind("bad_input_file", HTTPStatus.BAD_REQUEST, "The input file cannot be used")
+BAD_OUTPUT_FILE = ProblemKind("bad_output_file", HTTPStatus.BAD_REQUEST, "The output file cannot be written")
 BAD_SETTING = ProblemKind("bad_setting", HTTPStatus.INTERNAL_SERVER_ERROR, "A setting cannot be used")
+BATCH_FAILED = ProblemKind("batch_failed", HTTPStatus.UNPROCESSABLE_ENTITY, "The batch did not end well")
 NOT_DECIDED = ProblemKind("not_decided", HTTPStatus.GATEWAY_TIMEOUT, "Not everything was decided in time")
 
 
@@ -65,6 +71,8 @@ class OutcomeError(StrEnum):
     """The engine failed at this comparison at each attempt."""
     WORKER_LOST = "worker_lost"
     """Each attempt ended with its worker gone before it could report."""
+    BAD_LINE = "bad_line"
+    """The line of the file is no comparison; the message says why."""
     CANCELLED = "cancelled"
     """A producer called it off."""
     DEADLINE_PASSED = "deadline_passed"

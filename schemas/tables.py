@@ -5,6 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    JSON,
     BigInteger,
     CheckConstraint,
     DateTime,
@@ -56,27 +57,105 @@ LEASE_TOKENS = Sequence("lease_tokens", metadata=Base.metadata)
 
 
 class ComparisonRow(Base):
-    """What was filed. Written once, never changed."""
+    """What was filed, as it was filed. Written once, never changed.
+
+    The source is the uploaded file that the line came in, or the filing itself where a comparison was filed singly.
+    """
 
     __tablename__ = "comparisons"
 
-    filing_id: Mapped[UUID] = mapped_column(primary_key=True)
+    source_id: Mapped[UUID] = mapped_column(primary_key=True)
     line: Mapped[int] = mapped_column(primary_key=True)
     tenant: Mapped[str]
     custom_id: Mapped[str | None]
-    prompt: Mapped[Any]
-    response_a: Mapped[Any]
-    response_b: Mapped[Any]
-    orders: Mapped[str]
-    profile: Mapped[str]
-    tie_margin: Mapped[float | None]
-    metadata_: Mapped[Any] = mapped_column("metadata")
+    body: Mapped[str]
     request_id: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
     __table_args__ = (
         # A producer's list of single comparisons, newest first.
-        Index("ix_comparisons_single", "tenant", "filing_id", postgresql_where=text("line = 0")),
+        Index("ix_comparisons_single", "tenant", "source_id", postgresql_where=text("line = 0")),
+    )
+
+
+class FileRow(Base):
+    """An uploaded file. Its lines are comparisons whose source it is; what is no comparison stands in `bad_lines`."""
+
+    __tablename__ = "files"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    tenant: Mapped[str]
+    filename: Mapped[str]
+    purpose: Mapped[str]
+    state: Mapped[str]
+    bytes: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    lines: Mapped[int] = mapped_column(server_default=text("0"))
+    bad_lines: Mapped[int] = mapped_column(server_default=text("0"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    __table_args__ = (
+        CheckConstraint("state IN ('uploading', 'processed')", name="state"),
+        Index("ix_files_tenant", "tenant", "id"),
+    )
+
+
+class FileRunRow(Base):
+    """A run of lines of a file that will travel together as a shard, and how much text it is."""
+
+    __tablename__ = "file_runs"
+
+    file_id: Mapped[UUID] = mapped_column(primary_key=True)
+    first_line: Mapped[int] = mapped_column(primary_key=True)
+    last_line: Mapped[int]
+    lines: Mapped[int]
+    bytes: Mapped[int]
+
+
+class BadLineRow(Base):
+    """A line of a file that is no comparison, and why. Never its text."""
+
+    __tablename__ = "bad_lines"
+
+    file_id: Mapped[UUID] = mapped_column(primary_key=True)
+    line: Mapped[int] = mapped_column(primary_key=True)
+    custom_id: Mapped[str | None]
+    code: Mapped[str]
+    message: Mapped[str]
+    param: Mapped[str | None]
+
+
+class BatchRow(Base):
+    """What is to be made of a file. The lines' queue state is on the shards; counts are sums over them."""
+
+    __tablename__ = "batches"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    tenant: Mapped[str]
+    file_id: Mapped[UUID]
+    endpoint: Mapped[str]
+    status: Mapped[str]
+    options: Mapped[Any]
+    completion_window: Mapped[str]
+    metadata_: Mapped[Any | None] = mapped_column("metadata")
+    priority: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
+    on_bad_line: Mapped[str]
+    not_before: Mapped[datetime | None]
+    window: Mapped[Any | None]
+    paused: Mapped[bool] = mapped_column(server_default=text("false"))
+    open: Mapped[bool] = mapped_column(server_default=text("false"))
+    total: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime]
+    in_progress_at: Mapped[datetime | None]
+    cancelling_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint(
+            "status IN ('failed', 'in_progress', 'completed', 'expired', 'cancelling', 'cancelled')", name="status"
+        ),
+        Index("ix_batches_tenant", "tenant", "id"),
+        Index("ix_batches_live", "id", postgresql_where=text("status IN ('in_progress', 'cancelling')")),
     )
 
 
@@ -91,6 +170,7 @@ class ShardRow(Base):
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     tenant: Mapped[str]
     filing_id: Mapped[UUID]
+    source_id: Mapped[UUID]
     first_line: Mapped[int]
     last_line: Mapped[int]
     lane: Mapped[str]
@@ -103,6 +183,15 @@ class ShardRow(Base):
     lease_token: Mapped[int | None] = mapped_column(BigInteger)
     lease_until: Mapped[datetime | None]
     lease_owner: Mapped[str | None]
+    bytes: Mapped[int] = mapped_column(server_default=text("0"))
+    succeeded: Mapped[int] = mapped_column(server_default=text("0"))
+    errored: Mapped[int] = mapped_column(server_default=text("0"))
+    cancelled: Mapped[int] = mapped_column(server_default=text("0"))
+    expired: Mapped[int] = mapped_column(server_default=text("0"))
+    reused: Mapped[int] = mapped_column(server_default=text("0"))
+    prompt_tokens: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    cached_tokens: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    gpu_seconds: Mapped[float] = mapped_column(server_default=text("0"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     ended_at: Mapped[datetime | None]
 
@@ -115,6 +204,7 @@ class ShardRow(Base):
         CheckConstraint("(state = 'running') = (lease_token IS NOT NULL)", name="lease_token"),
         CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="lease_until"),
         Index("ix_shards_filing", "filing_id", "first_line"),
+        Index("ix_shards_batch", "filing_id", "due_at", "id", postgresql_where=text("state = 'waiting'")),
         Index(
             "ix_shards_waiting",
             "lane",
@@ -152,7 +242,7 @@ class OutcomeRow(Base):
     line: Mapped[int] = mapped_column(primary_key=True)
     tenant: Mapped[str]
     status: Mapped[str]
-    tally: Mapped[Any | None]
+    tally: Mapped[Any | None] = mapped_column(JSON(none_as_null=True))
     judge_id: Mapped[str | None]
     error_code: Mapped[str | None]
     error_message: Mapped[str | None]
@@ -160,11 +250,14 @@ class OutcomeRow(Base):
     cached_tokens: Mapped[int] = mapped_column(server_default=text("0"))
     gpu_seconds: Mapped[float] = mapped_column(server_default=text("0"))
     attempt: Mapped[int] = mapped_column(server_default=text("0"))
+    digest: Mapped[bytes | None]
+    reused: Mapped[bool] = mapped_column(server_default=text("false"))
     decided_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
     __table_args__ = (
-        ForeignKeyConstraint(["filing_id", "line"], ["comparisons.filing_id", "comparisons.line"]),
         ForeignKeyConstraint(["judge_id"], ["judges.id"]),
+        # Where a verdict that was computed is found again: by what was asked, of which judge.
+        Index("ix_outcomes_digest", "digest", "judge_id", postgresql_where=text("digest IS NOT NULL")),
         CheckConstraint("status IN ('succeeded', 'errored', 'cancelled', 'expired')", name="status"),
         CheckConstraint("(status = 'succeeded') = (tally IS NOT NULL)", name="tally"),
         CheckConstraint("(tally IS NULL) = (error_code IS NOT NULL)", name="error"),

@@ -1,19 +1,22 @@
 """Claim a shard, judge its lines, finish it. No transaction is open while the engine works."""
 
+import hashlib
+import json
 import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import Connection
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import InterfaceError, OperationalError
 
-from infra import docket
-from infra.docket import Claim, Filed, Lease, LeaseLostError, Outcome
+from infra import docket, precedents
+from infra.docket import Claim, Lease, LeaseLostError, Outcome
+from infra.filed import Filed
 from infra.logs import REQUEST_ID
 from schemas.problems import OutcomeError
 from schemas.states import OutcomeStatus
@@ -25,6 +28,9 @@ from worker.engines.base import Engine, EngineError, EngineGoneError, Score
 log = structlog.get_logger()
 
 T = TypeVar("T")
+
+_RECORD_SECONDS = 1.0
+"""Outcomes in hand are stored this often: what a crash costs at most, and what a transaction is worth."""
 
 ORDERS: dict[str, tuple[Order, ...]] = {"both": ("ab", "ba"), "ab": ("ab",), "ba": ("ba",)}
 
@@ -68,7 +74,8 @@ class Case:
 
     comparison: Filed
     orders: tuple[Order, ...]
-    prompts: tuple[list[int], ...]
+    prompts: tuple[Sequence[int], ...]
+    digest: str | None
 
     @property
     def tokens(self) -> int:
@@ -119,20 +126,29 @@ def _work(bench: Bench, claim: Claim) -> int:
     """Judge what is undecided of a claimed shard, storing as it goes. Returns how many lines it decided."""
     with bench.database.connect() as connection:
         comparisons = docket.undecided(connection, claim)
+        digests = {each.line: _digest(each) for each in comparisons} if claim.options.get("reuse", True) else {}
+        found = precedents.find(
+            connection, tenant=claim.tenant, digests=list(digests.values()), judges=list(bench.judges.values())
+        )
     if len(comparisons) == 1:
         structlog.contextvars.bind_contextvars(**{REQUEST_ID: comparisons[0].request_id})
     # Prompts that share a beginning follow each other, so that the engine can reuse what it computed.
     comparisons.sort(key=lambda each: str(each.prompt))
-    ready, outcomes = _prepare(bench, comparisons)
+    reused, fresh = _reuse(bench, comparisons, digests, found)
+    ready, outcomes = _prepare(bench, fresh, digests)
+    outcomes += reused
     decided = 0
+    stored_at = time.monotonic()
     steps = list(_steps(ready, bench.engine.card.step_tokens))
     for step in steps[:-1]:
         if bench.draining.is_set():
             break
         outcomes += _judge(bench, claim, step)
-        _record(bench, claim, outcomes)
-        decided += len(outcomes)
-        outcomes = []
+        if time.monotonic() - stored_at >= _RECORD_SECONDS:
+            _record(bench, claim, outcomes)
+            decided += len(outcomes)
+            outcomes = []
+            stored_at = time.monotonic()
     if bench.draining.is_set() and steps:
         _give_back(bench, claim, outcomes)
         return decided + len(outcomes)
@@ -146,7 +162,44 @@ def _record(bench: Bench, claim: Claim, outcomes: Sequence[Outcome]) -> None:
     _persist(bench, lambda c: docket.record(c, claim.lease, outcomes, lease_seconds=bench.rules.lease_seconds))
 
 
-def _prepare(bench: Bench, comparisons: Sequence[Filed]) -> tuple[list[Case], list[Outcome]]:
+def _digest(comparison: Filed) -> str:
+    """Hash what is asked: the same comparison under the same judge is not computed twice for one tenant."""
+    asked = [
+        comparison.prompt,
+        comparison.response_a,
+        comparison.response_b,
+        comparison.orders,
+        comparison.profile,
+        comparison.tie_margin,
+    ]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:32]
+
+
+def _reuse(
+    bench: Bench, comparisons: Sequence[Filed], digests: dict[int, str], found: dict[tuple[str, str], Any]
+) -> tuple[list[Outcome], list[Filed]]:
+    """Answer from earlier verdicts what can be; the rest is fresh."""
+    outcomes: list[Outcome] = []
+    fresh: list[Filed] = []
+    for comparison in comparisons:
+        judge_id = bench.judges[comparison.profile]
+        earlier = found.get((digests.get(comparison.line, ""), judge_id))
+        if earlier is None:
+            fresh.append(comparison)
+            continue
+        outcomes.append(
+            Outcome(
+                line=comparison.line,
+                status=OutcomeStatus.SUCCEEDED,
+                tally=earlier.tally,
+                judge_id=judge_id,
+                reused=True,
+            )
+        )
+    return outcomes, fresh
+
+
+def _prepare(bench: Bench, comparisons: Sequence[Filed], digests: dict[int, str]) -> tuple[list[Case], list[Outcome]]:
     """Turn comparisons into cases; those that cannot be put to this judge into outcomes that say why."""
     cases: list[Case] = []
     outcomes: list[Outcome] = []
@@ -163,7 +216,7 @@ def _prepare(bench: Bench, comparisons: Sequence[Filed]) -> tuple[list[Case], li
             message = f"the prompt is {longest} tokens long, the judge takes {limit}"
             outcomes.append(_errored(comparison, OutcomeError.CONTEXT_LENGTH_EXCEEDED, message))
             continue
-        cases.append(Case(comparison=comparison, orders=orders, prompts=ids))
+        cases.append(Case(comparison=comparison, orders=orders, prompts=ids, digest=digests.get(comparison.line)))
     return cases, outcomes
 
 
@@ -246,6 +299,7 @@ def _succeeded(bench: Bench, case: Case, cast: Sequence[Ballot], scores: Sequenc
         prompt_tokens=case.tokens,
         cached_tokens=sum(score.cached_tokens for score in scores),
         gpu_seconds=sum(score.seconds for score in scores),
+        digest=case.digest,
     )
 
 

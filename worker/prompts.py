@@ -9,7 +9,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from infra.docket import Filed
+from infra.filed import Filed
 from schemas.verdict import Order
 from worker.engines.base import VERDICT_OPENING, Prompt
 

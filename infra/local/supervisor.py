@@ -30,11 +30,12 @@ from typing import Any, Self
 import structlog
 
 from infra.local import LocalStackError, StartCancelledError
+from infra.local import tree as trees
 from infra.local.finding import choose_port, listens, reachable
 from infra.local.folder import DataFolder, StackInfo
 from infra.local.model import embedded_model
 from infra.local.part import OnEvent
-from infra.local.tree import APPLICATIONS, MIGRATE, ProcessTree, Program
+from infra.local.tree import MIGRATE, ProcessTree, Program
 from infra.settings import Settings, as_environment
 
 _log = structlog.get_logger()
@@ -66,7 +67,7 @@ class Stack:
         on_event: OnEvent = _ignore,
         stop: threading.Event | None = None,
         migrate: Program = MIGRATE,
-        applications: Sequence[Program] = APPLICATIONS,
+        applications: Sequence[Program] | None = None,
         fast: bool = False,
         ready_within: float = 300.0,
     ) -> None:
@@ -80,7 +81,7 @@ class Stack:
             on_event: Hears what happens.
             stop: Ends the stack when set.
             migrate: Brings the database up to date, and ends.
-            applications: What runs on top, in the order of starting.
+            applications: What runs on top, in the order of starting; what the settings say when None.
             fast: Give up the database's safety against a crash of the machine, for tests.
             ready_within: How long the stack may take to be ready, in seconds.
         """
@@ -91,7 +92,7 @@ class Stack:
         self._stop = stop or threading.Event()
         self._hurry = threading.Event()
         self._migrate = migrate
-        self._applications = applications
+        self._applications = trees.applications(_workers(settings)) if applications is None else applications
         self._fast = fast
         self._ready_within = ready_within
 
@@ -290,7 +291,7 @@ def run_stack(
     on_event: OnEvent = _ignore,
     stop: threading.Event | None = None,
     migrate: Program = MIGRATE,
-    applications: Sequence[Program] = APPLICATIONS,
+    applications: Sequence[Program] | None = None,
     fast: bool = False,
 ) -> None:
     """Run the stack until SIGINT, SIGTERM or SIGHUP, or until `stop` is set. A second signal hurries.
@@ -326,6 +327,13 @@ def run_stack(
         if asked:
             # The program is ending as it was asked to: one Ctrl-C too many is not to turn that into a failure.
             afterwards.update(dict.fromkeys(afterwards, signal.SIG_IGN))
+
+
+def _workers(settings: Settings) -> int:
+    """How many worker processes: one where an engine has the machine's cores or a device to itself, else one a core."""
+    if settings.workers is not None:
+        return settings.workers
+    return (os.cpu_count() or 1) if settings.engine == "simulated" else 1
 
 
 def _await(done: Callable[[], bool], seconds: float | None) -> bool:

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from infra import logs
 from infra.database import connect_async
 from infra.settings import Settings
-from producer.api import comparisons, health, problems
+from producer.api import batches, comparisons, files, health, problems
 from producer.api.requests import RequestIds
 from producer.results import Waiter
 from schemas.problems import ProblemDocument
@@ -32,11 +32,13 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.redis = Redis.from_url(
             settings.redis_url.get_secret_value(), socket_timeout=1, socket_connect_timeout=1
         )
+        app.state.ending = asyncio.Event()
         app.state.waiter = Waiter(app.state.database, every=settings.poll_seconds)
         ticking = asyncio.create_task(app.state.waiter.run())
         try:
             yield
         finally:
+            app.state.ending.set()
             ticking.cancel()
             with suppress(asyncio.CancelledError):
                 await ticking
@@ -52,6 +54,8 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     app.include_router(comparisons.router)
+    app.include_router(files.router)
+    app.include_router(batches.router)
     app.include_router(health.router)
     problems.install(app)
     app.add_middleware(RequestIds)

@@ -25,6 +25,9 @@ log = structlog.get_logger()
 
 _PLAIN = {HTTPStatus.NOT_FOUND: NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED: METHOD_NOT_ALLOWED}
 
+_OPENAI_SHAPED = ("/v1/files", "/v1/batches")
+"""Where OpenAI's clients go, who look for errors in OpenAI's shape."""
+
 DOCUMENTED: dict[int | str, dict[str, object]] = {
     "default": {
         "description": "A problem (RFC 9457)",
@@ -37,6 +40,16 @@ DOCUMENTED: dict[int | str, dict[str, object]] = {
 def answer(request: Request, problem: Problem) -> Response:
     """Write a problem as a response."""
     request_id = getattr(request.state, "request_id", None)
+    if request.url.path.startswith(_OPENAI_SHAPED):
+        error = {
+            "message": problem.detail,
+            "type": "server_error"
+            if problem.kind.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+            else "invalid_request_error",
+            "param": problem.errors[0].field or None if problem.errors else None,
+            "code": problem.kind.code,
+        }
+        return JSONResponse({"error": error}, status_code=problem.kind.status, headers=problem.headers)
     return JSONResponse(
         problem.document(request_id).model_dump(exclude_none=True),
         status_code=problem.kind.status,

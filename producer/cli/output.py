@@ -1,12 +1,15 @@
 """How the command line speaks: rich on a terminal, plain when piped, JSON when asked; and how it ends."""
 
+import os
 import sys
+from collections.abc import Iterable
 from enum import IntEnum
+from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
 
-from schemas.problems import NO_SERVER, NOT_DECIDED, UNAVAILABLE, Problem
+from schemas.problems import BAD_OUTPUT_FILE, NO_SERVER, NOT_DECIDED, UNAVAILABLE, Problem
 
 
 class Exit(IntEnum):
@@ -45,3 +48,26 @@ def fail(problem: Problem, *, as_json: bool = False) -> NoReturn:
         progress.print(f"{problem.kind.title}.", markup=False, style="bold")
         progress.print(problem.detail, markup=False, soft_wrap=True)
     sys.exit(_EXITS.get(problem.kind.code, Exit.FAILED))
+
+
+def write_lines(lines: Iterable[bytes], path: Path) -> None:
+    """Write lines to a file, all of them or none; `-` is standard output.
+
+    Raises:
+        Problem: the file cannot be written.
+    """
+    if str(path) == "-":
+        for line in lines:
+            sys.stdout.buffer.write(line + b"\n")
+        sys.stdout.buffer.flush()
+        return
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            for line in lines:
+                file.write(line + b"\n")
+        part.replace(path)
+    except OSError as error:
+        raise Problem(BAD_OUTPUT_FILE, f"{path}: {error.strerror or error}.") from None
+    finally:
+        part.unlink(missing_ok=True)

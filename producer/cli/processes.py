@@ -8,6 +8,7 @@ from typing import Annotated
 
 import structlog
 import typer
+from sqlalchemy import Engine as Database
 from sqlalchemy.exc import SQLAlchemyError
 
 from infra import logs, settings
@@ -15,9 +16,12 @@ from infra.broker import make_celery
 from infra.database import connect
 from infra.database import migrate as migrate_tables
 from producer import dispatcher as dispatching
+from producer import retention
 from schemas.problems import UNAVAILABLE, Problem
 
 log = structlog.get_logger()
+
+_RETENTION_SECONDS = 3600.0
 
 
 def api(
@@ -52,7 +56,12 @@ def dispatcher() -> None:
         hint_seconds=chosen.hint_seconds,
         worker_seconds=chosen.heartbeat_seconds * 3,
         max_attempts=chosen.max_attempts,
+        clock_shift_seconds=chosen.clock_shift_seconds,
     )
+    if chosen.retention_days:
+        threading.Thread(
+            target=_delete_what_is_old, args=(database, chosen.retention_days, stop), name="retention", daemon=True
+        ).start()
     log.info("dispatcher_ready")
     try:
         dispatching.run(database, app, pace, stop)
@@ -60,6 +69,17 @@ def dispatcher() -> None:
         app.close()
         database.dispose()
     log.info("dispatcher_ended")
+
+
+def _delete_what_is_old(database: Database, days: float, stop: threading.Event) -> None:
+    """Once an hour, beside the dispatcher's loop: deleting must keep no shard waiting."""
+    while not stop.wait(_RETENTION_SECONDS):
+        try:
+            gone = retention.delete_old(database, older_than=days * 86400)
+        except SQLAlchemyError as error:
+            log.warning("retention_failed", error=type(error).__name__)
+        else:
+            log.info("retention", rows=gone)
 
 
 def worker() -> None:

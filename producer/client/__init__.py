@@ -7,15 +7,26 @@
         if decided.verdict:
             print(decided.verdict.winner, decided.verdict.probability_a)
 
+A file of any size is filed as a batch, and read back as a stream:
+
+    with Client() as client:
+        batch = client.create_batch(client.upload("pairs.jsonl").id, completion_window="24h")
+        client.wait_batch(batch.id, timeout=86400)
+        for comparison in client.batch_results(batch.id):
+            print(comparison.custom_id, comparison.verdict)
+
 Needs httpx2, pydantic and `schemas`, and nothing of the server. `AsyncClient` is the same with `await`.
 
 A call that meets a passing failure (no connection, no answer in time, status 429, 500, 502, 503 or 504) is made
 again up to `max_retries` times. That files nothing twice: a submission keeps its Idempotency-Key over its retries,
-and cancelling twice is the same as once.
+and cancelling twice is the same as once. `create_batch` and `retry_batch` have no such key; they are made again only
+where the first call was certainly not carried out.
 """
 
+from producer.client.bulk import BatchOptions
 from producer.client.clients import AsyncClient, Client
 from producer.client.errors import (
+    BatchNotEnded,
     ClientError,
     InvalidRequest,
     NotDecided,
@@ -27,6 +38,8 @@ from producer.client.plans import ComparisonFields, ComparisonOptions
 
 __all__ = [
     "AsyncClient",
+    "BatchNotEnded",
+    "BatchOptions",
     "Client",
     "ClientError",
     "ComparisonFields",

@@ -11,15 +11,23 @@ from uuid import uuid4
 import httpx2
 from pydantic import BaseModel, ValidationError
 
-from producer.client.errors import InvalidRequest, NotDecided, ServerProblem, ServerUnreachable, UnexpectedAnswer
+from producer.client.errors import (
+    InvalidRequest,
+    NotDecided,
+    ServerProblem,
+    ServerUnreachable,
+    UnexpectedAnswer,
+    read_problem,
+)
 from schemas import comparison as words
 from schemas.comparison import Comparison, ComparisonPage, ComparisonRequest
 from schemas.ids import parse_comparison_id
-from schemas.problems import ProblemDocument, field_path, invalid_request
+from schemas.problems import field_path, invalid_request
 
 LOCAL = "http://127.0.0.1:8300"
 _PATH = "/v1/comparisons"
 _PASSING = frozenset({429, 500, 502, 503, 504})
+_UNDONE = frozenset({429, 503})
 _FIRST_BACKOFF, _LONGEST_BACKOFF, _LONGEST_RETRY_AFTER = 0.2, 5.0, 30.0
 _LONGEST_WAIT = 60.0  # what a server holds an answer for, unless it was set up otherwise
 _POLL = 20.0  # shorter than proxies commonly leave a connection without a byte
@@ -76,19 +84,27 @@ def retry_delay(attempt: int, outcome: Outcome, max_retries: int, draw: Callable
     return at_least + draw() * min(_LONGEST_BACKOFF, _FIRST_BACKOFF * 2.0 ** min(attempt, 10))
 
 
-def _invalid(name: str, message: str) -> InvalidRequest:
+def surely_undone(outcome: Outcome) -> bool:
+    """Tell whether a call that failed has certainly done nothing, so that making it again cannot do it twice."""
+    if isinstance(outcome, httpx2.Response):
+        return outcome.status_code in _UNDONE
+    return isinstance(outcome, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
+
+
+def invalid(name: str, message: str) -> InvalidRequest:
+    """Say what is wrong with an argument, as the server would."""
     return InvalidRequest(invalid_request([{"type": "client", "loc": (name,), "msg": message}]).document())
 
 
 def _header(name: str, value: str) -> str:
     if not (1 <= len(value) <= 255 and value.isascii() and value.isprintable() and value == value.strip()):  # noqa: PLR2004
-        raise _invalid(name, "takes 1 to 255 printable ASCII characters")
+        raise invalid(name, "takes 1 to 255 printable ASCII characters")
     return value
 
 
 def _one(comparison_id: str) -> str:
     if parse_comparison_id(comparison_id) is None:
-        raise _invalid("comparison_id", "looks like cmp_ and 32 hexadecimal digits; this is none")
+        raise invalid("comparison_id", "looks like cmp_ and 32 hexadecimal digits; this is none")
     return f"{_PATH}/{comparison_id}"
 
 
@@ -109,12 +125,13 @@ class Plans:
         try:
             url = httpx2.URL(base_url)
         except httpx2.InvalidURL as error:
-            raise _invalid("base_url", f"is no URL ({error})") from None
+            raise invalid("base_url", f"is no URL ({error})") from None
         if url.scheme not in {"http", "https"} or not url.host or (url.port or 0) > 0xFFFF:  # noqa: PLR2004 - the last port
-            raise _invalid("base_url", f"begins with http:// or https:// and names a host, for instance {LOCAL}")
+            raise invalid("base_url", f"begins with http:// or https:// and names a host, for instance {LOCAL}")
         self._url = str(url).rstrip("/")
         self._shown = f"{url.scheme}://{url.netloc.decode('ascii')}{url.path}".rstrip("/")  # without a password
-        self._timeout, self._max_retries = timeout, max_retries
+        self._host = url.netloc.decode("ascii")
+        self._timeout, self.max_retries = timeout, max_retries
         self._headers = {"Accept": "application/json", "User-Agent": "nightcourt-client"}
         if api_key is not None:
             self._headers["Authorization"] = f"Bearer {_header('api_key', api_key)}"
@@ -145,16 +162,16 @@ class Plans:
 
     def get(self, comparison_id: str, wait: float | None = None) -> Plan[Comparison]:
         """Read a comparison, at once or held for up to `wait` seconds (60 at most) until it has ended."""
-        return self._call(Comparison, "GET", _one(comparison_id), wait=wait)
+        return self.call(Comparison, "GET", _one(comparison_id), wait=wait)
 
     def list(self, *, limit: int = 20, after: str | None = None) -> Plan[ComparisonPage]:
         """Read a page of 1 to 100 comparisons, newest first; `after` is the `last_id` of the page before."""
         params = {"limit": str(limit)} | ({} if after is None else {"after": after})
-        return self._call(ComparisonPage, "GET", _PATH, params=params)
+        return self.call(ComparisonPage, "GET", _PATH, params=params)
 
     def cancel(self, comparison_id: str) -> Plan[Comparison]:
         """Call a comparison off. Raises `ServerProblem` with code `already_decided` if it ended in another way."""
-        return self._call(Comparison, "POST", f"{_one(comparison_id)}/cancel")
+        return self.call(Comparison, "POST", f"{_one(comparison_id)}/cancel")
 
     def wait(self, comparison_id: str, timeout: float) -> Plan[Comparison]:
         """Wait up to `timeout` seconds for a comparison to end, well or not: read its `status`.
@@ -190,19 +207,19 @@ class Plans:
         key = str(uuid4()) if key is None else _header("Idempotency-Key", key)
         headers = {"Content-Type": "application/json", "Idempotency-Key": key}
         body = request.model_dump_json(exclude_unset=True)
-        return self._call(Comparison, "POST", _PATH, headers, wait=wait, give_up_at=give_up_at, content=body)
+        return self.call(Comparison, "POST", _PATH, headers, wait=wait, give_up_at=give_up_at, content=body)
 
     def _until_final(self, path: str, give_up_at: float) -> Plan[Comparison]:
         pause = 0.0
         while True:
-            now = yield from self._call(Comparison, "GET", path, wait=_POLL, give_up_at=give_up_at, pause=pause)
+            now = yield from self.call(Comparison, "GET", path, wait=_POLL, give_up_at=give_up_at, pause=pause)
             pause = min(_BREATH, give_up_at - time.monotonic())
             if now.status.final:
                 return now
             if pause <= 0:
                 raise NotDecided(now)
 
-    def _call(
+    def call(
         self,
         model: type[_Model],
         method: str,
@@ -212,40 +229,59 @@ class Plans:
         wait: float | None = None,
         give_up_at: float = math.inf,
         pause: float = 0.0,
+        patience: float = 0.0,
+        once: bool = False,
         **parts: Any,
     ) -> Plan[_Model]:
-        """Make one call, again and again until it succeeds, trying is of no use, or `give_up_at` would pass."""
+        """Make one call, again and again until it succeeds, trying is of no use, or `give_up_at` would pass.
+
+        With `once`, a call that may have been carried out is not made again. `patience` is how many seconds more than
+        usual an answer may take.
+        """
         attempt = 0
         while True:
             held = max(0.0, min(wait or 0.0, _LONGEST_WAIT, give_up_at - time.monotonic() - pause))
-            sent = self._headers | (headers or {}) | ({"Prefer": f"wait={held:.3f}"} if held else {})
-            # An answer may take as long as the server holds it, and then the usual; a free connection, forever.
-            timeout = httpx2.Timeout(self._timeout, read=self._timeout + held, pool=None).as_dict()
-            request = httpx2.Request(method, self._url + path, headers=sent, extensions={"timeout": timeout}, **parts)
-            outcome = yield pause, request
-            delay = retry_delay(attempt, outcome, self._max_retries, random.random)
+            sent = (headers or {}) | ({"Prefer": f"wait={held:.3f}"} if held else {})
+            outcome = yield pause, self.request(method, path, sent, patience=held + patience, **parts)
+            delay = retry_delay(attempt, outcome, self.max_retries, random.random)
+            if once and not surely_undone(outcome):
+                return self.read(model, path, outcome, unsure=True)
             if delay is None or time.monotonic() + delay >= give_up_at:
-                return self._read(model, path, outcome)
+                return self.read(model, path, outcome)
             pause, attempt = delay, attempt + 1
 
-    def _read(self, model: type[_Model], path: str, outcome: Outcome) -> _Model:
+    def request(
+        self, method: str, path: str, headers: dict[str, str] | None = None, *, patience: float = 0.0, **parts: Any
+    ) -> httpx2.Request:
+        """Make a request whose answer may take `patience` seconds beyond the usual, and a free connection forever."""
+        sent = {"Host": self._host, **self._headers, **(headers or {})}
+        timeout = httpx2.Timeout(
+            self._timeout, read=self._timeout + patience, pool=None
+        ).as_dict()  # a connection: forever
+        return httpx2.Request(method, self._url + path, headers=sent, extensions={"timeout": timeout}, **parts)
+
+    def read(self, model: type[_Model], path: str, outcome: Outcome, *, unsure: bool = False) -> _Model:
+        """Make the result of an answer, or raise what is the matter; `unsure`: it may yet have been done."""
         if isinstance(outcome, httpx2.RequestError):
-            raise ServerUnreachable(
-                f"No nightcourt server answered at {self._shown} ({str(outcome) or type(outcome).__name__}). "
-                "Start one with `nightcourt up`, or give the address of one that runs."
-            ) from outcome
+            why = f"No nightcourt server answered at {self._shown} ({str(outcome) or type(outcome).__name__})."
+            start = "Start one with `nightcourt up`, or give the address of one that runs."
+            done = "What was asked for may have been done all the same; look before you ask for it again."
+            raise ServerUnreachable(f"{why} {done if unsure else start}") from outcome
         try:
             if outcome.is_success:
                 return model.model_validate_json(outcome.content)
-            problem = ProblemDocument.model_validate_json(outcome.content)
+            problem = read_problem(outcome.status_code, outcome.content, outcome.headers.get("x-request-id"))
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
         else:
             raise ServerProblem(problem)
-        why = f"{field_path(first['loc']) or 'the body'}: {first['msg']}"
+        raise self.unexpected(path, outcome, f"{field_path(first['loc']) or 'the body'}: {first['msg']}")
+
+    def unexpected(self, path: str, outcome: httpx2.Response, why: str) -> UnexpectedAnswer:
+        """Say that what answered is not nightcourt, and why."""
         media_type = outcome.headers.get("content-type", "of no type").partition(";")[0]
         moved = f" It redirects to {outcome.headers['location']}." if outcome.has_redirect_location else ""
-        raise UnexpectedAnswer(
+        return UnexpectedAnswer(
             f"{self._shown}{path} answered {outcome.status_code} ({media_type}), not as nightcourt would ({why})."
             f"{moved} Another program may listen there, a proxy may stand between, or the server is of another version."
         )

@@ -5,117 +5,21 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO
 
-import psutil
 import pytest
 from support.processes import processes_of
-from support.waiting import wait_until
+from support.program import ROOT, Cli, Ended, running
 from typer.testing import CliRunner
 
-from infra.local.finding import free_port
-from infra.settings import child_environment
 from producer.cli.app import app
 
-ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples" / "first-docket.jsonl"
 PAIR = {"prompt": "Which?", "response_a": "this", "response_b": "that"}
 COMMANDS = [command.callback.__name__ for command in app.registered_commands]
-
-OF_THE_CALLER = re.compile(r"NIGHTCOURT_|XDG_|FORCE_COLOR|NO_COLOR|PY_COLORS|GITHUB_ACTIONS|COLUMNS|TERM")
-"""What the environment of the test run must not bring into ours."""
-
-
-@dataclass
-class Ended:
-    """What a command said, and how it ended."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def objects(self) -> list[dict]:
-        """The JSON objects on standard output, one a line."""
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
-class Cli:
-    """`nightcourt` as a program, with no settings but those given, and a user's data folder of the test's own."""
-
-    def __init__(self, home: Path) -> None:
-        inherited = child_environment({})
-        self.environment = {name: value for name, value in inherited.items() if not OF_THE_CALLER.match(name)}
-        self.environment |= {"XDG_DATA_HOME": str(home), "NIGHTCOURT_PORT": str(free_port())}
-
-    def start(self, *arguments: object, out: int | IO[bytes], err: int | IO[bytes], **settings: object):
-        """Start a command and do not wait for it."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "producer.cli", *map(str, arguments)],
-            cwd=ROOT,
-            env=self.environment | {f"NIGHTCOURT_{name.upper()}": str(value) for name, value in settings.items()},
-            stdin=subprocess.PIPE,
-            stdout=out,
-            stderr=err,
-            start_new_session=True,
-        )
-
-    def __call__(self, *arguments: object, given: str = "", **settings: object) -> Ended:
-        """Run a command to its end. What it says into a pipe is plain text, and never a trace."""
-        process = self.start(*arguments, out=subprocess.PIPE, err=subprocess.PIPE, **settings)
-        out, err = process.communicate(given.encode(), timeout=120)
-        ended = Ended(process.returncode, out.decode(), err.decode())
-        assert "\x1b" not in ended.out + ended.err
-        assert "Traceback" not in ended.out + ended.err
-        return ended
-
-
-@dataclass
-class Running:
-    """A command that runs, and what it has said so far."""
-
-    process: subprocess.Popen
-    said: Path
-
-    def until(self, words: str, *, within: float = 60) -> str:
-        """Wait until it says something; returns all of what it said."""
-
-        def heard() -> str | None:
-            text = self.said.read_text()
-            assert self.process.poll() is None or words in text, text
-            return text if words in text else None
-
-        return wait_until(heard, within=within, what=f"the command says {words!r}")
-
-    def end(self, number: signal.Signals) -> tuple[int, str]:
-        """Signal it, see that it takes all of its processes with it, and return its status and what it said."""
-        family = psutil.Process(self.process.pid).children(recursive=True)
-        self.process.send_signal(number)
-        status = self.process.wait(timeout=60)
-        _, left = psutil.wait_procs(family, timeout=10)
-        assert left == []
-        return status, self.said.read_text()
-
-
-@contextmanager
-def running(cli: Cli, folder: Path, *arguments: object, **settings: object) -> Iterator[Running]:
-    """Run a command until the block ends."""
-    said = folder / "said"
-    with said.open("wb") as file:
-        process = cli.start(*arguments, out=file, err=file, **settings)
-    try:
-        yield Running(process, said)
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-        process.stdin.close()
 
 
 @dataclass

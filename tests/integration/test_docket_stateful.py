@@ -55,8 +55,8 @@ LINES = st.integers(1, 255)
 
 SNAPSHOT = text("""
     SELECT (SELECT coalesce(jsonb_agg(to_jsonb(s) ORDER BY s.id), '[]') FROM shards s) AS shards,
-           (SELECT coalesce(jsonb_agg(jsonb_build_array(c.filing_id, c.line, to_jsonb(o))), '[]')
-            FROM comparisons c LEFT JOIN outcomes o USING (filing_id, line)) AS lines
+           (SELECT coalesce(jsonb_agg(jsonb_build_array(c.source_id, c.line, to_jsonb(o))), '[]')
+            FROM comparisons c LEFT JOIN outcomes o ON o.filing_id = c.source_id AND o.line = c.line) AS lines
 """)
 
 

@@ -16,7 +16,7 @@ from support.waiting import wait_until
 from infra import docket, roster
 from infra.database import connect
 from schemas.verdict import Judge, Tally
-from worker import ballots, heartbeat, prompts
+from worker import ballots, heartbeat, judging, prompts
 from worker.admission import Gate
 from worker.engines.base import (
     EngineError,
@@ -130,8 +130,9 @@ class TestAVerdict:
         assert asked == ["How?"] * 4 + ["When?"] * 2 + ["Why?"] * 6
         assert all(row.status == "succeeded" for row in court.outcomes().values())
 
-    def test_a_large_shard_is_judged_in_steps_and_stored_between_them(self, court, engine):
-        """Nothing that a step has decided waits for the next step."""
+    def test_a_large_shard_is_judged_in_steps_and_stored_between_them(self, court, engine, monkeypatch):
+        """Nothing that a step has decided waits for long while the next steps are judged."""
+        monkeypatch.setattr(judging, "_RECORD_SECONDS", 0.0)
         engine.step_tokens = 1
         stored = []
         engine.while_working = lambda _: stored.append(len(court.outcomes()))
@@ -350,7 +351,7 @@ class TestAWorkerThatIsToEnd:
         """What was judged is stored, the rest waits again, and no attempt is burnt."""
         engine.step_tokens = 1
         engine.while_working = lambda _: court.bench.draining.set()
-        court.file(*(comparison(number) for number in (1, 2, 3)))
+        court.file(*(comparison(number, prompt=f"Which of {number}?") for number in (1, 2, 3)))
         court.sit()
         assert sorted(court.outcomes()) == [1]
         assert court.shards() == [("waiting", 0)]
@@ -564,3 +565,29 @@ class TestTheHeartbeat:
         with capture_logs() as logs:
             keep_beating(court.bench, slots=4, bulk_slots=3, every=0.001, stop=stop)
         assert [each["event"] for each in logs] == ["heartbeat_failed", "heartbeat_failed"]
+
+
+class TestNotTwice:
+    def test_the_same_comparison_is_answered_from_the_stored_verdict(self, court, engine):
+        """A second filing of the same comparison asks the engine nothing, and has the same verdict."""
+        engine.log_odds = lambda prompt: 2.0 if alpha_is_first(prompt) else -1.0
+        court.file(comparison(1))
+        court.sit()
+        asked = len(engine.asked)
+        court.file(comparison(1))
+        court.sit()
+        assert len(engine.asked) == asked
+        rows = court.connection.execute(
+            text("SELECT reused, tally ->> 'winner' AS winner FROM outcomes ORDER BY reused")
+        )
+        assert [tuple(row) for row in rows] == [(False, "A"), (True, "A")]
+
+    @pytest.mark.parametrize("change", [{"response_b": "<beta>!"}, {"orders": "ab"}, {"tie_margin": 0.1}])
+    def test_another_question_is_asked(self, court, engine, change):
+        """What differs in anything that the verdict depends on is judged."""
+        court.file(comparison(1))
+        court.sit()
+        asked = len(engine.asked)
+        court.file(comparison(1, **change))
+        court.sit()
+        assert len(engine.asked) == asked + 1

@@ -58,7 +58,7 @@ class Service:
 @contextmanager
 def running_service(folder: Path, **settings: Any) -> Iterator[Service]:
     """Run a service until the block ends."""
-    chosen = Settings(**{"engine": "simulated", "log_level": "debug", **settings})
+    chosen = Settings(**{"engine": "simulated", "workers": 1, "log_level": "debug", **settings})
     pids: dict[str, int] = {}
 
     def note(kind: str, /, **fields: Any) -> None:

@@ -95,7 +95,7 @@ class Engine(Protocol):
         """Who this is and what it can take. Constant for the life of the engine."""
         ...
 
-    def encode(self, prompt: Prompt) -> list[int]:
+    def encode(self, prompt: Prompt) -> Sequence[int]:
         """Apply the model's chat template and tokenise.
 
         Control tokens come from the template alone; the contents are tokenised with special-token parsing off.

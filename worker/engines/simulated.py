@@ -27,7 +27,7 @@ from worker.engines.base import (
 
 CAVEAT = "Simulated: no model was asked. The verdict is a hash of the text and means nothing."
 
-_TEXT_IDS = 131_071  # ids below are text; the control tokens above are what no text can spell
+_TEXT_IDS = 1 << 31  # ids below are text; the control tokens above are what no text can spell
 _ROLES = {"system": _TEXT_IDS, "user": _TEXT_IDS + 1, "assistant": _TEXT_IDS + 2}
 _END = _TEXT_IDS + 3
 _VERDICT_TOKENS = VerdictTokens(a=_TEXT_IDS + 4, b=_TEXT_IDS + 5)
@@ -81,15 +81,15 @@ class SimulatedEngine:
         """Who this is and what it can take."""
         return self._card
 
-    def encode(self, prompt: Prompt) -> list[int]:
+    def encode(self, prompt: Prompt) -> Sequence[int]:
         """One id for every four bytes of text, and one for the beginning and the end of every turn."""
-        ids: list[int] = []
+        ids = array("I")
         for role, content in prompt.messages:
             ids.append(_ROLES[role])
-            ids += _text_ids(content)
+            ids.frombytes(_text_words(content))
             ids.append(_END)
         ids.append(_ROLES["assistant"])
-        ids += _text_ids(prompt.opening)
+        ids.frombytes(_text_words(prompt.opening))
         return ids
 
     def score(self, prompts: Sequence[Sequence[int]]) -> list[Score]:
@@ -141,7 +141,7 @@ class SimulatedEngine:
         return tokens / self._tokens_per_second if self._tokens_per_second else 0.0
 
     def _opinion(self, prompt: Sequence[int]) -> Score:
-        digest = hashlib.blake2b(array("Q", prompt).tobytes(), key=self._key, digest_size=24).digest()
+        digest = hashlib.blake2b(array("I", prompt).tobytes(), key=self._key, digest_size=24).digest()
         first, second, third = (word / 2**64 for word in struct.unpack("<3Q", digest))
         normal = math.sqrt(-2 * math.log(1 - first)) * math.cos(2 * math.pi * second)
         return Score(
@@ -152,8 +152,12 @@ class SimulatedEngine:
         )
 
 
-def _text_ids(text: str) -> list[int]:
-    """Four bytes a token: nothing like a real tokenizer, but as many tokens as English text would have."""
+def _text_words(text: str) -> bytes:
+    """Four bytes a token: nothing like a real tokenizer, but as many tokens as English text would have.
+
+    The topmost bit of each is cleared, for all at once as one large number: what follows a token's limit is control.
+    """
     data = text.encode("utf-8", "replace")
     data += b" " * (-len(data) % _BYTES_PER_TOKEN)
-    return [word % _TEXT_IDS for word in memoryview(data).cast("I")]
+    below = int.from_bytes(b"\xff\xff\xff\x7f" * (len(data) // _BYTES_PER_TOKEN), "little")
+    return (int.from_bytes(data, "little") & below).to_bytes(len(data), "little")

@@ -1,0 +1,205 @@
+"""A batch's whole life beside the plain way and beside Postgres alone, on the same rows in one run.
+
+(a) nightcourt: HTTP upload, batch, judging by the simulated engine without delay, download of the results.
+(b) the plain way: one ORM row and one Celery task a comparison, two worker processes, same Postgres and Redis.
+(c) Postgres alone: COPY the rows in, read them back in runs of a shard, COPY outcomes of our size back.
+
+a/b says what the design is worth; a/c how much of what the database could do is left.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import httpx2
+import psutil
+import psycopg
+
+from infra import settings
+from infra.local.supervisor import Stack
+from producer.cli.pairs import example_file
+from producer.files import SHARD_LINES
+
+LINES = 100_000
+PLAIN_LINES = 2_000
+_OUTCOME_BYTES = 420
+"""What an outcome of ours weighs: a tally with two ballots as JSON."""
+
+
+def rows(count: int) -> Iterator[bytes]:
+    """Make lines of real shape: the examples, each made unlike all others, about 1.4 kB as preference data has it."""
+    pairs = [json.loads(line) for line in example_file().read_text().splitlines()]
+    for number in range(count):
+        pair = pairs[number % len(pairs)]
+        body = {
+            "custom_id": f"line-{number}",
+            "prompt": f"{pair['prompt']} ({number})" if isinstance(pair["prompt"], str) else pair["prompt"],
+            "response_a": f"{pair['response_a']} [{number}] " * 3,
+            "response_b": f"{pair['response_b']} [{number}] " * 3,
+        }
+        yield json.dumps(body, ensure_ascii=False).encode() + b"\n"
+
+
+class Watch:
+    """Keeps the largest resident size of each of our processes while it watches."""
+
+    def __init__(self) -> None:
+        self.peaks: dict[str, int] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._stop.wait(0.5):
+            for child in psutil.Process().children(recursive=True):
+                try:
+                    line = child.cmdline()
+                    size = child.memory_info().rss // (1 << 20)
+                except psutil.Error:
+                    continue
+                name = next(
+                    (part for part in ("api", "dispatcher", "worker.app", "redis-server") if part in line), None
+                )
+                if name is None and line and "redis-server" in line[0]:
+                    name = "redis-server"
+                if name is not None:
+                    self.peaks[name] = max(size, self.peaks.get(name, 0))
+
+
+def nightcourt(stack: Stack, file: Path, count: int) -> dict[str, float]:
+    """Measure (a): seconds of each part of a batch's life."""
+    with httpx2.Client(base_url=stack.info.api_url, timeout=600) as http, file.open("rb") as upload:
+        started = time.perf_counter()
+        sent = http.post("/v1/files", files={"file": ("rows.jsonl", upload)}, data={"purpose": "batch"})
+        uploaded = time.perf_counter()
+        asked = {"input_file_id": sent.json()["id"], "endpoint": "/v1/comparisons", "completion_window": "24h"}
+        batch = http.post("/v1/batches", json=asked).json()
+        while batch["status"] == "in_progress":
+            time.sleep(0.1)
+            batch = http.get(f"/v1/batches/{batch['id']}").json()
+        judged = time.perf_counter()
+        received = 0
+        with http.stream("GET", f"/v1/batches/{batch['id']}/results") as results:
+            for chunk in results.iter_raw():
+                received += chunk.count(b"\n")
+        ended = time.perf_counter()
+    if received != count or batch["request_counts"]["succeeded"] != count:
+        raise RuntimeError(f"{count} lines went in, {received} came out: {batch['request_counts']}")
+    return {
+        "upload_s": round(uploaded - started, 2),
+        "judge_s": round(judged - uploaded, 2),
+        "download_s": round(ended - judged, 2),
+        "lines_per_second": round(count / (ended - started), 1),
+    }
+
+
+@contextmanager
+def _plain_workers(environment: dict[str, str]) -> Iterator[None]:
+    command = [sys.executable, "-m", "celery", "-A", "benchmarks.plain", "worker", "--pool=solo", "--loglevel=ERROR"]
+    workers = [
+        subprocess.Popen([*command, "-n", f"plain{number}"], env=environment, stderr=subprocess.DEVNULL)
+        for number in range(2)
+    ]
+    try:
+        yield
+    finally:
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.wait(20)
+
+
+def plain(stack: Stack, count: int) -> dict[str, float]:
+    """Measure (b)."""
+    environment = {**os.environ, "BENCH_DATABASE": stack.info.database_url, "BENCH_BROKER": stack.info.redis_url}  # noqa: TID251
+    os.environ.update(environment)  # noqa: TID251 - read by the module below, as by its workers
+    from sqlalchemy.orm import Session  # noqa: PLC0415
+
+    from benchmarks import plain as way  # noqa: PLC0415 - connects when imported
+
+    way.Base.metadata.create_all(way.database)
+    with _plain_workers(environment):
+        way.judge.delay(0)  # wakes the workers; there is no such job
+        time.sleep(4)
+        started = time.perf_counter()
+        for line in rows(count):
+            with Session(way.database) as session:
+                job = way.Job(body=json.loads(line))
+                session.add(job)
+                session.commit()
+                way.judge.delay(job.id)
+        with psycopg.connect(stack.info.database_url, autocommit=True) as connection:
+            while True:
+                left = connection.execute("SELECT count(*) FROM plain_jobs WHERE verdict IS NULL").fetchone()
+                if left == (0,):
+                    break
+                time.sleep(0.05)
+            connection.execute("SELECT id, verdict FROM plain_jobs ORDER BY id").fetchall()
+        seconds = time.perf_counter() - started
+    return {"lines_per_second": round(count / seconds, 1)}
+
+
+def postgres_alone(stack: Stack, file: Path, count: int) -> dict[str, float]:
+    """Measure (c)."""
+    outcome = json.dumps({"filler": "x" * (_OUTCOME_BYTES - 15)})
+    with psycopg.connect(stack.info.database_url) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE alone_in (line int PRIMARY KEY, body text)")
+        cursor.execute("CREATE TABLE alone_out (line int PRIMARY KEY, tally jsonb)")
+        connection.commit()
+        started = time.perf_counter()
+        with file.open(encoding="utf-8") as lines, cursor.copy("COPY alone_in FROM STDIN") as copy:
+            for number, line in enumerate(lines, start=1):
+                copy.write_row((number, line))
+        connection.commit()
+        for first in range(1, count + 1, SHARD_LINES):
+            cursor.execute(
+                "SELECT line, body FROM alone_in WHERE line BETWEEN %s AND %s", (first, first + SHARD_LINES - 1)
+            )
+            found = cursor.fetchall()
+            with cursor.copy("COPY alone_out FROM STDIN") as copy:
+                for number, _ in found:
+                    copy.write_row((number, outcome))
+            connection.commit()
+        seconds = time.perf_counter() - started
+        cursor.execute("DROP TABLE alone_in, alone_out")
+        connection.commit()
+    return {"lines_per_second": round(count / seconds, 1)}
+
+
+def measure(count: int = LINES, plain_count: int = PLAIN_LINES) -> dict[str, Any]:
+    """Measure the three arms on one stack, with everything on disk as in use."""
+    chosen = settings.load(engine="simulated", log_level="warning")
+    with tempfile.TemporaryDirectory() as folder, Stack(chosen, Path(folder) / "data", port=0) as stack:
+        file = Path(folder) / "rows.jsonl"
+        with file.open("wb") as out:
+            out.writelines(rows(count))
+        with Watch() as watch:
+            ours = nightcourt(stack, file, count)
+        alone = postgres_alone(stack, file, count)
+        plainly = plain(stack, plain_count)
+        size = file.stat().st_size
+    return {
+        "lines": count,
+        "bytes_per_line": round(size / count),
+        "nightcourt": ours,
+        "plain_celery": {"lines": plain_count, **plainly},
+        "postgres_alone": alone,
+        "a_to_b": round(ours["lines_per_second"] / plainly["lines_per_second"], 1),
+        "a_to_c": round(ours["lines_per_second"] / alone["lines_per_second"], 3),
+        "peak_rss_mb": watch.peaks,
+    }

@@ -1,0 +1,62 @@
+"""A comparison as it was filed, and the row that keeps it: the line it came as, or could have come as."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_core import from_json
+from sqlalchemy import Row
+
+from schemas.lines import unwrap
+
+
+@dataclass(frozen=True, slots=True)
+class Filed:
+    """A comparison as it was filed, its fields JSON-ready and what it left open filled in."""
+
+    line: int
+    custom_id: str | None
+    prompt: Any
+    response_a: Any
+    response_b: Any
+    orders: str
+    profile: str
+    tie_margin: float | None
+    metadata: dict[str, str]
+    request_id: str | None = None
+
+
+def to_row(comparison: Filed) -> dict[str, Any]:
+    """Give a comparison the form in which its row keeps it: the line that it could have been in a file."""
+    body = {
+        "prompt": comparison.prompt,
+        "response_a": comparison.response_a,
+        "response_b": comparison.response_b,
+        "order": comparison.orders,
+        "profile": comparison.profile,
+        "tie_margin": comparison.tie_margin,
+        "metadata": comparison.metadata,
+    }
+    return {
+        "line": comparison.line,
+        "custom_id": comparison.custom_id,
+        "body": json.dumps(body, ensure_ascii=False),
+        "request_id": comparison.request_id,
+    }
+
+
+def from_row(row: Row[Any], options: dict[str, Any]) -> Filed:
+    """Understand a row again. `options` is what the batch says for lines that do not."""
+    given = {**options, **unwrap(from_json(row.body)).request}
+    return Filed(
+        line=row.line,
+        custom_id=row.custom_id,
+        prompt=given["prompt"],
+        response_a=given["response_a"],
+        response_b=given["response_b"],
+        orders=given.get("order", "both"),
+        profile=given.get("profile", "card"),
+        tie_margin=given.get("tie_margin"),
+        metadata=given.get("metadata") or {},
+        request_id=row.request_id,
+    )

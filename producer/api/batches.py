@@ -1,0 +1,128 @@
+"""`/v1/batches`: OpenAI's batches, with pausing, resuming, retrying, progress events and results at any time beside."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import StreamingResponse
+
+from producer import batches, outputs
+from producer.access import ONLY_TENANT
+from producer.api.bodies import JsonRoute
+from producer.api.problems import DOCUMENTED
+from producer.files import SHARD_LINES
+from schemas import ids
+from schemas.batch import Batch, BatchRequest
+
+router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=JsonRoute, responses=DOCUMENTED)
+
+_EVENT_SECONDS = 1.0
+_SILENCE_SECONDS = 15.0
+"""After this long without news a comment is sent, so that nothing between us and the reader gives up."""
+
+
+def _key(batch_id: str) -> UUID:
+    key = ids.parse_prefixed(batch_id, "batch_")
+    if key is None:
+        raise batches.no_such_batch()
+    return key
+
+
+@router.post("")
+async def create(body: BatchRequest, request: Request) -> Batch:
+    """Make a batch of an uploaded file. It runs as soon as its window is open and there is room."""
+    return await batches.create(request.app.state.database, body, tenant=ONLY_TENANT)
+
+
+@router.get("")
+async def page(
+    request: Request, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
+) -> dict[str, Any]:
+    """List batches, newest first."""
+    async with request.app.state.database.connect() as connection:
+        found = await batches.page(
+            connection, tenant=ONLY_TENANT, after=None if after is None else _key(after), limit=limit
+        )
+    data = found[:limit]
+    return {
+        "object": "list",
+        "data": data,
+        "first_id": data[0].id if data else None,
+        "last_id": data[-1].id if data else None,
+        "has_more": len(found) > limit,
+    }
+
+
+async def _read(request: Request, key: UUID) -> Batch:
+    async with request.app.state.database.connect() as connection:
+        return await batches.read(connection, tenant=ONLY_TENANT, batch_id=key)
+
+
+@router.get("/{batch_id}")
+async def read(batch_id: str, request: Request) -> Batch:
+    """Read a batch as it stands: counts, rate, time left, and why it waits if it does."""
+    return await _read(request, _key(batch_id))
+
+
+@router.post("/{batch_id}/cancel")
+async def cancel(batch_id: str, request: Request) -> Batch:
+    """Call a batch off. What was decided stays and can be read."""
+    return await batches.cancel(request.app.state.database, tenant=ONLY_TENANT, batch_id=_key(batch_id))
+
+
+@router.post("/{batch_id}/pause")
+async def pause(batch_id: str, request: Request) -> Batch:
+    """Hold a batch. What is out comes back; nothing decided is lost."""
+    return await batches.pause(request.app.state.database, tenant=ONLY_TENANT, batch_id=_key(batch_id), paused=True)
+
+
+@router.post("/{batch_id}/resume")
+async def resume(batch_id: str, request: Request) -> Batch:
+    """Let a paused batch go on."""
+    return await batches.pause(request.app.state.database, tenant=ONLY_TENANT, batch_id=_key(batch_id), paused=False)
+
+
+@router.post("/{batch_id}/retry")
+async def retry(batch_id: str, request: Request) -> Batch:
+    """Judge the errored lines of an ended batch again, and those alone."""
+    return await batches.retry(
+        request.app.state.database, tenant=ONLY_TENANT, batch_id=_key(batch_id), shard_lines=SHARD_LINES
+    )
+
+
+@router.get("/{batch_id}/results", response_class=StreamingResponse)
+async def results(batch_id: str, request: Request) -> StreamingResponse:
+    """Stream what has been decided so far: a comparison object a line, in the order of the file."""
+    key = _key(batch_id)
+    await _read(request, key)
+    lines = outputs.stream(request.app.state.database, key, "results")
+    return StreamingResponse(lines, media_type="application/jsonl")
+
+
+@router.get("/{batch_id}/events", response_class=StreamingResponse)
+async def events(batch_id: str, request: Request) -> StreamingResponse:
+    """Follow a batch as server-sent events: the batch object whenever it has changed, until it has ended."""
+    key = _key(batch_id)
+    await _read(request, key)
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(_follow(request, key), media_type="text/event-stream", headers=headers)
+
+
+async def _follow(request: Request, key: UUID) -> AsyncIterator[str]:
+    told = ""
+    silent = 0.0
+    while not request.app.state.ending.is_set():
+        batch = await _read(request, key)
+        news = batch.model_dump_json()
+        if news != told:
+            told, silent = news, 0.0
+            yield f"event: batch\ndata: {news}\n\n"
+        elif silent >= _SILENCE_SECONDS:
+            silent = 0.0
+            yield ": still here\n\n"
+        if batch.status not in batches.LIVE:
+            return
+        await asyncio.sleep(_EVENT_SECONDS)
+        silent += _EVENT_SECONDS

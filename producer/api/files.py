@@ -1,0 +1,150 @@
+"""`/v1/files`: OpenAI's files, taken in and given back as streams."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import StreamingResponse
+from sqlalchemy import text
+
+from producer import batches, files, outputs
+from producer.access import ONLY_TENANT
+from producer.api.multipart import Upload
+from producer.api.problems import DOCUMENTED
+from schemas import ids
+from schemas.batch import File
+from schemas.problems import INVALID_REQUEST, NOT_FOUND, FieldError, Problem
+
+router = APIRouter(prefix="/v1/files", tags=["files"], responses=DOCUMENTED)
+
+_JSON_LINES = "application/jsonl"
+
+_UPLOAD_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["purpose", "file"],
+                    "properties": {
+                        "purpose": {"const": "batch"},
+                        "file": {"type": "string", "format": "binary", "description": "JSON lines; gzip and zstd too"},
+                    },
+                }
+            }
+        },
+    }
+}
+
+_LIST = text("""
+    SELECT * FROM files WHERE tenant = :tenant AND state = 'processed'
+      AND (CAST(:after AS uuid) IS NULL OR id < :after) ORDER BY id DESC LIMIT :limit
+""")
+_IN_USE = text("SELECT FROM batches WHERE file_id = :id LIMIT 1")
+
+
+def _no_such_file() -> Problem:
+    return Problem(NOT_FOUND, "There is no file of this id.")
+
+
+async def _file(request: Request, file_id: str) -> Any:
+    key = ids.parse_prefixed(file_id, "file-")
+    if key is None:
+        raise _no_such_file()
+    async with request.app.state.database.connect() as connection:
+        row = await files.read(connection, tenant=ONLY_TENANT, file_id=key)
+    if row is None:
+        raise _no_such_file()
+    return row
+
+
+async def _view(request: Request, file_id: str) -> tuple[UUID, Literal["output", "errors"]] | None:
+    """Find the batch whose output or error file an id names."""
+    for kind in ("output", "errors"):
+        key = ids.parse_prefixed(file_id, f"file-{kind}-")
+        if key is not None:
+            async with request.app.state.database.connect() as connection:
+                await batches.read(connection, tenant=ONLY_TENANT, batch_id=key)
+            return key, kind
+    return None
+
+
+@router.post("", openapi_extra=_UPLOAD_BODY)
+async def upload(request: Request) -> File:
+    """Upload a file of comparisons, one JSON object a line. Lines that are none are counted, not refused."""
+    settings = request.app.state.settings
+    form = Upload(request)
+
+    def about() -> tuple[str, str]:
+        if form.fields.get("purpose") != "batch":
+            message = "is `batch`; files have no other use here"
+            raise Problem(
+                INVALID_REQUEST, f"purpose: {message}.", errors=[FieldError(field="purpose", message=message)]
+            )
+        return form.filename or "upload.jsonl", "batch"
+
+    return await files.store(
+        request.app.state.database,
+        form.chunks(),
+        tenant=ONLY_TENANT,
+        about=about,
+        limits=files.Limits(file_bytes=settings.max_file_bytes, line_bytes=settings.max_body_bytes),
+    )
+
+
+@router.get("")
+async def page(
+    request: Request,
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=10000)] = 100,
+) -> dict[str, Any]:
+    """List uploaded files, newest first."""
+    key = None if after is None else ids.parse_prefixed(after, "file-")
+    if after is not None and key is None:
+        raise _no_such_file()
+    async with request.app.state.database.connect() as connection:
+        rows = (await connection.execute(_LIST, {"tenant": ONLY_TENANT, "after": key, "limit": limit + 1})).all()
+    data = [files.as_file(row) for row in rows[:limit]]
+    return {
+        "object": "list",
+        "data": data,
+        "first_id": data[0].id if data else None,
+        "last_id": data[-1].id if data else None,
+        "has_more": len(rows) > limit,
+    }
+
+
+@router.get("/{file_id}")
+async def read(file_id: str, request: Request) -> File:
+    """Read about a file. Output and error files are views of a batch; their size is not known before they are read."""
+    view = await _view(request, file_id)
+    if view is not None:
+        return File(id=file_id, bytes=0, created_at=0, filename=f"{file_id}.jsonl", purpose="batch_output")
+    return files.as_file(await _file(request, file_id))
+
+
+@router.get("/{file_id}/content", response_class=StreamingResponse)
+async def content(file_id: str, request: Request) -> StreamingResponse:
+    """Give back a file's lines; of an output or error file, those that there are so far."""
+    view = await _view(request, file_id)
+    lines: AsyncIterator[bytes]
+    if view is not None:
+        lines = outputs.stream(request.app.state.database, *view)
+    else:
+        row = await _file(request, file_id)
+        lines = files.content(request.app.state.database, row.id)
+    return StreamingResponse(lines, media_type=_JSON_LINES)
+
+
+@router.delete("/{file_id}")
+async def delete(file_id: str, request: Request) -> dict[str, Any]:
+    """Delete a file that no batch was made of."""
+    row = await _file(request, file_id)
+    async with request.app.state.database.connect() as connection:
+        used = (await connection.execute(_IN_USE, {"id": row.id})).one_or_none() is not None
+    if used:
+        raise Problem(INVALID_REQUEST, "A batch was made of this file, and its verdicts refer to the lines.")
+    await files.take_out(request.app.state.database, row.id)
+    return {"id": file_id, "object": "file", "deleted": True}

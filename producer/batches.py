@@ -1,0 +1,361 @@
+"""Batches: many comparisons filed together from one file, with a window, a deadline, a priority, and a brake."""
+
+# ruff: noqa: S608 - statements are put together from constants of this module alone; values are always bound
+
+import json
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from infra import docket, roster
+from schemas import ids
+from schemas.batch import (
+    Batch,
+    BatchErrors,
+    BatchRequest,
+    BatchStatus,
+    BatchUsage,
+    Progress,
+    RequestCounts,
+    Window,
+)
+from schemas.ids import new_filing_id
+from schemas.problems import BATCH_ENDED, BATCH_RUNNING, INVALID_REQUEST, NOT_FOUND, FieldError, OutcomeError, Problem
+
+LIVE = ("in_progress", "cancelling")
+
+_UNITS = {"m": 60, "h": 3600, "d": 86400}
+
+_CREATE = text("""
+    INSERT INTO batches (id, tenant, file_id, endpoint, status, options, completion_window, metadata, priority,
+                         on_bad_line, not_before, "window", total, expires_at, in_progress_at, ended_at)
+    SELECT :id, :tenant, f.id, :endpoint, CAST(:status AS text), CAST(:options AS jsonb), :completion_window,
+           CAST(:metadata AS jsonb), :priority, :on_bad_line, to_timestamp(:not_before), CAST(:window AS jsonb),
+           f.lines + f.bad_lines, greatest(now(), to_timestamp(:not_before)) + make_interval(secs => :seconds),
+           CASE WHEN :status = 'in_progress' THEN now() END, CASE WHEN :status = 'failed' THEN now() END
+    FROM files f WHERE f.id = :file_id AND f.tenant = :tenant
+""")
+
+_BAD_LINES_AS_OUTCOMES = text("""
+    INSERT INTO outcomes (filing_id, line, tenant, status, error_code, error_message)
+    SELECT :id, b.line, :tenant, 'errored', :code, b.message FROM bad_lines b WHERE b.file_id = :file_id
+""")
+
+COUNTS = """
+    LEFT JOIN LATERAL (
+        SELECT coalesce(sum(succeeded), 0) AS succeeded, coalesce(sum(errored), 0) AS errored,
+               coalesce(sum(cancelled), 0) AS cancelled, coalesce(sum(expired), 0) AS expired,
+               coalesce(sum(reused), 0) AS reused,
+               coalesce(sum(prompt_tokens), 0) AS prompt_tokens, coalesce(sum(cached_tokens), 0) AS cached_tokens,
+               coalesce(sum(gpu_seconds), 0) AS gpu_seconds,
+               coalesce(sum(bytes) FILTER (WHERE state IN ('waiting', 'released', 'running')), 0) AS bytes_left,
+               coalesce(sum(bytes) FILTER (WHERE ended_at > now() - interval '60 s'), 0) AS bytes_lately,
+               coalesce(sum(succeeded + errored) FILTER (WHERE ended_at > now() - interval '60 s'), 0) AS lines_lately,
+               extract(epoch FROM now() - min(ended_at) FILTER (WHERE ended_at > now() - interval '60 s')) AS lately,
+               count(*) FILTER (WHERE state = 'running') AS running,
+               count(*) FILTER (WHERE state IN ('waiting', 'released', 'running')) AS live
+        FROM shards WHERE shards.filing_id = b.id
+    ) n ON true
+"""
+
+_READ = text(
+    f"SELECT b.*, f.bad_lines, n.*, now() AS now FROM batches b JOIN files f ON f.id = b.file_id {COUNTS} "
+    "WHERE b.tenant = :tenant AND b.id = :id"
+)
+
+_PAGE = text(f"""
+    SELECT b.*, f.bad_lines, n.*, now() AS now FROM batches b JOIN files f ON f.id = b.file_id {COUNTS}
+    WHERE b.tenant = :tenant AND (CAST(:after AS uuid) IS NULL OR b.id < :after)
+    ORDER BY b.id DESC LIMIT :limit
+""")
+
+_BAD_LINES = text("SELECT line, code, message, param FROM bad_lines WHERE file_id = :file_id ORDER BY line LIMIT 100")
+
+_PAUSE = text("""
+    UPDATE batches SET paused = :paused, open = open AND NOT :paused
+    WHERE tenant = :tenant AND id = :id AND status = 'in_progress' RETURNING id
+""")
+
+_CANCEL = text("""
+    UPDATE batches SET status = 'cancelling', cancelling_at = now(), open = false
+    WHERE tenant = :tenant AND id = :id AND status = 'in_progress' RETURNING id
+""")
+
+# Errored lines are judged anew: their outcomes go, and shards of the same runs carry them. Lines that were no
+# comparison stay as they are.
+_RETRY = text("""
+    WITH gone AS (
+        DELETE FROM outcomes WHERE filing_id = :id AND status = 'errored' AND error_code <> :bad_line RETURNING line
+    ), reopened AS (
+        UPDATE batches SET status = 'in_progress', ended_at = NULL,
+            expires_at = greatest(expires_at, now() + make_interval(secs => :seconds))
+        WHERE id = :id AND EXISTS (SELECT FROM gone) RETURNING *
+    ), cleared AS (
+        UPDATE shards SET errored = 0 FROM reopened WHERE shards.filing_id = reopened.id
+    )
+    INSERT INTO shards (tenant, filing_id, source_id, first_line, last_line, lane, priority, state, deadline_at, bytes)
+    SELECT r.tenant, r.id, r.file_id, min(gone.line), max(gone.line), 'bulk', r.priority, 'waiting', r.expires_at, 0
+    FROM reopened r, gone GROUP BY r.tenant, r.id, r.file_id, r.priority, r.expires_at, (gone.line - 1) / :shard_lines
+    RETURNING id
+""")
+
+
+def _seconds(window: str) -> int:
+    return int(window[:-1]) * _UNITS[window[-1]]
+
+
+def _field_problem(field: str, message: str) -> Problem:
+    return Problem(INVALID_REQUEST, f"{field}: {message}.", errors=[FieldError(field=field, message=message)])
+
+
+def no_such_batch() -> Problem:
+    """Say that there is no such batch, whoever's it may be."""
+    return Problem(NOT_FOUND, "There is no batch of this id.")
+
+
+async def create(database: AsyncEngine, request: BatchRequest, *, tenant: str) -> Batch:
+    """Make a batch of an uploaded file. Nothing runs of a file with bad lines, unless they are to be skipped.
+
+    Raises:
+        Problem: there is no such file.
+    """
+    file_id = ids.parse_prefixed(request.input_file_id, "file-")
+    batch = new_filing_id()
+    async with database.begin() as connection:
+        file = None
+        if file_id is not None:
+            found = await connection.execute(
+                text("SELECT * FROM files WHERE tenant = :tenant AND id = :id AND state = 'processed' FOR SHARE"),
+                {"tenant": tenant, "id": file_id},
+            )
+            file = found.one_or_none()
+        if file is None or file_id is None:
+            raise _field_problem("input_file_id", "there is no such file; upload it first, with purpose batch")
+        refused = file.lines == 0 or (file.bad_lines > 0 and request.on_bad_line == "fail")
+        options: dict[str, Any] = {"reuse": request.reuse}
+        for name in ("order", "profile", "tie_margin"):
+            if (value := getattr(request, name)) is not None:
+                options[name] = value
+        await connection.execute(
+            _CREATE,
+            {
+                "id": batch,
+                "tenant": tenant,
+                "file_id": file_id,
+                "endpoint": request.endpoint,
+                "status": "failed" if refused else "in_progress",
+                "options": json.dumps(options),
+                "completion_window": request.completion_window,
+                "metadata": None if request.metadata is None else json.dumps(request.metadata),
+                "priority": request.priority,
+                "on_bad_line": request.on_bad_line,
+                "not_before": request.not_before,
+                "window": None if request.window is None else request.window.model_dump_json(),
+                "seconds": _seconds(request.completion_window),
+            },
+        )
+        if not refused:
+            await connection.run_sync(docket.file_batch, batch)
+            parameters = {"id": batch, "tenant": tenant, "file_id": file_id, "code": OutcomeError.BAD_LINE}
+            await connection.execute(_BAD_LINES_AS_OUTCOMES, parameters)
+        return await read(connection, tenant=tenant, batch_id=batch)
+
+
+async def read(connection: AsyncConnection, *, tenant: str, batch_id: UUID) -> Batch:
+    """Read a batch as it stands.
+
+    Raises:
+        Problem: the tenant has no such batch.
+    """
+    row = (await connection.execute(_READ, {"tenant": tenant, "id": batch_id})).one_or_none()
+    if row is None:
+        raise no_such_batch()
+    errors = None
+    if row.status == "failed":
+        errors = await _errors(connection, row)
+    workers = 0
+    if row.status == "in_progress":
+        workers = (await connection.run_sync(lambda c: roster.capacity(c, within=30))).workers
+    return _batch(row, errors, workers)
+
+
+async def page(connection: AsyncConnection, *, tenant: str, after: UUID | None, limit: int) -> list[Batch]:
+    """List batches, newest first, one more than `limit` where there are more."""
+    rows = await connection.execute(_PAGE, {"tenant": tenant, "after": after, "limit": limit + 1})
+    return [_batch(row, None, 1) for row in rows]
+
+
+async def _errors(connection: AsyncConnection, row: Row[Any]) -> BatchErrors:
+    """Say why a batch failed: its bad lines, or what went wrong most often."""
+    if row.live == 0 and row.in_progress_at is None:
+        bad = (await connection.execute(_BAD_LINES, {"file_id": row.file_id})).all()
+        data = [{"code": each.code, "line": each.line, "message": each.message, "param": each.param} for each in bad]
+        if not data:
+            data = [{"code": "empty_file", "line": None, "message": "The file has no lines.", "param": None}]
+        return BatchErrors(data=data)
+    commonest = (
+        await connection.execute(
+            text("""
+                SELECT error_code, count(*) AS lines, min(line) AS line, min(error_message) AS message FROM outcomes
+                WHERE filing_id = :id AND error_code IS NOT NULL GROUP BY error_code ORDER BY 2 DESC LIMIT 5
+            """),
+            {"id": row.id},
+        )
+    ).all()
+    return BatchErrors(
+        data=[
+            {
+                "code": each.error_code,
+                "line": each.line,
+                "message": f"{each.lines} lines ended so, for instance: {each.message}",
+                "param": None,
+            }
+            for each in commonest
+        ]
+    )
+
+
+def _unix(moment: datetime | None) -> int | None:
+    return None if moment is None else int(moment.timestamp())
+
+
+def _batch(row: Row[Any], errors: BatchErrors | None, workers: int) -> Batch:
+    ran = row.in_progress_at is not None
+    bad = row.bad_lines if ran else 0
+    succeeded, errored = int(row.succeeded), int(row.errored) + bad
+    cancelled, expired = int(row.cancelled), int(row.expired)
+    ended = {
+        status: _unix(row.ended_at) if row.status == status else None
+        for status in ("completed", "failed", "expired", "cancelled")
+    }
+    usage = BatchUsage(
+        input_tokens=int(row.prompt_tokens),
+        input_tokens_details={"cached_tokens": int(row.cached_tokens)},
+        total_tokens=int(row.prompt_tokens),
+        gpu_seconds=float(row.gpu_seconds),
+    )
+    return Batch(
+        id=ids.batch_id(row.id),
+        endpoint=row.endpoint,
+        errors=errors,
+        input_file_id=ids.file_id(row.file_id),
+        completion_window=row.completion_window,
+        status=BatchStatus(row.status),
+        output_file_id=f"file-output-{row.id.hex}" if succeeded else None,
+        error_file_id=f"file-errors-{row.id.hex}" if errored + cancelled + expired else None,
+        created_at=int(row.created_at.timestamp()),
+        in_progress_at=_unix(row.in_progress_at),
+        expires_at=_unix(row.expires_at),
+        finalizing_at=_unix(row.ended_at) if row.status == "completed" else None,
+        completed_at=ended["completed"],
+        failed_at=ended["failed"],
+        expired_at=ended["expired"],
+        cancelling_at=_unix(row.cancelling_at),
+        cancelled_at=ended["cancelled"],
+        request_counts=RequestCounts(
+            total=row.total,
+            completed=succeeded,
+            failed=errored + cancelled + expired,
+            succeeded=succeeded,
+            errored=errored,
+            cancelled=cancelled,
+            expired=expired,
+            reused=int(row.reused),
+        ),
+        usage=usage,
+        metadata=row.metadata,
+        paused=row.paused,
+        priority=row.priority,
+        not_before=_unix(row.not_before),
+        window=None if row.window is None else Window.model_validate(row.window),
+        on_bad_line=row.on_bad_line,
+        progress=_progress(row, succeeded + errored + cancelled + expired, workers),
+    )
+
+
+def _progress(row: Row[Any], decided: int, workers: int) -> Progress:
+    rate = eta = None
+    if row.lines_lately and row.lately:
+        rate = int(row.lines_lately) / float(row.lately)
+        # Text judged a second tells more of what is left than lines a second: lines differ in length.
+        if row.bytes_lately:
+            eta = int(row.bytes_left) / (int(row.bytes_lately) / float(row.lately))
+    return Progress(
+        decided=decided,
+        lines_per_second=rate,
+        eta_seconds=eta if row.status == "in_progress" else None,
+        waiting_for=_waiting_for(row, workers),
+    )
+
+
+def _waiting_for(row: Row[Any], workers: int) -> str | None:
+    """Say why nothing of a live batch is being judged now."""
+    if row.status not in LIVE or row.running:
+        return None
+    reasons = [
+        (row.status == "cancelling", "it is being cancelled"),
+        (row.paused, "it is paused; resume it"),
+        (row.not_before is not None and row.now < row.not_before, "its time has not come; see not_before"),
+        (row.window is not None and not row.open, "its window is closed"),
+        (workers == 0, "no worker was heard of lately; start one"),
+    ]
+    return next((reason for holds, reason in reasons if holds), "workers are busy with other work")
+
+
+async def pause(database: AsyncEngine, *, tenant: str, batch_id: UUID, paused: bool) -> Batch:
+    """Hold a batch, taking back what is out; or let it go on.
+
+    Raises:
+        Problem: there is no such batch, or it has ended.
+    """
+    async with database.begin() as connection:
+        parameters = {"tenant": tenant, "id": batch_id, "paused": paused}
+        changed = (await connection.execute(_PAUSE, parameters)).one_or_none()
+        batch = await read(connection, tenant=tenant, batch_id=batch_id)
+        if changed is None:
+            raise Problem(
+                BATCH_ENDED, f"{batch.id} is {batch.status}; only what is in progress can be paused or resumed."
+            )
+        if paused:
+            await connection.run_sync(docket.recall, batch_id)
+        return await read(connection, tenant=tenant, batch_id=batch_id)
+
+
+async def cancel(database: AsyncEngine, *, tenant: str, batch_id: UUID) -> Batch:
+    """Call a batch off: nothing of it runs from here on, and what was decided stays.
+
+    Raises:
+        Problem: there is no such batch, or it has ended.
+    """
+    async with database.begin() as connection:
+        changed = (await connection.execute(_CANCEL, {"tenant": tenant, "id": batch_id})).one_or_none()
+        batch = await read(connection, tenant=tenant, batch_id=batch_id)
+        if changed is not None:
+            await connection.run_sync(docket.recall, batch_id)
+        elif batch.status not in {BatchStatus.CANCELLING, BatchStatus.CANCELLED}:
+            raise Problem(BATCH_ENDED, f"{batch.id} has ended as {batch.status} before it could be cancelled.")
+        return batch
+
+
+async def retry(database: AsyncEngine, *, tenant: str, batch_id: UUID, shard_lines: int) -> Batch:
+    """Judge the errored lines of an ended batch again. Lines that are no comparison stay errored.
+
+    Raises:
+        Problem: there is no such batch, or it has not ended.
+    """
+    async with database.begin() as connection:
+        await connection.execute(text("SELECT FROM batches WHERE id = :id FOR UPDATE"), {"id": batch_id})
+        batch = await read(connection, tenant=tenant, batch_id=batch_id)
+        if batch.status in LIVE:
+            raise Problem(BATCH_RUNNING, f"{batch.id} is still {batch.status}; retry it once it has ended.")
+        parameters = {
+            "id": batch_id,
+            "bad_line": OutcomeError.BAD_LINE,
+            "seconds": _seconds(batch.completion_window),
+            "shard_lines": shard_lines,
+        }
+        await connection.execute(_RETRY, parameters)
+        return await read(connection, tenant=tenant, batch_id=batch_id)

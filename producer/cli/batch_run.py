@@ -1,0 +1,271 @@
+"""`nightcourt batch run`: file all pairs of a file, watch them being judged, write the results and sum them up."""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from infra import settings
+from producer.cli import following, inputs, runs
+from producer.cli.output import Exit, console, progress, write_lines
+from producer.cli.report import Report, add_up
+from producer.cli.submit import print_json
+from producer.client import Client, InvalidRequest, ServerProblem, ServerUnreachable
+from producer.client.bulk import batch_request
+from schemas.batch import Batch, BatchStatus
+from schemas.problems import BAD_INPUT_FILE, BATCH_FAILED, NO_SERVER, NOT_FOUND, FieldError, Problem
+
+_SHOWN = 10
+_LISTED = 100
+"""Of how many bad lines the service tells."""
+_WINDOW = re.compile(r"(\d{1,2}:\d{2})-(\d{1,2}:\d{2})(?:@(\S+))?")
+_SUFFIXES = (".gz", ".zst", ".jsonl", ".json", ".ndjson", ".parquet")
+
+Server = Annotated[str | None, typer.Option(help="URL of the service.")]
+DataDir = Annotated[Path | None, typer.Option(help="Data folder of the embedded stack to use.")]
+AsJson = Annotated[bool, typer.Option("--json", help="The batch as an object, for a program.")]
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What was asked for."""
+
+    file: Path
+    baseline: Path | None
+    completion_window: str
+    options: dict[str, Any]
+    output: Path
+    place: runs.Place
+    where: str
+    """The options that find the same service again."""
+
+    @property
+    def key(self) -> str:
+        """The name that the run is remembered by."""
+        files = [self.file] if self.baseline is None else [self.file, self.baseline]
+        return runs.run_key(self.place, files, {**self.options, "completion_window": self.completion_window})
+
+    def come_back(self, batch: Batch) -> str:
+        """Say how to come back to a batch that nobody watches now."""
+        status = f"nightcourt batch status {batch.id}{self.where}"
+        return f"The same command comes back to it, and `{status}` tells how it stands."
+
+
+def run(
+    file: Annotated[
+        Path, typer.Argument(help="JSON lines, also .gz or .zst; or .parquet; with --baseline, AlpacaEval outputs.")
+    ],
+    server: Server = None,
+    data_dir: DataDir = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="AlpacaEval outputs of the system to compare FILE's with; shown as response A.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Where to write the results; - for stdout. FILE's name .results.jsonl by default."),
+    ] = None,
+    order: Annotated[str | None, typer.Option(help="both, ab or ba, for lines that do not say.")] = None,
+    profile: Annotated[str | None, typer.Option(help="card or rewardbench, for lines that do not say.")] = None,
+    tie_margin: Annotated[float | None, typer.Option(help="Call it a tie this close to 0.5.")] = None,
+    completion_window: Annotated[str, typer.Option(help="What is undecided after this expires: 90m, 24h, 7d.")] = "24h",
+    priority: Annotated[int, typer.Option(help="-100 to 100; higher goes first among your batches.")] = 0,
+    on_bad_line: Annotated[str, typer.Option(help="fail: nothing runs. skip: the others do.")] = "fail",
+    reuse: Annotated[bool, typer.Option(help="Answer from stored verdicts of the same comparison and judge.")] = True,
+    not_before: Annotated[
+        str | None, typer.Option(help="Nothing runs before this: 2026-01-31T22:00, local time.")
+    ] = None,
+    window: Annotated[str | None, typer.Option(help="Hours of each day to run in: 22:00-06:00@Europe/Berlin.")] = None,
+    metadata: Annotated[list[str] | None, typer.Option(help="key=value, kept with the batch; may stand often.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="File it anew, even if the same run is remembered.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The summary as an object, for a program.")] = False,
+) -> None:
+    """File all pairs of a file, watch them being judged, write the results and sum them up.
+
+    Ctrl-C stops the watching and not the batch. The same command finds it again.
+
+    Example: nightcourt batch run pairs.jsonl --window 22:00-06:00@Europe/Berlin
+    """
+    chosen = settings.load(server=server, data_dir=data_dir)
+    options: dict[str, Any] = {"order": order, "profile": profile, "tie_margin": tie_margin, "priority": priority}
+    options |= {"on_bad_line": on_bad_line, "reuse": reuse, "metadata": _pairs(metadata or [])}
+    options |= {"not_before": _moment(not_before), "window": _window(window)}
+    options = {name: value for name, value in options.items() if value is not None}
+    _check(completion_window, options)
+    destination = output or file.with_name(f"{_stem(file)}.results.jsonl")
+    if not destination.parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {destination.parent}", param_hint="--output")
+    if destination.resolve() in {each.resolve() for each in (file, baseline) if each is not None}:
+        raise typer.BadParameter("is the input itself", param_hint="--output")
+    asked = _Run(
+        file=file,
+        baseline=baseline,
+        completion_window=completion_window,
+        options=options,
+        output=destination,
+        place=runs.find_place(chosen),
+        where=(f" --server {server}" if server else "") + (f" --data-dir {data_dir}" if data_dir else ""),
+    )
+    with Client(asked.place.url) as client:
+        batch = _find_or_file(client, asked, fresh=fresh)
+        try:
+            batch = following.follow(client, batch)
+            if batch.status is BatchStatus.FAILED and batch.in_progress_at is None:
+                _refuse(file, batch)
+            report = _read(client, asked, batch)
+        except KeyboardInterrupt:
+            progress.print(f"Stopped watching. {batch.id} goes on. {asked.come_back(batch)}", soft_wrap=True)
+            raise typer.Exit(Exit.INTERRUPTED) from None
+        except ServerUnreachable as error:
+            raise Problem(NO_SERVER, f"{error} {batch.id} is filed. {asked.come_back(batch)}") from None
+    _conclude(asked, batch, report, as_json=as_json)
+    _judge_the_end(batch)
+
+
+def _find_or_file(client: Client, asked: _Run, *, fresh: bool) -> Batch:
+    """Find the batch that the same run made before, or make it."""
+    try:
+        key = asked.key
+        batch = None if fresh else _remembered(client, runs.recall(asked.place, key))
+        if batch is not None:
+            return batch
+        batch = _file(client, asked)
+    except KeyboardInterrupt:
+        progress.print("Stopped before the file had arrived; nothing was filed.")
+        raise typer.Exit(Exit.INTERRUPTED) from None
+    if not runs.remember(asked.place, key, batch.id, asked.file):
+        progress.print(f"The id could not be written to {asked.place.folder}; note it down.", soft_wrap=True)
+    return batch
+
+
+def _read(client: Client, asked: _Run, batch: Batch) -> Report:
+    """Write the results, and add them up beside the input."""
+    report = Report()
+    with inputs.json_lines(asked.file, asked.baseline) as source:
+        counted = add_up(report, client.batch_result_lines(batch.id), inputs.known(source))
+        write_lines(following.read_back(counted, batch.progress.decided), asked.output)
+    return report
+
+
+def _conclude(asked: _Run, batch: Batch, report: Report, *, as_json: bool) -> None:
+    to_stdout = str(asked.output) == "-"
+    if as_json:
+        print_json(report.as_json(batch, None if to_stdout else str(asked.output)))
+    else:
+        systems = None
+        if asked.baseline is not None:
+            systems = inputs.generator(asked.baseline), inputs.generator(asked.file)
+        report.show(progress if to_stdout else console, batch, systems)
+    if not to_stdout:
+        progress.print(f"Results: {asked.output}", markup=False, soft_wrap=True)
+
+
+def _check(completion_window: str, options: dict[str, Any]) -> None:
+    """Find options that cannot be before anything is sent."""
+    try:
+        batch_request("", completion_window, options)
+    except InvalidRequest as error:
+        [first, *_] = error.document.errors or [FieldError(field="", message=error.document.detail)]
+        name = first.field.partition(".")[0].partition("[")[0].replace("_", "-")
+        raise typer.BadParameter(first.message, param_hint=f"--{name}") from None
+
+
+def _stem(file: Path) -> str:
+    name = file.name
+    for suffix in _SUFFIXES:
+        name = name.removesuffix(suffix)
+    return name or file.name
+
+
+def _pairs(metadata: list[str]) -> dict[str, str] | None:
+    pairs = {}
+    for each in metadata:
+        name, equals, value = each.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{each} has no =", param_hint="--metadata")
+        pairs[name] = value
+    return pairs or None
+
+
+def _moment(text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        return int(datetime.fromisoformat(text).astimezone().timestamp())
+    except (ValueError, OverflowError, OSError):
+        raise typer.BadParameter(
+            "give a time such as 2026-01-31T22:00 or 2026-01-31T22:00+01:00", param_hint="--not-before"
+        ) from None
+
+
+def _window(text: str | None) -> dict[str, str] | None:
+    if text is None:
+        return None
+    match = _WINDOW.fullmatch(text)
+    if match is None:
+        raise typer.BadParameter("give it as 22:00-06:00@Europe/Berlin", param_hint="--window")
+    start, end, zone = match.groups()
+    return {"start": start.zfill(5), "end": end.zfill(5), "timezone": zone or "UTC"}
+
+
+def _remembered(client: Client, batch_id: str | None) -> Batch | None:
+    """Find the batch that the same run made before, if it is still there."""
+    if batch_id is None:
+        return None
+    try:
+        batch = client.batch(batch_id)
+    except ServerProblem as problem:
+        if problem.code == NOT_FOUND.code:
+            return None
+        raise
+    filed = following.local_time(batch.created_at)
+    progress.print(f"Back at {batch.id}, which the same command filed at {filed}; --fresh files anew.", soft_wrap=True)
+    return batch
+
+
+def _file(client: Client, asked: _Run) -> Batch:
+    with inputs.json_lines(asked.file, asked.baseline) as source:
+        sent = following.send(client, source)
+    batch = client.create_batch(sent.id, asked.completion_window, **asked.options)
+    lines = f"{sent.lines} comparison{'' if sent.lines == 1 else 's'}"
+    bad = f", {sent.bad_lines} lines that are none" if sent.bad_lines else ""
+    progress.print(f"Filed as {batch.id}: {lines}{bad}", soft_wrap=True)
+    return batch
+
+
+def _refuse(file: Path, batch: Batch) -> NoReturn:
+    """Say which lines of the file kept the batch from running."""
+    bad = batch.errors.data if batch.errors else []
+    errors = [FieldError(field=f"line {each['line']}", message=str(each["message"])) for each in bad if each["line"]]
+    if not errors:
+        raise Problem(BAD_INPUT_FILE, f"{file}: there is nothing in it. Give one JSON object a line.")
+    many = f"{len(errors)} or more lines are" if len(errors) >= _LISTED else f"{len(errors)} lines are"
+    shown = "".join(f"\n  {each.field}: {each.message}" for each in errors[:_SHOWN])
+    more = f"\n  and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
+    raise Problem(
+        BAD_INPUT_FILE,
+        f"{file}: {'1 line is' if len(errors) == 1 else many} no comparison, and nothing was judged:{shown}{more}\n"
+        "Mend the file, or let the others be judged with --on-bad-line skip.",
+        errors=errors,
+    )
+
+
+def _judge_the_end(batch: Batch) -> None:
+    """End with a problem where a batch has not ended well."""
+    if batch.status is BatchStatus.COMPLETED:
+        return
+    if batch.status is BatchStatus.FAILED:
+        [first, *_] = batch.errors.data if batch.errors else [{"code": "unknown", "message": ""}]
+        why = f"every line errored, most of them with {first['code']}: {first['message']}"
+        again = f" `nightcourt batch retry {batch.id}` judges them again."
+    else:
+        left = batch.request_counts.cancelled + batch.request_counts.expired
+        why = (
+            f"it was cancelled; {left} lines were not judged"
+            if batch.status is BatchStatus.CANCELLED
+            else (f"{left} lines were not judged before its completion window of {batch.completion_window} was over")
+        )
+        again = " --fresh files the file anew."
+    raise Problem(BATCH_FAILED, f"{batch.id}: {why.rstrip('.')}.{again}")

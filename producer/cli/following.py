@@ -1,0 +1,99 @@
+"""Following a batch: bars for what is sent, judged and read back; plain lines where there is no terminal."""
+
+import time
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TransferSpeedColumn,
+)
+
+from producer.cli.output import progress
+from producer.client import Client
+from schemas.batch import Batch, File
+
+_SOON, _OFTEN = 0.1, 1.0
+_PLAIN_SECONDS = 30.0
+"""How often a line is printed where nobody sees a bar."""
+
+
+def _bar(*columns: ProgressColumn) -> Progress:
+    return Progress(*columns, console=progress, transient=True, disable=not progress.is_terminal)
+
+
+def send(client: Client, file: Path) -> File:
+    """Upload a file, with a bar."""
+    with _bar(TextColumn("uploading"), BarColumn(), DownloadColumn(), TransferSpeedColumn()) as bar:
+        task = bar.add_task("uploading", total=None)
+        return client.upload(file, on_progress=lambda sent, of: bar.update(task, completed=sent, total=of))
+
+
+def follow(client: Client, batch: Batch) -> Batch:
+    """Show how a batch gets on until it has ended; returns it as it ended."""
+    columns = (
+        TextColumn("judging"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[told]}"),
+    )
+    every, quiet_until = _SOON, 0.0
+    said: str | None = None
+    before: str | None = None
+    began, had = time.monotonic(), batch.progress.decided
+    with _bar(*columns) as bar:
+        task = bar.add_task("judging", total=batch.request_counts.total, told="")
+        while not batch.status.final:
+            told = describe(batch, seen=(batch.progress.decided - had) / max(time.monotonic() - began, 0.001))
+            bar.update(task, completed=batch.progress.decided, told=escape(told))
+            waits = batch.progress.waiting_for
+            stays = waits == before and waits != said  # a reason that is gone at the next glance is none
+            if bar.disable and every == _OFTEN and (stays or time.monotonic() > quiet_until):
+                counts = f"{batch.progress.decided} of {batch.request_counts.total} judged"
+                progress.print(f"{counts}{'; ' if told else ''}{told}", markup=False, soft_wrap=True)
+                quiet_until, said = time.monotonic() + _PLAIN_SECONDS, waits
+            before = waits
+            time.sleep(every)
+            every = min(2 * every, _OFTEN)
+            batch = client.batch(batch.id)
+    return batch
+
+
+def read_back(lines: Iterable[bytes], total: int) -> Iterator[bytes]:
+    """Hand results on, with a bar."""
+    with _bar(TextColumn("reading results"), BarColumn(), MofNCompleteColumn()) as bar:
+        yield from bar.track(lines, total=total)
+
+
+def describe(batch: Batch, *, seen: float = 0.0) -> str:
+    """Say how a batch gets on, in a few words: what it waits for, or its rate and how long it takes still.
+
+    Args:
+        batch: as it stands.
+        seen: lines a second as we saw them ourselves, for as long as the service tells no rate.
+    """
+    now, counts = batch.progress, batch.request_counts
+    said = []
+    rate, left = now.lines_per_second or seen, now.eta_seconds
+    if now.waiting_for is not None:
+        said.append(f"waiting: {now.waiting_for}")
+    elif rate and not batch.status.final:
+        seconds = (counts.total - now.decided) / rate if left is None else left
+        said.append(f"{rate:.3g} a second, {timedelta(seconds=round(seconds))} left")
+    if counts.failed:
+        said.append(f"{counts.failed} without a verdict")
+    return ", ".join(said)
+
+
+def local_time(unix: int) -> str:
+    """Write a moment as the clock here shows it."""
+    return f"{datetime.fromtimestamp(unix, UTC).astimezone():%Y-%m-%d %H:%M}"

@@ -1,0 +1,161 @@
+"""What a batch may be made of: JSON lines as they are, Parquet files, and two systems' AlpacaEval outputs."""
+
+import gzip
+import io
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
+
+import zstandard
+from pydantic_core import from_json
+
+from schemas.lines import BadLineError, parse, unwrap
+from schemas.problems import BAD_INPUT_FILE, Problem
+
+_PARQUET_ROWS = 1000
+_KINDS = ("subset", "topic", "dataset")
+"""The columns that say which part of a set a row belongs to; the first that a row has counts."""
+
+
+class Known(NamedTuple):
+    """What a line of the input says beside its comparison."""
+
+    line: int
+    label: str | None
+    subset: str | None
+
+
+def _bad(file: Path, why: str) -> Problem:
+    return Problem(BAD_INPUT_FILE, f"{file}: {why}.")
+
+
+@contextmanager
+def json_lines(file: Path, baseline: Path | None) -> Iterator[Path]:
+    """Give the file as JSON lines: itself, or a temporary one that is gone when the block ends.
+
+    Args:
+        file: JSON lines, also gzip or zstd; a Parquet file; with `baseline`, AlpacaEval outputs.
+        baseline: AlpacaEval outputs of the system to compare with.
+
+    Raises:
+        Problem: a file cannot be read, or does not fit the other.
+    """
+    if baseline is not None:
+        rows = _zipped(file, baseline)
+    elif file.suffix == ".parquet":
+        rows = _parquet(file)
+    else:
+        with opened(file):
+            pass
+        yield file
+        return
+    with tempfile.TemporaryDirectory(prefix="nightcourt-") as folder:
+        converted = Path(folder) / f"{file.stem}.jsonl"
+        with converted.open("wb") as out:
+            for row in rows:
+                out.write(json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "replace") + b"\n")
+        yield converted
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[IO[bytes]]:
+    """Open a file, unfolding gzip and zstd by their first bytes, as the server does."""
+    try:
+        with file.open("rb") as raw:
+            beginning = raw.read(4)
+            raw.seek(0)
+            if beginning.startswith(b"\x1f\x8b"):
+                with gzip.open(raw) as unfolded:
+                    yield cast("IO[bytes]", unfolded)
+            elif beginning == b"\x28\xb5\x2f\xfd":
+                reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+                yield io.BufferedReader(reader)
+            else:
+                yield raw
+    except (EOFError, gzip.BadGzipFile, zstandard.ZstdError):
+        raise _bad(file, "its compression cannot be undone") from None
+    except OSError as error:
+        raise _bad(file, error.strerror or str(error)) from None
+
+
+def known(file: Path) -> Iterator[Known]:
+    """Read what the lines of a file say beside their comparisons. What is no comparison is passed over."""
+    with opened(file) as lines:
+        for number, raw in enumerate(lines, start=1):
+            with suppress(BadLineError):
+                row = parse(raw.removeprefix(b"\xef\xbb\xbf").strip())
+                subset = next((row[kind] for kind in _KINDS if row.get(kind) is not None), None)
+                yield Known(number, unwrap(row).label, None if subset is None else str(subset))
+
+
+def _parquet(file: Path) -> Iterator[dict[str, Any]]:
+    try:
+        from pyarrow import ArrowException, parquet  # noqa: PLC0415 - an extra, and slow to load
+    except ImportError:
+        raise _bad(
+            file, 'a Parquet file needs pyarrow: pip install "nightcourt[evals]", or give the rows as JSON lines'
+        ) from None
+    try:
+        with parquet.ParquetFile(file) as table:
+            for batch in table.iter_batches(batch_size=_PARQUET_ROWS):
+                for row in batch.to_pylist():
+                    yield {name: value for name, value in row.items() if value is not None}
+    except ArrowException as error:
+        raise _bad(file, f"it is no Parquet file that can be read: {str(error).rstrip('.')}") from None
+    except OSError as error:
+        raise _bad(file, error.strerror or str(error)) from None
+
+
+def _zipped(file: Path, baseline: Path) -> Iterator[dict[str, Any]]:
+    """Put two systems' answers side by side, the baseline's as response A, matched by their instructions.
+
+    An instruction that stands several times is matched in the order in which it stands.
+    """
+    answers: dict[tuple[str, int], str] = {}
+    for instruction, output, nth, _ in _outputs(baseline):
+        answers[instruction, nth] = output
+    for index, (instruction, output, nth, row) in enumerate(_outputs(file)):
+        answer = answers.get((instruction, nth))
+        if answer is None:
+            raise _bad(
+                file, f"the instruction of row {index + 1} stands not in {baseline}; both must be of the same set"
+            )
+        pair = {"custom_id": str(index), "prompt": instruction, "response_a": answer, "response_b": output}
+        yield pair | ({"dataset": row["dataset"]} if "dataset" in row else {})
+
+
+def _outputs(file: Path) -> Iterator[tuple[str, str, int, dict[str, Any]]]:
+    seen: Counter[str] = Counter()
+    for number, row in enumerate(_rows(file), start=1):
+        instruction, output = (row.get(name) if isinstance(row, dict) else None for name in ("instruction", "output"))
+        if not isinstance(instruction, str) or not isinstance(output, str):
+            raise _bad(file, f"row {number} is no AlpacaEval output: an object with the texts instruction and output")
+        yield instruction, output, seen[instruction], row
+        seen[instruction] += 1
+
+
+def _rows(file: Path) -> Iterator[Any]:
+    """Read the rows of AlpacaEval outputs: a line each, or one array of all of them, as AlpacaEval writes them."""
+    with opened(file) as lines:
+        first = next((line for line in lines if line.strip()), b"")
+        try:
+            if first.lstrip(b"\xef\xbb\xbf \t").startswith(b"["):
+                yield from from_json((first + lines.read()).removeprefix(b"\xef\xbb\xbf"))
+                return
+            yield from_json(first.removeprefix(b"\xef\xbb\xbf"))
+            for line in lines:
+                if line.strip():
+                    yield from_json(line)
+        except ValueError as error:
+            raise _bad(file, f"not JSON: {error}") from None
+
+
+def generator(file: Path) -> str:
+    """Name the system whose outputs a file holds."""
+    row = next(_rows(file), None)
+    named = (row.get("generator") or row.get("model")) if isinstance(row, dict) else None
+    return str(named or file.stem)

@@ -1,0 +1,365 @@
+"""Uploaded files: lines stream into Postgres by COPY, a few thousand at a time, and nothing is ever whole in memory.
+
+Each piece is a transaction of its own, so a slow upload holds none open; a file that did not arrive whole is taken
+out again.
+"""
+
+# ruff: noqa: S608 - the one statement put together takes a UUID and a number
+
+import asyncio
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from uuid import UUID
+
+import zstandard
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from producer.outputs import copy_out
+from schemas.batch import File
+from schemas.ids import new_filing_id
+from schemas.lines import BadLineError, Line, read_line
+from schemas.problems import BAD_COMPRESSION, BODY_TOO_LARGE, Problem
+
+SHARD_LINES = 256
+"""Lines that travel together: enough to spare transactions, few enough to be judged between two glances at a clock."""
+
+_PIECE_LINES = 8 * SHARD_LINES
+_PIECE_BYTES = 4 * 1024 * 1024
+_RATIO = 200
+"""How many times its size compressed text may unfold to. JSON of real answers stays under a tenth of that."""
+_RATIO_FREE = 16 * 1024 * 1024
+"""Bytes that may unfold before the ratio counts: a small file of few distinct lines is no attack."""
+_UNFOLD = 1024 * 1024
+
+_NEW_FILE = text("""
+    INSERT INTO files (id, tenant, filename, purpose, state) VALUES (:id, :tenant, '', '', 'uploading')
+""")
+_COPY_LINES = "COPY comparisons (source_id, line, tenant, custom_id, body) FROM STDIN"
+_COPY_RUNS = "COPY file_runs (file_id, first_line, last_line, lines, bytes) FROM STDIN"
+_COPY_BAD = "COPY bad_lines (file_id, line, custom_id, code, message, param) FROM STDIN"
+
+# A custom_id that stands twice names neither: the first keeps it, the others are bad lines.
+_DUPLICATES = text("""
+    WITH again AS (
+        SELECT line, custom_id, min(line) OVER (PARTITION BY custom_id) AS first
+        FROM comparisons WHERE source_id = :id AND custom_id IS NOT NULL
+    ), bad AS (
+        INSERT INTO bad_lines (file_id, line, custom_id, code, message, param)
+        SELECT :id, line, custom_id, 'duplicate_custom_id', 'custom_id: stands already on line ' || first, 'custom_id'
+        FROM again WHERE line > first
+        RETURNING line
+    ), gone AS (
+        DELETE FROM comparisons c USING bad WHERE c.source_id = :id AND c.line = bad.line RETURNING c.line
+    )
+    UPDATE file_runs r SET lines = r.lines - n.lines
+    FROM (SELECT r2.first_line, count(*) AS lines FROM file_runs r2
+          JOIN gone ON r2.file_id = :id AND gone.line BETWEEN r2.first_line AND r2.last_line
+          GROUP BY r2.first_line) n
+    WHERE r.file_id = :id AND r.first_line = n.first_line
+""")
+_PROCESSED = text("""
+    UPDATE files SET state = 'processed', bytes = :bytes, filename = :filename, purpose = :purpose,
+        lines = (SELECT coalesce(sum(lines), 0) FROM file_runs WHERE file_id = :id),
+        bad_lines = (SELECT count(*) FROM bad_lines WHERE file_id = :id)
+    WHERE id = :id
+    RETURNING *
+""")
+_TAKE_OUT = (
+    text("DELETE FROM comparisons WHERE source_id = :id"),
+    text("DELETE FROM file_runs WHERE file_id = :id"),
+    text("DELETE FROM bad_lines WHERE file_id = :id"),
+    text("DELETE FROM files WHERE id = :id"),
+)
+
+_ESCAPES = ((b"\\", b"\\\\"), (b"\t", b"\\t"), (b"\r", b"\\r"), (b"\n", b"\\n"))
+
+
+class Unfolder(Protocol):
+    """Turns compressed bytes into plain ones, a bounded piece at a time."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether the bytes so far may be all."""
+        ...
+
+    def unfold(self, data: bytes) -> Iterator[bytes]:
+        """Give what `data` adds."""
+        ...
+
+
+class _Plain:
+    whole = True
+
+    def unfold(self, data: bytes) -> Iterator[bytes]:
+        yield data
+
+
+class _Gzip:
+    """Gzip, members one after the other."""
+
+    def __init__(self) -> None:
+        self._member = zlib.decompressobj(wbits=31)
+        self.whole = True
+
+    def unfold(self, data: bytes) -> Iterator[bytes]:
+        try:
+            while data:
+                yield self._member.decompress(data, _UNFOLD)
+                data = self._member.unconsumed_tail
+                self.whole = self._member.eof
+                if self.whole:
+                    data = self._member.unused_data
+                    self._member = zlib.decompressobj(wbits=31)
+        except zlib.error:
+            raise Problem(BAD_COMPRESSION, "The file begins as gzip and does not go on as it.") from None
+
+
+class _Zstandard:
+    """Zstandard, frames one after the other."""
+
+    def __init__(self) -> None:
+        # The window is what a decompressor must keep in memory: 8 MiB is what zstd itself uses up to level 19.
+        self._settings = zstandard.ZstdDecompressor(max_window_size=8 * 1024 * 1024)
+        self._frame = self._settings.decompressobj(write_size=_UNFOLD)
+        self.whole = True
+
+    def unfold(self, data: bytes) -> Iterator[bytes]:
+        try:
+            # Small pieces in bound what one call can unfold to.
+            for start in range(0, len(data), 4096):
+                piece = data[start : start + 4096]
+                while piece:
+                    yield self._frame.decompress(piece)
+                    piece = b""
+                    self.whole = self._frame.eof
+                    if self.whole:
+                        piece = self._frame.unused_data
+                        self._frame = self._settings.decompressobj(write_size=_UNFOLD)
+        except zstandard.ZstdError:
+            raise Problem(BAD_COMPRESSION, "The file begins as zstd and does not go on as it.") from None
+
+
+def unfolder(beginning: bytes) -> Unfolder:
+    """Tell by a file's first bytes whether it is compressed, and how."""
+    if beginning.startswith(b"\x1f\x8b"):
+        return _Gzip()
+    if beginning.startswith(b"\x28\xb5\x2f\xfd"):
+        return _Zstandard()
+    return _Plain()
+
+
+@dataclass(slots=True)
+class _Piece:
+    """Lines on their way into the tables, in COPY's text form."""
+
+    comparisons: bytearray = field(default_factory=bytearray)
+    runs: bytearray = field(default_factory=bytearray)
+    bad: bytearray = field(default_factory=bytearray)
+
+
+def _escape(value: bytes) -> bytes:
+    for plain, escaped in _ESCAPES:
+        value = value.replace(plain, escaped)
+    return value
+
+
+def _column(value: str | None) -> bytes:
+    return b"\\N" if value is None else _escape(value.encode())
+
+
+def prepare(file_id: UUID, tenant: str, numbered: list[tuple[int, bytes]]) -> _Piece:
+    """Understand lines and put them into COPY's form, in runs of `SHARD_LINES`. Pure; runs in a thread.
+
+    Args:
+        file_id: the file.
+        tenant: whose it is.
+        numbered: lines with their numbers, without line breaks.
+    """
+    piece = _Piece()
+    source = file_id.hex.encode()
+    owner = _column(tenant)
+    for start in range(0, len(numbered), SHARD_LINES):
+        run = numbered[start : start + SHARD_LINES]
+        good = size = 0
+        for number, raw in run:
+            try:
+                line: Line = read_line(raw)
+            except BadLineError as error:
+                message, param = _column(str(error)), _column(error.param)
+                piece.bad += b"%b\t%d\t\\N\t%b\t%b\t%b\n" % (source, number, error.code.encode(), message, param)
+                continue
+            piece.comparisons += b"%b\t%d\t%b\t%b\t%b\n" % (
+                source,
+                number,
+                owner,
+                _column(line.custom_id),
+                _escape(raw),
+            )
+            good += 1
+            size += len(raw)
+        if good:
+            piece.runs += b"%b\t%d\t%d\t%d\t%d\n" % (source, run[0][0], run[-1][0], good, size)
+    return piece
+
+
+async def _lines(
+    chunks: AsyncIterator[bytes], tally: dict[str, int], limits: "Limits"
+) -> AsyncIterator[tuple[int, bytes]]:
+    """Cut a stream of bytes into numbered lines. Only a line feed ends one; blank lines count and are passed over."""
+    rest = b""
+    number = 0
+    unfold: Unfolder | None = None
+    async for chunk in _beginning_with(4, chunks):
+        if unfold is None:
+            unfold = unfolder(chunk)
+        tally["received"] += len(chunk)
+        for plain in unfold.unfold(chunk):
+            tally["bytes"] += len(plain)
+            _check(tally, limits)
+            *whole, rest = (rest + plain).split(b"\n")
+            for line in whole:
+                number += 1
+                if line.strip():
+                    yield number, (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).strip()
+            if len(rest) > limits.line_bytes:
+                raise Problem(
+                    BODY_TOO_LARGE,
+                    f"Line {number + 1} is longer than the {limits.line_bytes} bytes that a line may have.",
+                )
+    if unfold is not None and not unfold.whole:
+        raise Problem(BAD_COMPRESSION, "The file's compression ends in the middle; it did not arrive whole.")
+    if rest.strip():
+        yield number + 1, (rest.removeprefix(b"\xef\xbb\xbf") if number == 0 else rest).strip()
+
+
+async def _beginning_with(least: int, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Hold the first chunks back until there are `least` bytes to tell by what they are."""
+    held: bytes | None = b""
+    async for chunk in chunks:
+        if held is None:
+            yield chunk
+            continue
+        held += chunk
+        if len(held) >= least:
+            yield held
+            held = None
+    if held:
+        yield held
+
+
+def _check(tally: dict[str, int], limits: "Limits") -> None:
+    if tally["bytes"] > limits.file_bytes:
+        raise Problem(BODY_TOO_LARGE, f"The file is larger than the {limits.file_bytes} bytes that a file may have.")
+    if tally["bytes"] > _RATIO_FREE and tally["bytes"] > _RATIO * tally["received"]:
+        raise Problem(BODY_TOO_LARGE, f"The file unfolds to more than {_RATIO} times its size; send it uncompressed.")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How large a file may be, unfolded."""
+
+    file_bytes: int
+    line_bytes: int
+
+
+async def store(
+    database: AsyncEngine,
+    chunks: AsyncIterator[bytes],
+    *,
+    tenant: str,
+    about: Callable[[], tuple[str, str]],
+    limits: Limits,
+) -> File:
+    """Take in a file as it arrives. Lines that are no comparison are noted with their reasons; the others are kept.
+
+    Args:
+        database: where to.
+        chunks: the file's bytes.
+        tenant: whose it is.
+        about: gives name and purpose once all bytes are there, since a form may say them after the file.
+        limits: how large it may be.
+
+    Raises:
+        Problem: the file is too large, or not what it begins as. Nothing of it is kept.
+    """
+    file_id = new_filing_id()
+    async with database.begin() as connection:
+        await connection.execute(_NEW_FILE, {"id": file_id, "tenant": tenant})
+    tally = {"received": 0, "bytes": 0}
+    try:
+        held: list[tuple[int, bytes]] = []
+        size = 0
+        async for number, line in _lines(chunks, tally, limits):
+            held.append((number, line))
+            size += len(line)
+            if len(held) == _PIECE_LINES or size >= _PIECE_BYTES:
+                await _copy(database, await asyncio.to_thread(prepare, file_id, tenant, held))
+                held, size = [], 0
+        if held:
+            await _copy(database, await asyncio.to_thread(prepare, file_id, tenant, held))
+        filename, purpose = about()
+        described = {"id": file_id, "bytes": tally["bytes"], "filename": filename, "purpose": purpose}
+        async with database.begin() as connection:
+            await connection.execute(_DUPLICATES, {"id": file_id})
+            row = (await connection.execute(_PROCESSED, described)).one()
+    except BaseException:
+        await asyncio.shield(take_out(database, file_id))
+        raise
+    return as_file(row)
+
+
+async def _copy(database: AsyncEngine, piece: _Piece) -> None:
+    async with database.begin() as connection:
+        raw = await connection.get_raw_connection()
+        driver = raw.driver_connection
+        for statement, data in (
+            (_COPY_LINES, piece.comparisons),
+            (_COPY_RUNS, piece.runs),
+            (_COPY_BAD, piece.bad),
+        ):
+            if data:
+                async with driver.cursor() as cursor, cursor.copy(statement) as copy:  # type: ignore[union-attr]
+                    await copy.write(data)
+
+
+async def take_out(database: AsyncEngine, file_id: UUID) -> None:
+    """Remove a file and all its lines."""
+    for statement in _TAKE_OUT:
+        async with database.begin() as connection:
+            await connection.execute(statement, {"id": file_id})
+
+
+def as_file(row: Any) -> File:
+    """Give a row of `files` the form it has on the wire."""
+    return File(
+        id=f"file-{row.id.hex}",
+        bytes=row.bytes,
+        created_at=int(row.created_at.timestamp()),
+        filename=row.filename,
+        purpose=row.purpose,
+        status="processed" if row.state == "processed" else "uploaded",
+        lines=row.lines,
+        bad_lines=row.bad_lines,
+    )
+
+
+_READ = text("SELECT * FROM files WHERE tenant = :tenant AND id = :id AND state = 'processed'")
+
+
+async def read(connection: AsyncConnection, *, tenant: str, file_id: UUID) -> Any | None:
+    """Read a file's row; None where the tenant has no such file."""
+    return (await connection.execute(_READ, {"tenant": tenant, "id": file_id})).one_or_none()
+
+
+async def content(database: AsyncEngine, file_id: UUID) -> AsyncIterator[bytes]:
+    """Give back a file's lines, as they came, in their order."""
+    async for part in copy_out(
+        database,
+        lambda after: (
+            f"SELECT line, body FROM comparisons WHERE source_id = '{file_id}' AND line > {after} ORDER BY line"
+        ),
+    ):
+        yield part

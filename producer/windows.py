@@ -1,0 +1,82 @@
+"""When a batch may run: windows and pauses, carried out by the dispatcher, and the end when nothing is left."""
+
+# ruff: noqa: S608 - statements are put together from constants of this package alone; values are always bound
+
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import Connection, text
+
+from infra import docket
+from producer.batches import COUNTS
+from schemas.batch import Window
+
+_LIVE = text("""
+    SELECT id, tenant, paused, not_before, "window", open, status, now() AS now FROM batches
+    WHERE status IN ('in_progress', 'cancelling') ORDER BY id
+""")
+
+_OPEN = text(
+    "UPDATE batches SET open = :open WHERE id = :id AND status = 'in_progress' AND open <> :open AND paused = false"
+)
+
+_END = text(f"""
+    UPDATE batches SET open = false, ended_at = now(), status = CASE
+        WHEN batches.status = 'cancelling' THEN 'cancelled'
+        WHEN n.expired > 0 THEN 'expired'
+        WHEN n.succeeded = 0 THEN 'failed'
+        ELSE 'completed' END
+    FROM batches b {COUNTS}
+    WHERE b.id = batches.id AND batches.status IN ('in_progress', 'cancelling') AND n.live = 0
+    RETURNING batches.id, batches.status
+""")
+
+
+def is_open(now: datetime, not_before: datetime | None, window: Window | None) -> bool:
+    """Tell whether a batch may run at a moment.
+
+    The window's times are wall-clock times of its zone on each day. A night in which clocks are put forward or back is
+    as much shorter or longer; a start that a change of clocks skips takes effect when the clock has passed it.
+
+    Args:
+        now: the moment, aware.
+        not_before: the moment before which nothing runs.
+        window: the hours of each day; None for all of them.
+    """
+    if not_before is not None and now < not_before:
+        return False
+    if window is None or window.start == window.end:
+        return True
+    local = now.astimezone(ZoneInfo(window.timezone)).time()
+    if window.start < window.end:
+        return window.start <= local < window.end
+    return local >= window.start or local < window.end
+
+
+def tend(connection: Connection, *, clock_shift: float = 0.0, cancel_shards: int = 40) -> bool:
+    """Open and close windows, carry cancellations out, and end batches that have nothing left. The dispatcher's.
+
+    Args:
+        connection: in a transaction.
+        clock_shift: seconds added to Postgres's clock, so that a test need not wait for the night.
+        cancel_shards: how many shards of a batch to cancel at a time.
+
+    Returns:
+        Whether anything was open, or changed.
+    """
+    busy = False
+    for row in connection.execute(_LIVE).all():
+        busy = True
+        if row.status == "cancelling":
+            docket.cancel(connection, tenant=row.tenant, filing_id=row.id, limit=cancel_shards)
+            continue
+        window = None if row.window is None else Window.model_validate(row.window)
+        now = row.now + timedelta(seconds=clock_shift)
+        should = not row.paused and is_open(now, row.not_before, window)
+        if should != row.open:
+            connection.execute(_OPEN, {"id": row.id, "open": should})
+            if not should:
+                docket.recall(connection, row.id)
+    if busy:
+        connection.execute(_END)
+    return busy

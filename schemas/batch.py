@@ -1,0 +1,169 @@
+"""Files and batches on the wire: OpenAI's shapes, with what they lack beside."""
+
+from datetime import time
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from schemas.comparison import MetadataKey, MetadataValue, Orders, Profile
+
+
+class BatchStatus(StrEnum):
+    """Where a batch stands, in OpenAI's words."""
+
+    FAILED = "failed"
+    IN_PROGRESS = "in_progress"
+    FINALIZING = "finalizing"
+    COMPLETED = "completed"
+    EXPIRED = "expired"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing more will happen to the batch, unless its errored lines are retried."""
+        return self in {BatchStatus.FAILED, BatchStatus.COMPLETED, BatchStatus.EXPIRED, BatchStatus.CANCELLED}
+
+
+def _zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        raise ValueError("is no time zone; give a name such as Europe/Berlin") from None
+    return name
+
+
+class Window(BaseModel):
+    """The hours of each day in which a batch may run, by the wall clock. `end` before `start` is over midnight."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    start: time
+    end: time
+    timezone: Annotated[str, AfterValidator(_zone)] = "UTC"
+
+
+class BatchRequest(BaseModel):
+    """What to make of an uploaded file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    input_file_id: str
+    endpoint: Literal["/v1/comparisons"]
+    completion_window: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,3}[mhd]$")] = Field(
+        description="How long until what is undecided expires, from `not_before` where that is set: 90m, 24h, 7d"
+    )
+    metadata: dict[MetadataKey, MetadataValue] | None = Field(default=None, max_length=16)
+    order: Orders | None = Field(default=None, description="For lines that do not say")
+    profile: Profile | None = Field(default=None, description="For lines that do not say")
+    tie_margin: float | None = Field(default=None, ge=0, lt=0.5, allow_inf_nan=False)
+    priority: int = Field(default=0, ge=-100, le=100, description="Higher goes first among one tenant's batches")
+    on_bad_line: Literal["fail", "skip"] = "fail"
+    reuse: bool = Field(
+        default=True, description="Answer from stored verdicts of the same comparison by the same judge"
+    )
+    not_before: int | None = Field(default=None, ge=0, description="Unix seconds before which nothing runs")
+    window: Window | None = None
+
+
+class RequestCounts(BaseModel):
+    """How many lines there are, and how those that ended did. total = completed + failed + undecided."""
+
+    total: int
+    completed: int
+    failed: int
+    succeeded: int
+    errored: int
+    cancelled: int
+    expired: int
+    reused: int = Field(description="Of those that succeeded, how many were answered from stored verdicts")
+
+
+class BatchErrors(BaseModel):
+    """Why a batch could not run: lines at fault, the first hundred."""
+
+    object: Literal["list"] = "list"
+    data: list[dict[str, Any]]
+
+
+class BatchUsage(BaseModel):
+    """What a batch has cost so far."""
+
+    input_tokens: int
+    input_tokens_details: dict[str, int]
+    output_tokens: int = 0
+    output_tokens_details: dict[str, int] = Field(default_factory=lambda: {"reasoning_tokens": 0})
+    total_tokens: int
+    gpu_seconds: float
+
+
+class Progress(BaseModel):
+    """How a batch is getting on."""
+
+    decided: int
+    lines_per_second: float | None = Field(description="Over the last minute; null where nothing ended in it")
+    eta_seconds: float | None = Field(description="Judging time left at that rate, windows not counted")
+    waiting_for: str | None = Field(
+        description="Why nothing is being judged now, in a sentence; null where something is"
+    )
+
+
+class Batch(BaseModel):
+    """A batch, in OpenAI's shape, with our additions after it. Times are Unix seconds."""
+
+    id: str
+    object: Literal["batch"] = "batch"
+    endpoint: str
+    model: str | None = None
+    errors: BatchErrors | None
+    input_file_id: str
+    completion_window: str
+    status: BatchStatus
+    output_file_id: str | None
+    error_file_id: str | None
+    created_at: int
+    in_progress_at: int | None
+    expires_at: int | None
+    finalizing_at: int | None
+    completed_at: int | None
+    failed_at: int | None
+    expired_at: int | None
+    cancelling_at: int | None
+    cancelled_at: int | None
+    request_counts: RequestCounts
+    usage: BatchUsage | None
+    metadata: dict[str, str] | None
+
+    paused: bool
+    priority: int
+    not_before: int | None
+    window: Window | None
+    on_bad_line: Literal["fail", "skip"]
+    progress: Progress
+
+
+class BatchPage(BaseModel):
+    """A page of batches, newest first. Ask for the next with `after=last_id`."""
+
+    object: Literal["list"] = "list"
+    data: list[Batch]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class File(BaseModel):
+    """An uploaded file, in OpenAI's shape."""
+
+    id: str
+    object: Literal["file"] = "file"
+    bytes: int
+    created_at: int
+    filename: str
+    purpose: str
+    status: Literal["uploaded", "processed", "error"] = "processed"
+    expires_at: int | None = None
+    lines: int | None = Field(default=None, description="Lines that are comparisons")
+    bad_lines: int | None = Field(default=None, description="Lines that are none")

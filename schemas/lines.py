@@ -1,0 +1,146 @@
+"""The forms that a line of a batch file may have, and the comparison that each stands for.
+
+- OpenAI's request: `{"custom_id", "method": "POST", "url": "/v1/comparisons", "body": {a comparison}}`.
+- A bare pair: the fields of a comparison; `id` for `custom_id`, and `label`, `topic`, `subset`, `dataset` may stand
+  beside.
+- A preference row: `{"prompt", "chosen", "rejected"}`, as text or conversations, or `chosen` and `rejected` alone as
+  whole conversations that share a beginning. Which of them is shown as response A is drawn from a hash of the row, so
+  that it is fixed and yet no pattern, and the gold label is known. Other columns of such rows are left alone.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from schemas.comparison import ComparisonRequest
+from schemas.problems import field_path
+
+ENDPOINT = "/v1/comparisons"
+
+_BESIDE_A_PAIR = frozenset({"label", "topic", "subset", "dataset"})
+_OPTIONS = frozenset({"order", "profile", "tie_margin", "metadata", "custom_id"})
+
+
+class BadLineError(ValueError):
+    """The line is no comparison. The message names field or column, and never quotes the text."""
+
+    def __init__(self, code: str, message: str, *, param: str | None = None, column: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.param = param
+        self.column = column
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a batch file, understood."""
+
+    request: dict[str, Any]
+    """The fields of a comparison, validated; only those that the line gave."""
+    custom_id: str | None
+    label: Literal["A", "B"] | None
+    """The better response where the line says it."""
+
+
+def read_line(raw: bytes) -> Line:
+    """Understand a line.
+
+    Args:
+        raw: UTF-8 JSON without its line break.
+
+    Raises:
+        BadLineError: it is no comparison in any form.
+    """
+    line = unwrap(parse(raw))
+    try:
+        ComparisonRequest.model_validate(line.request)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = field_path(first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise BadLineError("invalid_request", f"{where or 'line'}: {message}", param=where or None) from None
+    return line
+
+
+def parse(raw: bytes) -> dict[str, Any]:
+    """Parse a line to an object.
+
+    Raises:
+        BadLineError: it is not JSON, or not an object; the message names the column.
+    """
+    try:
+        value = from_json(raw, allow_inf_nan=False)
+    except ValueError as error:
+        message = str(error)
+        column = message.rpartition(" column ")[2]
+        raise BadLineError(
+            "invalid_json_line",
+            f"not JSON: {message.rpartition(' at line ')[0]} at column {column}",
+            column=int(column) if column.isdigit() else None,
+        ) from None
+    if not isinstance(value, dict):
+        raise BadLineError("invalid_json_line", "a line is a JSON object")
+    return value
+
+
+def unwrap(row: dict[str, Any]) -> Line:
+    """Find the comparison in a parsed line, whatever its form. Fields are not validated.
+
+    Raises:
+        BadLineError: the line has the form of a request, but to somewhere else, or a label that is none.
+    """
+    if "body" in row and "url" in row:
+        return _request(row)
+    if "chosen" in row and "rejected" in row:
+        return _preference(row)
+    fields = {name: value for name, value in row.items() if name not in _BESIDE_A_PAIR}
+    if "id" in fields:
+        fields.setdefault("custom_id", str(fields["id"]))
+        del fields["id"]
+    label = row.get("label")
+    if label not in {"A", "B", None}:
+        raise BadLineError("invalid_request", 'label: is "A" or "B", the better response', param="label")
+    return Line(request=fields, custom_id=fields.get("custom_id"), label=label)
+
+
+def _request(row: dict[str, Any]) -> Line:
+    if row.get("method") != "POST" or row["url"] != ENDPOINT:
+        raise BadLineError("invalid_request", f"method and url must be POST and {ENDPOINT}", param="url")
+    if not isinstance(row["body"], dict):
+        raise BadLineError("invalid_request", "body: Input should be an object", param="body")
+    body = dict(row["body"])
+    body.pop("model", None)  # clients of OpenAI's shapes send one; the judge is the service's
+    if row.get("custom_id") is not None:
+        body["custom_id"] = row["custom_id"]
+    return Line(request=body, custom_id=body.get("custom_id"), label=None)
+
+
+def _preference(row: dict[str, Any]) -> Line:
+    prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
+    if prompt is None:
+        prompt, chosen, rejected = _shared_beginning(chosen, rejected)
+    mark = hashlib.sha256(repr((prompt, chosen, rejected)).encode("utf-8", "surrogatepass")).digest()
+    label: Literal["A", "B"] = "A" if mark[0] < 128 else "B"  # noqa: PLR2004 - half of a byte's values
+    first, second = (chosen, rejected) if label == "A" else (rejected, chosen)
+    fields = {name: row[name] for name in _OPTIONS if row.get(name) is not None}
+    if "id" in row:
+        fields.setdefault("custom_id", str(row["id"]))
+    fields |= {"prompt": prompt, "response_a": first, "response_b": second}
+    return Line(request=fields, custom_id=fields.get("custom_id"), label=label)
+
+
+def _shared_beginning(chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
+    """Split whole conversations into the prompt that they share and the answers in which they differ."""
+    if not isinstance(chosen, list) or not isinstance(rejected, list):
+        raise BadLineError(
+            "invalid_request",
+            "prompt: is missing; it may only where chosen and rejected are conversations",
+            param="prompt",
+        )
+    shared = 0
+    while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
+        shared += 1
+    return chosen[:shared], chosen[shared:], rejected[shared:]
