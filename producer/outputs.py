@@ -25,7 +25,8 @@ _COMPARISON = """
            c.body::json -> 'body' ->> 'metadata', c.body::json ->> 'metadata', '{{}}') ELSE '{{}}' END
     || ',"verdict":' || CASE WHEN o.tally IS NULL THEN 'null' ELSE
            left(o.tally::text, -1) || ',"judge":' || j.card::text || ',"usage":{{"prompt_tokens":' || o.prompt_tokens
-           || ',"cached_tokens":' || o.cached_tokens || ',"gpu_seconds":' || o.gpu_seconds || '}}}}' END
+           || ',"cached_tokens":' || o.cached_tokens || ',"gpu_seconds":' || o.gpu_seconds
+           || ',"reused":' || o.reused || '}}}}' END
     || ',"error":' || CASE WHEN o.tally IS NOT NULL THEN 'null' ELSE
            json_build_object('code', o.error_code, 'message', o.error_message)::text END
     || '}}'

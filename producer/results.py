@@ -24,7 +24,7 @@ log = structlog.get_logger()
 _COLUMNS = """
     SELECT {filing} AS filing_id, c.line, c.custom_id,
            coalesce(c.body::json -> 'body' -> 'metadata', c.body::json -> 'metadata') AS metadata, c.created_at,
-           o.status, o.tally, o.error_code, o.error_message, o.prompt_tokens, o.cached_tokens, o.gpu_seconds,
+           o.status, o.tally, o.error_code, o.error_message, o.prompt_tokens, o.cached_tokens, o.gpu_seconds, o.reused,
            o.decided_at, j.card AS judge,
            EXISTS (SELECT FROM shards s WHERE s.filing_id = {filing} AND s.state = 'running'
                    AND c.line BETWEEN s.first_line AND s.last_line) AS running
@@ -63,7 +63,12 @@ def _comparison(row: Row[Any]) -> Comparison:
         verdict = Verdict(
             **Tally.model_validate(row.tally).model_dump(),
             judge=Judge.model_validate(row.judge),
-            usage=Usage(prompt_tokens=row.prompt_tokens, cached_tokens=row.cached_tokens, gpu_seconds=row.gpu_seconds),
+            usage=Usage(
+                prompt_tokens=row.prompt_tokens,
+                cached_tokens=row.cached_tokens,
+                gpu_seconds=row.gpu_seconds,
+                reused=row.reused,
+            ),
         )
     elif row.error_code is not None:
         error = ComparisonError(code=row.error_code, message=row.error_message)

@@ -70,6 +70,10 @@ class Usage(BaseModel):
     prompt_tokens: int
     cached_tokens: int = Field(description="Of the prompt tokens, how many were reused from an earlier prompt")
     gpu_seconds: float = Field(description="Seconds of engine time, on a GPU or on what stands in for one")
+    reused: bool = Field(
+        default=False,
+        description="Answered from the stored verdict of the same comparison by the same judge, at no cost",
+    )
 
 
 class Verdict(Tally):

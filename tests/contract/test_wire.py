@@ -190,7 +190,7 @@ class TestObjects:
             "usage",
         ]
         assert list(said["ballots"][0]) == ["order", "log_odds", "mass", "vote"]
-        assert list(said["usage"]) == ["prompt_tokens", "cached_tokens", "gpu_seconds"]
+        assert list(said["usage"]) == ["prompt_tokens", "cached_tokens", "gpu_seconds", "reused"]
         assert list(said["judge"]) == [
             "model",
             "weights",

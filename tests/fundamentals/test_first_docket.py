@@ -73,13 +73,22 @@ def test_the_judge_is_asked_in_both_orders_and_its_odds_add_up(client: Client):
 
 def test_every_verdict_says_who_made_it_and_what_it_cost(client: Client):
     """The judge is stored with the verdict, with the one thing to mind before believing it."""
-    verdict = client.judge(QUESTION, "Sydney.", "Canberra.").verdict
+    verdict = client.judge(QUESTION, "Perth.", "Canberra.").verdict
     assert verdict.judge.engine == "simulated"
     assert verdict.judge.simulated
     assert verdict.judge.weights.startswith("sha256:")
     assert verdict.judge.caveat.startswith("Simulated: no model was asked.")
     assert verdict.usage.prompt_tokens > 0
     assert verdict.usage.gpu_seconds > 0
+
+
+def test_the_same_question_is_not_judged_twice(client: Client):
+    """The same comparison under the same judge is answered from the stored verdict, at no cost, and says so."""
+    first = client.judge(QUESTION, "Hobart.", "Canberra.").verdict
+    again = client.judge(QUESTION, "Hobart.", "Canberra.").verdict
+    assert (first.usage.reused, again.usage.reused) == (False, True)
+    assert again.usage.gpu_seconds == 0
+    assert again.ballots == first.ballots
 
 
 def test_ties_are_for_those_who_ask_for_them(client: Client):
