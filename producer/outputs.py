@@ -4,16 +4,17 @@ Postgres writes the JSON; a row is never an object on our side.
 """
 
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Literal
 from uuid import UUID
 
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 Kind = Literal["results", "output", "errors"]
 
-_PAGE = 5000
-"""Lines read by one statement."""
+_RUN = 5000
+"""Line numbers that one statement reads."""
 
 # Text put together, since `json_build_object` on a million rows takes longer than everything else; what is not ours to
 # spell (names, messages, metadata) goes through `to_json`.
@@ -37,8 +38,11 @@ _FROM = """
     JOIN batches b ON b.id = o.filing_id
     LEFT JOIN comparisons c ON c.source_id = b.file_id AND c.line = o.line
     LEFT JOIN judges j ON j.id = o.judge_id
-    WHERE o.filing_id = '{hex}'
+    WHERE o.filing_id = '{id}' AND o.line BETWEEN {first} AND {last} AND WHICH
+    ORDER BY o.line
 """
+
+_LAST = "SELECT max(line) FROM outcomes WHERE filing_id = :id"
 
 _REQUEST = """'{{"id":"batch_req_' || '{hex}' || '_' || o.line || '","custom_id":'
     || coalesce(to_json(c.custom_id)::text, 'null')"""
@@ -69,8 +73,8 @@ async def stream(database: AsyncEngine, batch_id: UUID, kind: Kind) -> AsyncIter
         kind: every outcome as a comparison object, or OpenAI's output or error lines.
     """
     line, which = _LINES[kind]
-    select = f"SELECT o.line, {line} {_FROM} AND {which} AND o.line > {{after}} ORDER BY o.line".format
-    async for part in copy_out(database, lambda after: select(hex=batch_id.hex, after=after)):
+    select = f"SELECT {line} {_FROM}".replace("WHICH", which)
+    async for part in copy_out(database, batch_id, last=_LAST, select=select):
         yield part
 
 
@@ -83,28 +87,27 @@ def _unescape(match: re.Match[bytes]) -> bytes:
     return _PLAIN[match[1]]
 
 
-async def copy_out(database: AsyncEngine, select: Callable[[int], str]) -> AsyncIterator[bytes]:
-    """Read numbered lines of text by COPY, a page at a time.
+async def copy_out(database: AsyncEngine, key: UUID, *, last: str, select: str) -> AsyncIterator[bytes]:
+    """Read lines of text by COPY, a run of line numbers at a time.
 
-    Each page is a transaction of its own, so a reader who dawdles holds none open.
+    Each run is a transaction of its own, so a reader who dawdles holds none open. Runs are cut by number, not by LIMIT:
+    on tables that have just been filled the planner would sort all that is left for each of them.
 
     Args:
         database: where to read.
-        select: gives the query for the rows (number, text) that come after a number, in their order.
+        key: what the lines belong to.
+        last: a query for the greatest line number, of `:id`.
+        select: a query for the texts, in their order, with slots `{id}`, `{hex}`, `{first}` and `{last}`.
     """
-    after = 0
-    while True:
-        page = bytearray()
+    async with database.connect() as connection:
+        end = (await connection.execute(text(last), {"id": key})).scalar() or 0
+    for first in range(1, end + 1, _RUN):
+        statement = select.format(id=key, hex=key.hex, first=first, last=first + _RUN - 1)
+        run = bytearray()
         async with database.begin() as connection:
             driver = (await connection.get_raw_connection()).driver_connection
-            statement = f"COPY ({select(after)} LIMIT {_PAGE}) TO STDOUT"
-            async with driver.cursor() as cursor, cursor.copy(statement) as copy:  # type: ignore[union-attr]
+            async with driver.cursor() as cursor, cursor.copy(f"COPY ({statement}) TO STDOUT") as copy:  # type: ignore[union-attr]
                 async for block in copy:
-                    page += block
-        rows = bytes(page).split(b"\n")[:-1]
-        if rows:
-            text = b"\n".join(row.partition(b"\t")[2] for row in rows)
-            yield _ESCAPED.sub(_unescape, text) + b"\n"
-            after = int(rows[-1].partition(b"\t")[0])
-        if len(rows) < _PAGE:
-            return
+                    run += block
+        if run:
+            yield _ESCAPED.sub(_unescape, bytes(run))
