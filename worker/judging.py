@@ -75,12 +75,9 @@ class Case:
     comparison: Filed
     orders: tuple[Order, ...]
     prompts: tuple[Sequence[int], ...]
+    tokens: int
+    """The tokens of all its prompts."""
     digest: str | None
-
-    @property
-    def tokens(self) -> int:
-        """The tokens of all its prompts."""
-        return sum(len(ids) for ids in self.prompts)
 
 
 def judge_shard(bench: Bench, shard: int) -> None:
@@ -211,12 +208,15 @@ def _prepare(bench: Bench, comparisons: Sequence[Filed], digests: dict[int, str]
         except prompts.ProfileUnfitError as error:
             outcomes.append(_errored(comparison, OutcomeError.PROFILE_UNFIT, str(error)))
             continue
-        longest = max(len(each) for each in ids)
+        lengths = [len(each) for each in ids]
+        longest = max(lengths)
         if longest > limit:
             message = f"the prompt is {longest} tokens long, the judge takes {limit}"
             outcomes.append(_errored(comparison, OutcomeError.CONTEXT_LENGTH_EXCEEDED, message))
             continue
-        cases.append(Case(comparison=comparison, orders=orders, prompts=ids, digest=digests.get(comparison.line)))
+        digest = digests.get(comparison.line)
+        case = Case(comparison=comparison, orders=orders, prompts=ids, tokens=sum(lengths), digest=digest)
+        cases.append(case)
     return cases, outcomes
 
 
