@@ -1,0 +1,133 @@
+"""The docket's moves for batches: filing from a file, releasing fairly, recalling."""
+
+import uuid
+from collections import Counter
+
+import pytest
+from sqlalchemy import Connection, Engine, text
+from support.dockets import an_outcome
+
+from infra import docket
+from infra.docket import Claim, LeaseLostError
+from schemas.ids import new_filing_id
+
+MAKE_BATCH = (
+    """INSERT INTO files (id, tenant, filename, purpose, state, lines)
+       VALUES (:file, :tenant, '', '', 'processed', :runs)""",
+    """INSERT INTO comparisons (source_id, line, tenant, body)
+       SELECT :file, n, :tenant, '{"prompt": "p", "response_a": "a", "response_b": "b"}'
+       FROM generate_series(1, :runs) n""",
+    """INSERT INTO file_runs (file_id, first_line, last_line, lines, bytes)
+       SELECT :file, n, n, 1, 10 FROM generate_series(1, :runs) n""",
+    """INSERT INTO batches (id, tenant, file_id, endpoint, status, options, completion_window, on_bad_line, total,
+                            expires_at, priority, open)
+       VALUES (:batch, :tenant, :file, '', 'in_progress', '{"order": "ba"}', '24h', 'fail', :runs,
+               now() + interval '1 day', :priority, :open)""",
+)
+
+
+@pytest.fixture
+def connection(database: Engine):
+    """A connection whose every statement is a transaction of its own."""
+    with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("INSERT INTO judges (id, card) VALUES ('jdg_test', '{}')"))
+        yield connection
+
+
+def batch(
+    connection: Connection, runs: int, *, tenant: str = "default", priority: int = 0, is_open: bool = True
+) -> uuid.UUID:
+    """Make a batch of so many runs of one line each."""
+    values = {
+        "file": new_filing_id(),
+        "batch": new_filing_id(),
+        "tenant": tenant,
+        "runs": runs,
+        "priority": priority,
+        "open": is_open,
+    }
+    for statement in MAKE_BATCH:
+        connection.execute(text(statement), values)
+    assert docket.file_batch(connection, values["batch"]) == runs
+    return values["batch"]
+
+
+def released(connection: Connection, room: int) -> list[uuid.UUID]:
+    """Release what there is room for, and say of which batches."""
+    shards = docket.release_bulk(connection, room=room, limit=100)
+    rows = connection.execute(text("SELECT filing_id FROM shards WHERE id = ANY(:ids)"), {"ids": shards})
+    return [row.filing_id for row in rows]
+
+
+def claim_one(connection: Connection) -> Claim:
+    """Release a shard and claim it."""
+    [shard] = docket.release_bulk(connection, room=1, limit=1)
+    claim = docket.claim(connection, shard, worker="w", lease_seconds=60)
+    assert claim is not None
+    return claim
+
+
+def test_a_batchs_options_reach_the_line(connection):
+    """What the batch says holds for a line that does not."""
+    batch(connection, 1)
+    [line] = docket.undecided(connection, claim_one(connection))
+    assert (line.prompt, line.orders) == ("p", "ba")
+
+
+def test_nothing_of_a_closed_batch_is_released(connection):
+    """A batch that is paused, or whose window is closed, stays in Postgres whole."""
+    batch(connection, 3, is_open=False)
+    assert released(connection, 10) == []
+
+
+def test_room_is_shared_between_tenants(connection):
+    """However much one tenant has filed, and however urgent, another has its share of the room."""
+    large = batch(connection, 50, tenant="large", priority=100)
+    small = batch(connection, 4, tenant="small")
+    assert Counter(released(connection, 6)) == {large: 3, small: 3}
+    assert Counter(released(connection, 8)) == {large: 1, small: 1}
+
+
+def test_the_more_urgent_of_a_tenants_batches_goes_first(connection):
+    """Within a tenant the higher priority goes first, then the older batch."""
+    old, young, urgent = batch(connection, 2), batch(connection, 2), batch(connection, 2, priority=5)
+    assert Counter(released(connection, 3)) == {urgent: 2, old: 1}
+    assert Counter(released(connection, 6)) == {old: 1, young: 2}
+
+
+def test_a_recall_takes_back_what_is_out(connection):
+    """Released and running shards wait again, no attempt is counted, and the worker's write is refused."""
+    called = batch(connection, 3)
+    claim = claim_one(connection)
+    docket.release_bulk(connection, room=2, limit=1)
+    assert docket.recall(connection, called) == 2
+    rows = connection.execute(text("SELECT DISTINCT state, attempt, lease_token, released_at FROM shards"))
+    assert [tuple(row) for row in rows] == [("waiting", 0, None, None)]
+    with pytest.raises(LeaseLostError):
+        docket.finish(connection, claim.lease, [an_outcome(1, good=True)])
+
+
+def test_a_recall_leaves_other_batches_alone(connection):
+    """What another batch has out stays out."""
+    mine = batch(connection, 1)
+    other = batch(connection, 1)
+    assert len(released(connection, 2)) == 2
+    docket.recall(connection, mine)
+    rows = connection.execute(text("SELECT filing_id FROM shards WHERE state = 'released'"))
+    assert [row.filing_id for row in rows] == [other]
+
+
+def test_a_shard_counts_how_its_lines_ended(connection):
+    """The sums over a batch's shards are the counts of its outcomes, whichever way they came to be."""
+    filed = batch(connection, 4)
+    docket.finish(connection, claim_one(connection).lease, [an_outcome(1, good=True)])
+    docket.finish(connection, claim_one(connection).lease, [an_outcome(2, good=False)])
+    connection.execute(text("UPDATE shards SET deadline_at = now() WHERE first_line = 3"))
+    docket.expire(connection, limit=10)
+    docket.cancel(connection, tenant="default", filing_id=filed)
+    counted = connection.execute(
+        text("SELECT sum(succeeded), sum(errored), sum(expired), sum(cancelled) FROM shards")
+    ).one()
+    assert tuple(counted) == (1, 1, 1, 1)
+    stored = connection.execute(text("SELECT status, count(*) FROM outcomes GROUP BY status"))
+    assert {row.status: row.count for row in stored} == {"succeeded": 1, "errored": 1, "expired": 1, "cancelled": 1}
