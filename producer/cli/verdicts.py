@@ -48,6 +48,7 @@ def summarise(decided: Sequence[Decided]) -> dict[str, Any]:
         "both_orders": len(both),
         "consistent": sum(both),
         "swap_consistency": sum(both) / len(both) if both else None,
+        "reused": sum(verdict.usage.reused for verdict in verdicts),
         "gpu_seconds": sum(verdict.usage.gpu_seconds for verdict in verdicts),
         "prompt_tokens": sum(verdict.usage.prompt_tokens for verdict in verdicts),
         "cached_tokens": sum(verdict.usage.cached_tokens for verdict in verdicts),
@@ -98,6 +99,8 @@ def print_summary(summary: dict[str, Any]) -> None:
             f"Swap consistency, both orders naming the same winner: {summary['consistent']} of "
             f"{summary['both_orders']} ({summary['swap_consistency']:.1%})"
         )
+    if summary["reused"]:
+        console.print(f"{summary['reused']} of the verdicts were there already: the same comparison, the same judge")
     judge = summary["judge"]
     if judge:
         console.print(
