@@ -20,6 +20,8 @@ def find(
     Returns:
         Rows with `tally` and `prompt_tokens`, by (digest, judge id).
     """
+    if not digests:
+        return {}
     raw = [bytes.fromhex(digest) for digest in digests]
     result = connection.execute(_KNOWN, {"tenant": tenant, "digests": raw, "judges": list(judges)})
     return {(row.digest, row.judge_id): row for row in result}

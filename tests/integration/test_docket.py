@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, text
 
 from infra import docket
 from infra.docket import Claim, Filed, Lease, LeaseLostError, Outcome
@@ -14,14 +14,6 @@ from schemas.problems import OutcomeError
 from schemas.states import Lane, OutcomeStatus
 
 TALLY = {"winner": "A", "probability_a": 0.9, "consistent": True, "position_bias": 0.0, "ballots": []}
-
-
-@pytest.fixture
-def connection(database: Engine):
-    """A connection whose every statement is a transaction of its own, as seen by all others at once."""
-    with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("""INSERT INTO judges (id, card) VALUES ('jdg_test', '{}')"""))
-        yield connection
 
 
 def line(number: int) -> Filed:

@@ -4,7 +4,7 @@ import uuid
 from collections import Counter
 
 import pytest
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, text
 from support.dockets import an_outcome
 
 from infra import docket
@@ -24,14 +24,6 @@ MAKE_BATCH = (
        VALUES (:batch, :tenant, :file, '', 'in_progress', '{"order": "ba"}', '24h', 'fail', :runs,
                now() + interval '1 day', :priority, :open)""",
 )
-
-
-@pytest.fixture
-def connection(database: Engine):
-    """A connection whose every statement is a transaction of its own."""
-    with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("INSERT INTO judges (id, card) VALUES ('jdg_test', '{}')"))
-        yield connection
 
 
 def batch(

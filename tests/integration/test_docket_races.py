@@ -18,14 +18,6 @@ from schemas.states import Lane
 
 
 @pytest.fixture
-def connection(database: Engine) -> Iterator[Connection]:
-    """A connection whose every statement is a transaction of its own."""
-    with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("INSERT INTO judges (id, card) VALUES ('jdg_test', '{}')"))
-        yield connection
-
-
-@pytest.fixture
 def claimed(connection: Connection) -> Claim:
     """A shard of three lines, at work."""
     return start(connection, 3)

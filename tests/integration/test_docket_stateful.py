@@ -6,7 +6,7 @@ that no longer do. A model of a few lines of Python says what each move must ans
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from uuid import UUID
@@ -22,7 +22,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, text
 from support.dockets import LONG, a_line, an_outcome
 
 from infra import docket
@@ -549,14 +549,6 @@ class DocketMachine(RuleBasedStateMachine):
         """Finish every line of a shard."""
         every = [an_outcome(number, good=True) for number in range(first, last + 1)]
         docket.finish(self.connection, lease, every)
-
-
-@pytest.fixture
-def connection(database: Engine) -> Iterator[Connection]:
-    """A connection whose every statement is a transaction of its own."""
-    with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("INSERT INTO judges (id, card) VALUES ('jdg_test', '{}')"))
-        yield connection
 
 
 @pytest.mark.timeout(1800)

@@ -2,8 +2,7 @@
 
 import uuid
 
-import pytest
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, text
 from support.dockets import a_line, an_outcome
 
 from infra import docket
@@ -27,14 +26,6 @@ MAKE_BATCH = (
 ERRORED_LINE = """
     INSERT INTO outcomes (filing_id, line, tenant, status, error_code) VALUES (:batch, 6, :tenant, 'errored', '-')
 """
-
-
-@pytest.fixture
-def connection(database: Engine):
-    """A connection whose every statement is a transaction of its own."""
-    with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("INSERT INTO judges (id, card) VALUES ('jdg_test', '{}')"))
-        yield connection
 
 
 def counts(connection: Connection) -> dict[str, int]:
