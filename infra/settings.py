@@ -88,6 +88,10 @@ class Settings(BaseSettings):
     simulated_tokens_per_second: float = Field(default=0.0, ge=0.0)
     """The simulated engine's speed; 0 answers at once."""
 
+    # -- what watches over a process
+    pulse_file: Path | None = None
+    """A file that the dispatcher and workers touch as often as they get on; `python -m infra.pulse` looks at it."""
+
     # -- logs
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least that is logged. At no level does a line hold what anybody sent."""

@@ -28,7 +28,7 @@ from worker import prompts
 from worker.admission import Gate
 from worker.engines.base import Engine, EngineGoneError
 from worker.engines.simulated import SimulatedEngine
-from worker.heartbeat import beat, keep_beating
+from worker.heartbeat import beat, keep_beating, keep_pulse
 from worker.judging import Bench, Rules, judge_shard
 
 log = structlog.get_logger()
@@ -148,6 +148,14 @@ def main() -> None:
         },
     )
     heart.start()
+    if settings.pulse_file is not None:
+        threading.Thread(
+            target=keep_pulse,
+            name="pulse",
+            daemon=True,
+            args=(engine, settings.pulse_file),
+            kwargs={"every": settings.heartbeat_seconds, "stop": stop},
+        ).start()
 
     def drain(**_: Any) -> None:
         bench.draining.set()

@@ -64,7 +64,7 @@ def dispatcher() -> None:
         ).start()
     log.info("dispatcher_ready")
     try:
-        dispatching.run(database, app, pace, stop)
+        dispatching.run(database, app, pace, stop, pulse_file=chosen.pulse_file)
     finally:
         app.close()
         database.dispose()
