@@ -11,6 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 
 
+def begin(file: Path | None) -> None:
+    """Take away the pulse of whoever had this file before: it says nothing of the process that starts now."""
+    if file is not None:
+        with suppress(OSError):
+            file.unlink()
+
+
 def beat(file: Path | None) -> None:
     """Touch the pulse file, where there is to be one. Where that fails, the probe will tell."""
     if file is not None:

@@ -67,6 +67,15 @@ class TestBeat:
         assert probe(tmp_path / "no" / "pulse", 60).returncode == 1
 
 
+    def test_a_process_that_starts_has_no_pulse_yet(self, tmp_path):
+        """What the process before it left is taken away, so that loading a model for minutes is not taken for work."""
+        pulse.beat(tmp_path / "pulse")
+        pulse.begin(tmp_path / "pulse")
+        assert probe(tmp_path / "pulse", 60).returncode == 1
+        pulse.begin(tmp_path / "pulse")
+        pulse.begin(None)
+
+
 class TestTheWorkersPulse:
     @pytest.fixture
     def stop(self):
