@@ -6,7 +6,9 @@ every few seconds.
 """
 
 import sys
+import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,6 +25,27 @@ def beat(file: Path | None) -> None:
     if file is not None:
         with suppress(OSError):
             file.touch()
+
+
+def keep(file: Path | None, *, every: float, stop: threading.Event, well: Callable[[], bool] = lambda: True) -> None:
+    """Beat every so many seconds while all is well, in a thread of its own, until told to stop.
+
+    Args:
+        file: what to touch; without one there is nothing to keep.
+        every: seconds.
+        stop: ends it.
+        well: asked before each beat. Where it hangs, so does the pulse, and nothing else.
+    """
+
+    def run() -> None:
+        while True:
+            if well():
+                beat(file)
+            if stop.wait(every):
+                return
+
+    if file is not None:
+        threading.Thread(target=run, name="pulse", daemon=True).start()
 
 
 def probe(file: Path, *, within: float) -> str | None:

@@ -103,9 +103,7 @@ def sweep(database: Database, app: Celery, pace: Pace) -> None:
         log.info("swept", reclaimed=reclaimed, expired=expired, hinted_again=hinted)
 
 
-def run(
-    database: Database, app: Celery, pace: Pace, stop: threading.Event, *, pulse_file: Path | None = None
-) -> None:
+def run(database: Database, app: Celery, pace: Pace, stop: threading.Event, *, pulse_file: Path | None = None) -> None:
     """Release, tend and sweep until told to stop. What cannot be reached now is tried again, at a calmer pace.
 
     The pulse beats once a turn, whether or not there was anything to reach.

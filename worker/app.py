@@ -28,7 +28,7 @@ from worker import prompts
 from worker.admission import Gate
 from worker.engines.base import Engine, EngineGoneError
 from worker.engines.simulated import SimulatedEngine
-from worker.heartbeat import beat, keep_beating, keep_pulse
+from worker.heartbeat import beat, keep_beating
 from worker.judging import Bench, Rules, judge_shard
 
 log = structlog.get_logger()
@@ -149,14 +149,8 @@ def main() -> None:
         },
     )
     heart.start()
-    if settings.pulse_file is not None:
-        threading.Thread(
-            target=keep_pulse,
-            name="pulse",
-            daemon=True,
-            args=(engine, settings.pulse_file),
-            kwargs={"every": settings.heartbeat_seconds, "stop": stop},
-        ).start()
+    # A thread of its own: an engine that hangs when it is asked stops the pulse, and no lease lapses over it.
+    pulse.keep(settings.pulse_file, every=settings.heartbeat_seconds, stop=stop, well=engine.health)
 
     def drain(**_: Any) -> None:
         bench.draining.set()

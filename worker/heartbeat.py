@@ -2,13 +2,11 @@
 
 import threading
 from dataclasses import asdict
-from pathlib import Path
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from infra import docket, pulse, roster
-from worker.engines.base import Engine
+from infra import docket, roster
 from worker.judging import Bench
 
 log = structlog.get_logger()
@@ -33,15 +31,3 @@ def keep_beating(bench: Bench, *, slots: int, bulk_slots: int, every: float, sto
             beat(bench, slots=slots, bulk_slots=bulk_slots)
         except SQLAlchemyError as error:
             log.warning("heartbeat_failed", error=type(error).__name__)
-
-
-def keep_pulse(engine: Engine, file: Path, *, every: float, stop: threading.Event) -> None:
-    """Keep the pulse going while the engine would take a prompt, with Postgres there or not.
-
-    It has a thread of its own: an engine that hangs when it is asked stops the pulse, and no lease lapses over it.
-    """
-    while True:
-        if engine.health():
-            pulse.beat(file)
-        if stop.wait(every):
-            return

@@ -1,13 +1,12 @@
 """docker-compose.yml, read as compose would read it, for every choice of profile."""
 
-import os
 import re
 import stat
 import subprocess
 import tomllib
 
 import pytest
-from support.deployed import COMPOSE, ROOT, SECRETS, compose, stages
+from support.deployed import COMPOSE, ROOT, SECRETS, TMP, compose, stages
 from typer.main import get_command
 
 from infra import settings
@@ -80,7 +79,7 @@ class TestSecrets:
         made = []
         for name in ("one", "two"):
             subprocess.run([script, tmp_path / name], check=True, capture_output=True, umask=0)
-            assert stat.S_IMODE(os.stat(tmp_path / name).st_mode) == 0o600
+            assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
             variables = variables_of_env_file((tmp_path / name).read_text())
             made += [variables[key] for key in SECRETS]
         assert all(re.fullmatch(r"[0-9a-f]{64}", password) for password in made)
@@ -105,7 +104,7 @@ class TestEveryService:
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
-        assert any(mount.startswith("/tmp") for mount in service["tmpfs"])
+        assert any(mount.startswith(TMP) for mount in service["tmpfs"])
         assert "privileged" not in service
         assert service["pids_limit"] > 0
 

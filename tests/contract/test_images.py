@@ -5,7 +5,7 @@ import tomllib
 from typing import get_args
 
 import pytest
-from support.deployed import ROOT, Stage, stages
+from support.deployed import ROOT, TMP, Stage, stages
 
 from infra import settings
 from infra.settings import EngineName, Settings
@@ -61,9 +61,9 @@ class TestEveryImage:
     def test_what_it_writes_goes_to_tmp(self, name):
         """The root file system may be read-only: home, pulse and working folder are below /tmp."""
         environment = image(name).environment
-        assert environment["HOME"] == "/tmp"
-        assert environment["NIGHTCOURT_PULSE_FILE"].startswith("/tmp/")
-        assert image(name).all("WORKDIR") == ["/tmp"]
+        assert environment["HOME"] == TMP
+        assert environment["NIGHTCOURT_PULSE_FILE"].startswith(f"{TMP}/")
+        assert image(name).all("WORKDIR") == [TMP]
         assert environment["PYTHONDONTWRITEBYTECODE"] == "1"
 
     def test_the_tools_stay_behind(self, name):

@@ -9,10 +9,10 @@ from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ProgrammingError
 from support.deployed import KUBERNETES, ROOT, rendered
+from support.dockets import LONG, a_line
 
 from infra import docket
 from schemas.states import Lane
-from support.dockets import LONG, a_line
 
 [SCALED] = [each["spec"] for each in rendered(KUBERNETES / "gpu") if each["kind"] == "ScaledObject"]
 QUERY = SCALED["triggers"][0]["metadata"]["query"]
@@ -45,9 +45,7 @@ def worth(keda: Connection) -> int:
 def file(connection: Connection, *, lane: Lane = Lane.INTERACTIVE) -> uuid.UUID:
     """File a comparison."""
     filing_id = uuid.uuid4()
-    docket.file(
-        connection, tenant="default", filing_id=filing_id, lane=lane, comparisons=[a_line(0)], shard_lines=1
-    )
+    docket.file(connection, tenant="default", filing_id=filing_id, lane=lane, comparisons=[a_line(0)], shard_lines=1)
     return filing_id
 
 
@@ -79,7 +77,7 @@ def test_work_that_is_not_due_yet_is_worth_no_judge(connection: Connection, keda
 
 @pytest.mark.parametrize(("is_open", "count"), [(True, 1), (False, 0)], ids=["open", "closed"])
 def test_a_batch_counts_while_it_is_open(connection: Connection, keda: Connection, is_open: bool, count: int):
-    """An open batch wakes the first judge, since none of it is released before; a paused one, or one by day, does not."""
+    """An open batch wakes the first judge, as none of it is released before; a paused one, or one by day, does not."""
     filing_id = file(connection, lane=Lane.BULK)
     connection.execute(
         text("""

@@ -15,6 +15,9 @@ DOCKERFILE = ROOT / "infra" / "docker" / "Dockerfile"
 COMPOSE = ROOT / "docker-compose.yml"
 KUBERNETES = ROOT / "infra" / "kubernetes"
 
+TMP = "/tmp"  # noqa: S108 (inside a container, where it is memory)
+"""The one folder that a container can write to."""
+
 SECRETS = {"POSTGRES_PASSWORD": "p" * 64, "REDIS_PASSWORD": "r" * 64}
 """What infra/docker/secrets.sh would have written."""
 

@@ -4,14 +4,13 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.court import ScriptedEngine
 from support.waiting import wait_until
 
 from infra import pulse
-from worker.heartbeat import keep_pulse
 
 
 def probe(file: Path, seconds: float) -> subprocess.CompletedProcess:
@@ -66,7 +65,6 @@ class TestBeat:
         pulse.beat(tmp_path / "no" / "pulse")
         assert probe(tmp_path / "no" / "pulse", 60).returncode == 1
 
-
     def test_a_process_that_starts_has_no_pulse_yet(self, tmp_path):
         """What the process before it left is taken away, so that loading a model for minutes is not taken for work."""
         pulse.beat(tmp_path / "pulse")
@@ -76,7 +74,7 @@ class TestBeat:
         pulse.begin(None)
 
 
-class TestTheWorkersPulse:
+class TestAWorkersPulse:
     @pytest.fixture
     def stop(self):
         """What ends the pulse, whatever the test found."""
@@ -86,18 +84,17 @@ class TestTheWorkersPulse:
 
     @pytest.fixture
     def start(self, tmp_path, stop):
-        """Keep the pulse of an engine in a thread, and hand back its file."""
+        """Keep a pulse that asks something first, and hand back its file."""
 
-        def start(engine: ScriptedEngine) -> Path:
-            file = tmp_path / "pulse"
-            threading.Thread(target=keep_pulse, args=(engine, file), kwargs={"every": 0.01, "stop": stop}).start()
-            return file
+        def start(well: Callable[[], bool]) -> Path:
+            pulse.keep(tmp_path / "pulse", every=0.01, stop=stop, well=well)
+            return tmp_path / "pulse"
 
         return start
 
     def test_it_beats_while_the_engine_would_take_a_prompt(self, start):
         """The file is touched again and again."""
-        file = start(ScriptedEngine())
+        file = start(lambda: True)
         for _ in range(2):
             wait_until(file.exists, within=10, every=0.01, what="a beat")
             os.utime(file, (1, 1))
@@ -105,28 +102,29 @@ class TestTheWorkersPulse:
 
     def test_an_engine_that_takes_no_prompt_has_none(self, start, stop):
         """An engine that says no is asked again, and beats once it says yes."""
-        answers = iter([False, False, False])
-        file = None
+        asked = threading.Semaphore(0)
+        recovered = threading.Event()
 
-        class Ill(ScriptedEngine):
-            def health(self) -> bool:
-                ill = next(answers, None) is not None
-                assert not (ill and file and file.exists())
-                return not ill
+        def well() -> bool:
+            asked.release()
+            return recovered.is_set()
 
-        file = start(Ill())
+        file = start(well)
+        for _ in range(3):
+            assert asked.acquire(timeout=10)
+        assert not file.exists()
+        recovered.set()
         wait_until(file.exists, within=10, every=0.01, what="the engine is well again")
 
     def test_an_engine_that_hangs_has_none(self, start, stop):
         """An engine that does not answer the question stops the pulse."""
         asked = threading.Event()
 
-        class Hung(ScriptedEngine):
-            def health(self) -> bool:
-                asked.set()
-                stop.wait(30)
-                return False
+        def well() -> bool:
+            asked.set()
+            stop.wait(30)
+            return False
 
-        file = start(Hung())
+        file = start(well)
         assert asked.wait(10)
         assert not file.exists()
