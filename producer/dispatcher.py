@@ -7,6 +7,7 @@ database-wide lock into every producer's commit (docs/decisions/0003).
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 from celery import Celery
@@ -15,7 +16,7 @@ from redis.exceptions import RedisError
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import SQLAlchemyError
 
-from infra import docket, roster
+from infra import docket, pulse, roster
 from producer import windows
 from schemas.message import JUDGE_TASK, QUEUES, ShardHint
 from schemas.states import Lane
@@ -102,14 +103,18 @@ def sweep(database: Database, app: Celery, pace: Pace) -> None:
         log.info("swept", reclaimed=reclaimed, expired=expired, hinted_again=hinted)
 
 
-def run(database: Database, app: Celery, pace: Pace, stop: threading.Event) -> None:
-    """Release, tend and sweep until told to stop. What cannot be reached now is tried again, at a calmer pace."""
+def run(database: Database, app: Celery, pace: Pace, stop: threading.Event, *, pulse_file: Path | None = None) -> None:
+    """Release, tend and sweep until told to stop. What cannot be reached now is tried again, at a calmer pace.
+
+    The pulse beats once a turn, whether or not there was anything to reach.
+    """
     sweep_at = tend_at = 0.0
     bulk_slots = 0
     batches_live = False
     pause = pace.poll_seconds
     while not stop.wait(pause):
         pause = pace.poll_seconds
+        pulse.beat(pulse_file)
         try:
             now = time.monotonic()
             if now >= sweep_at:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import SQLAlchemyError
 
-from infra import logs, roster
+from infra import logs, pulse, roster
 from infra.broker import make_celery
 from infra.database import connect
 from infra.local.model import embedded_model
@@ -126,6 +126,7 @@ def main() -> None:
     except Problem as problem:
         sys.exit(f"error: {problem.kind.title}. {problem.detail}")
     logs.configure(process="worker", level=settings.log_level, style=settings.log_format)
+    pulse.begin(settings.pulse_file)
     # Celery would set up logging of its own unless somebody answers this signal.
     signals.setup_logging.connect(_leave_logging_alone)
     # Celery warns of running as root because of pickled messages; ours are JSON, and nothing else is taken.
@@ -158,6 +159,8 @@ def main() -> None:
         },
     )
     heart.start()
+    # A thread of its own: an engine that hangs when it is asked stops the pulse, and no lease lapses over it.
+    pulse.keep(settings.pulse_file, every=settings.heartbeat_seconds, stop=stop, well=engine.health)
 
     def drain(**_: Any) -> None:
         bench.draining.set()
