@@ -2,8 +2,8 @@
 
     file -> waiting -> release -> released -> claim -> running -> finish -> done
                 ^                    |                    |
-                +---- withdraw ------+                    +-- give_back, fail, reclaim -> waiting
-                                                          +-- split -> two halves, waiting
+                +---- withdraw ------+                    +-- give_back, fail, lose (`losses.py`) -> waiting
+                                                          +-- split -> its parts, waiting
     cancel and expire end a shard from any of waiting, released and running.
 
 A claim takes a lease: a time, and a fencing token that no other claim ever had. Whatever a worker writes afterwards is
@@ -57,6 +57,8 @@ class Claim:
     """What the batch says for lines that do not."""
     begun: bool
     """Whether some of its lines may have an outcome already."""
+    careful: bool
+    """Whether a worker was lost over it before, so that each line is to be noted before it is tried."""
 
 
 # What an undecided line ends with where nobody judges it.
@@ -182,6 +184,7 @@ def _claim(row: Row[Any]) -> Claim:
         attempt=row.attempt,
         options=row.options or {},
         begun=row.begun,
+        careful=row.careful,
     )
 
 
@@ -246,6 +249,16 @@ def _store(
     return len(new)
 
 
+def note(connection: Connection, lease: Lease, line: int) -> None:
+    """Note the line that is about to be alone in the engine. Storing its outcome takes the note away.
+
+    Raises:
+        LeaseLostError: the lease does not hold; nothing was changed.
+    """
+    if connection.execute(docket_sql.NOTE, {**asdict(lease), "line": line}).one_or_none() is None:
+        raise LeaseLostError
+
+
 def give_back(connection: Connection, lease: Lease) -> None:
     """Put a shard back untried: the worker is being ended. The attempt is not counted.
 
@@ -290,37 +303,16 @@ def fail(
         raise LeaseLostError
 
 
-def split(connection: Connection, lease: Lease) -> None:
-    """Divide a shard's undecided lines into two shards that carry on, due at once.
+def split(connection: Connection, lease: Lease, *, suspect: int | None = None) -> None:
+    """Divide a shard's undecided lines into shards that carry on, due at once: two halves, or a suspect and the others.
 
-    The halves keep the attempts made before this one: the attempt that led to the split proved nothing of either.
+    They keep the attempts made before this one, which proved nothing of them; it counts against a suspect alone.
 
     Raises:
         LeaseLostError: the lease does not hold; nothing was changed.
     """
-    if connection.execute(docket_sql.SPLIT, asdict(lease)).one_or_none() is None:
+    if connection.execute(docket_sql.SPLIT, {**asdict(lease), "suspect": suspect}).one_or_none() is None:
         raise LeaseLostError
-
-
-def reclaim(connection: Connection, *, max_attempts: int, limit: int) -> int:
-    """Bring back shards whose lease ran out: to wait again, or, after their last attempt, as `fail` has it.
-
-    Returns:
-        How many leases had run out.
-    """
-    again = connection.execute(docket_sql.RECLAIM, {"max_attempts": max_attempts, "limit": limit}).all()
-    # The lock on these rows keeps their holders from renewing while we act in their place, with their tokens.
-    lapsed = connection.execute(docket_sql.LAPSED_FOR_GOOD, {"max_attempts": max_attempts, "limit": limit}).all()
-    for row in lapsed:
-        fail(
-            connection,
-            _claim(row),
-            code=OutcomeError.WORKER_LOST,
-            message=f"the worker was lost at each of {row.attempt} attempts",
-            retry_in=0,
-            max_attempts=max_attempts,
-        )
-    return len(again) + len(lapsed)
 
 
 def expire(connection: Connection, *, limit: int) -> int:

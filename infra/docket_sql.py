@@ -11,7 +11,7 @@ from sqlalchemy import text
 _HELD = "shards.id = :shard AND shards.lease_token = :token"
 
 # What leaving the running state means for the row, whichever way it is left.
-_UNLEASED = "lease_token = NULL, lease_until = NULL, lease_owner = NULL"
+_UNLEASED = "lease_token = NULL, lease_until = NULL, lease_owner = NULL, at_work = NULL"
 
 # Lines `c` of shard `{shard}` that have no outcome yet.
 _UNDECIDED = """
@@ -109,7 +109,8 @@ CLAIM = text(f"""
         lease_owner = :worker
     WHERE id = :shard AND state = 'released'
     RETURNING id, lease_token, tenant, filing_id, source_id, first_line, last_line, lane, attempt,
-              (SELECT options FROM batches b WHERE b.id = shards.filing_id) AS options, {_BEGUN} AS begun
+              (SELECT options FROM batches b WHERE b.id = shards.filing_id) AS options, {_BEGUN} AS begun,
+              cardinality(losses) > 0 AS careful
 """)
 
 LINES = text("""
@@ -139,8 +140,11 @@ HOLD = text(f"""
     SELECT filing_id, tenant, attempt, {_BEGUN} AS begun FROM shards WHERE {_HELD} FOR UPDATE
 """)
 
+NOTE = text(f"UPDATE shards SET at_work = :line WHERE {_HELD} RETURNING id")
+
 RECORD = text(f"""
-    UPDATE shards SET lease_until = greatest(lease_until, now() + make_interval(secs => :lease_seconds)),
+    UPDATE shards SET at_work = NULL,
+        lease_until = greatest(lease_until, now() + make_interval(secs => :lease_seconds)),
         {_COUNT}
     WHERE {_HELD}
 """)
@@ -176,40 +180,45 @@ SPLIT = text(f"""
         UPDATE shards SET state = 'split', ended_at = now(), {_UNLEASED}
         WHERE {_HELD}
         RETURNING *
-    ), halves AS (
-        SELECT c.line, ntile(2) OVER (ORDER BY c.line) AS half
+    ), parts AS (
+        SELECT c.line, CASE WHEN CAST(:suspect AS int) IS NULL THEN ntile(2) OVER (ORDER BY c.line)
+                            ELSE sign(c.line - CAST(:suspect AS int)) END AS part
         FROM held JOIN comparisons c ON {_UNDECIDED.format(shard="held")}
     ), carriers AS (
         INSERT INTO shards (tenant, filing_id, source_id, first_line, last_line, lane, priority, state, attempt,
-                            deadline_at, bytes)
-        SELECT held.tenant, held.filing_id, held.source_id, min(halves.line), max(halves.line), held.lane,
-               held.priority, 'waiting', held.attempt - 1, held.deadline_at, held.bytes / 2
-        FROM held, halves
+                            deadline_at, bytes, losses)
+        SELECT held.tenant, held.filing_id, held.source_id, min(parts.line), max(parts.line), held.lane,
+               held.priority, 'waiting', held.attempt - CASE WHEN parts.part = 0 THEN 0 ELSE 1 END,
+               held.deadline_at, held.bytes / 2, held.losses
+        FROM held, parts
         GROUP BY held.tenant, held.filing_id, held.source_id, held.lane, held.priority, held.attempt,
-                 held.deadline_at, held.bytes, halves.half
+                 held.deadline_at, held.bytes, held.losses, parts.part
     )
     SELECT id FROM held
 """)
 
-RECLAIM = text(f"""
-    WITH lapsed AS MATERIALIZED (
-        SELECT id FROM shards
-        WHERE state = 'running' AND lease_until < now() AND attempt < :max_attempts
-        LIMIT :limit
-        FOR UPDATE SKIP LOCKED
-    )
-    UPDATE shards SET state = 'waiting', due_at = now(), {_UNLEASED}
-    FROM lapsed WHERE shards.id = lapsed.id
-    RETURNING shards.id
-""")
-
-LAPSED_FOR_GOOD = text("""
-    SELECT id, lease_token, tenant, filing_id, source_id, first_line, last_line, lane, attempt, NULL AS options,
-           true AS begun
-    FROM shards
-    WHERE state = 'running' AND lease_until < now() AND attempt >= :max_attempts
+LAPSED = text("""
+    SELECT id, lease_token FROM shards
+    WHERE state = 'running' AND lease_until < now()
     LIMIT :limit
     FOR UPDATE SKIP LOCKED
+""")
+
+HELD_BY = text("""
+    SELECT id, lease_token FROM shards WHERE state = 'running' AND lease_owner = :worker FOR UPDATE SKIP LOCKED
+""")
+
+LOSE = text(f"""
+    UPDATE shards SET losses = losses || (
+        'attempt ' || attempt || ' until ' || to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC'
+        || CASE WHEN at_work IS NULL THEN '' ELSE ', alone in the engine' END)
+    WHERE {_HELD}
+    RETURNING attempt, at_work, losses, {_COUNT_UNDECIDED} AS left_over
+""")
+
+PUT_BACK = text(f"""
+    UPDATE shards SET state = 'waiting', due_at = now(), attempt = :attempt, {_UNLEASED}
+    WHERE {_HELD}
 """)
 
 EXPIRE = text(f"""

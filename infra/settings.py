@@ -57,6 +57,10 @@ class Settings(BaseSettings):
     """A released shard that nobody claimed for this long is hinted again."""
     poll_seconds: PositiveFloat = 0.02
     """How often the dispatcher looks for work that is due."""
+    drain_seconds: PositiveFloat = 20.0
+    """How long a worker that is told to end may go on with what it has begun; then that goes back, uncounted."""
+    engine_deadline_seconds: PositiveFloat = 600.0
+    """A worker whose engine is at one step for longer than this ends itself, so that the work is tried again."""
     max_attempts: PositiveInt = 3
     """How often a shard is tried before it is split, and a single comparison before it is errored."""
 
@@ -90,7 +94,15 @@ class Settings(BaseSettings):
     simulated_call_log: Path | None = None
     """A file to which the simulated engine appends a hash of every prompt it is asked, for tests that count."""
 
+    simulated_poison: str | None = None
+    """A text at which the simulated engine ends its process as a crash would, for tests of recovery."""
+    simulated_hang: str | None = None
+    """A text at which the simulated engine hangs, for tests of the watchdog."""
+
     # -- what watches over a process
+    presence_dir: Path | None = None
+    """A folder on a disk of this machine where each worker holds a locked file while it lives. By it the next one to
+    start here knows who died, and brings back at once what they held; without it that takes as long as a lease."""
     pulse_file: Path | None = None
     """A file that the dispatcher and workers touch as often as they get on; `python -m infra.pulse` looks at it."""
 

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import SQLAlchemyError
 
-from infra import docket, pulse, roster
+from infra import docket, losses, pulse, roster
 from producer import windows
 from schemas.message import JUDGE_TASK, QUEUES, ShardHint
 from schemas.states import Lane
@@ -88,7 +88,7 @@ def release(database: Database, app: Celery, *, bulk_room: int) -> int:
 def sweep(database: Database, app: Celery, pace: Pace) -> None:
     """Bring back shards whose lease ran out, end those past their deadline, and repeat hints that were lost."""
     with database.begin() as connection:
-        reclaimed = docket.reclaim(connection, max_attempts=pace.max_attempts, limit=_AT_ONCE)
+        reclaimed = losses.reclaim(connection, max_attempts=pace.max_attempts, limit=_AT_ONCE)
     with database.begin() as connection:
         expired = docket.expire(connection, limit=_AT_ONCE)
     with database.begin() as connection:

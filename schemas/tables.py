@@ -22,7 +22,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 Moment = DateTime(timezone=True)
@@ -183,6 +183,8 @@ class ShardRow(Base):
     lease_token: Mapped[int | None] = mapped_column(BigInteger)
     lease_until: Mapped[datetime | None]
     lease_owner: Mapped[str | None]
+    at_work: Mapped[int | None]
+    losses: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
     bytes: Mapped[int] = mapped_column(server_default=text("0"))
     succeeded: Mapped[int] = mapped_column(server_default=text("0"))
     errored: Mapped[int] = mapped_column(server_default=text("0"))
@@ -203,6 +205,8 @@ class ShardRow(Base):
         # A lease exists exactly while the shard runs: whoever ends the run has to take the token away.
         CheckConstraint("(state = 'running') = (lease_token IS NOT NULL)", name="lease_token"),
         CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="lease_until"),
+        # The line that is alone in the engine, while one is: who is lost with the worker that runs it.
+        CheckConstraint("at_work IS NULL OR state = 'running'", name="at_work"),
         Index("ix_shards_filing", "filing_id", "first_line"),
         Index("ix_shards_batch", "filing_id", "due_at", "id", postgresql_where=text("state = 'waiting'")),
         Index(

@@ -4,8 +4,9 @@ A bulk step never makes a waiting person wait for more than the steps already le
 """
 
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from schemas.states import Lane
 
@@ -17,6 +18,7 @@ class Gate:
         self._budget = budget_tokens
         self._in_flight = 0
         self._turns = threading.Condition()
+        self._inside: dict[object, float] = {}
         # Two lines of tickets: whoever stands first in the interactive line goes first of all.
         self._lines: dict[Lane, list[object]] = {Lane.INTERACTIVE: [], Lane.BULK: []}
 
@@ -36,12 +38,23 @@ class Gate:
                 # Whoever stands next may fit beside us.
                 self._turns.notify_all()
             self._in_flight += tokens
+            self._inside[ticket] = time.monotonic()
         try:
             yield
         finally:
             with self._turns:
                 self._in_flight -= tokens
+                del self._inside[ticket]
                 self._turns.notify_all()
+
+    def alone(self, lane: Lane) -> AbstractContextManager[None]:
+        """Wait for a turn, then keep everybody else out while inside."""
+        return self.admit(self._budget, lane)
+
+    def longest_inside(self) -> float:
+        """Tell for how many seconds the work has been inside that has been there longest; 0 where none is."""
+        with self._turns:
+            return time.monotonic() - min(self._inside.values(), default=time.monotonic())
 
     def _next(self) -> object:
         for line in self._lines.values():

@@ -2,12 +2,13 @@
 
 import gc
 import os
-import signal
 import socket
 import sys
 import threading
 import uuid
 import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -17,7 +18,7 @@ from pydantic import ValidationError
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import SQLAlchemyError
 
-from infra import logs, pulse, roster
+from infra import logs, losses, presence, pulse, roster
 from infra.broker import make_celery
 from infra.database import connect
 from infra.local.model import embedded_model
@@ -28,9 +29,10 @@ from schemas.verdict import Judge
 from worker import prompts
 from worker.admission import Gate
 from worker.engines.base import Engine, EngineGoneError
-from worker.engines.simulated import SimulatedEngine, call_log
+from worker.engines.simulated import SimulatedEngine, call_log, faults
 from worker.heartbeat import beat, keep_beating
 from worker.judging import Bench, Rules, judge_shard
+from worker.watchdog import give_up, keep_watch
 
 log = structlog.get_logger()
 
@@ -48,7 +50,7 @@ def open_engine(settings: Settings) -> Engine:
         return SimulatedEngine(
             tokens_per_second=settings.simulated_tokens_per_second,
             max_prompt_tokens=settings.context_tokens,
-            on_score=None if settings.simulated_call_log is None else call_log(settings.simulated_call_log),
+            on_score=_simulated_hook(settings),
         )
     # Imported here, so that a worker with another engine needs no CPU runtime.
     from worker.engines.llama_cpp import LlamaCppEngine  # noqa: PLC0415
@@ -56,6 +58,18 @@ def open_engine(settings: Settings) -> Engine:
     return LlamaCppEngine(
         settings.model or embedded_model(), threads=settings.threads, context_tokens=settings.context_tokens
     )
+
+
+def _simulated_hook(settings: Settings) -> Callable[[Sequence[Sequence[int]]], None] | None:
+    hooks = [] if settings.simulated_call_log is None else [call_log(settings.simulated_call_log)]
+    if settings.simulated_poison or settings.simulated_hang:
+        hooks.append(faults(poison=settings.simulated_poison, hang=settings.simulated_hang))
+
+    def call_all(prompts: Sequence[Sequence[int]]) -> None:
+        for hook in hooks:
+            hook(prompts)
+
+    return call_all if hooks else None
 
 
 def make_bench(settings: Settings, engine: Engine, database: Database) -> Bench:
@@ -109,8 +123,7 @@ def register(app: Celery, bench: Bench) -> None:
             judge_shard(bench, hint.shard)
         except EngineGoneError:
             log.exception("engine_gone")
-            # The supervisor starts a fresh process; what other threads hold comes back by their leases.
-            os.kill(os.getpid(), signal.SIGKILL)
+            give_up(bench)
         except SQLAlchemyError as error:
             log.warning("shard_left_to_its_lease", error=type(error).__name__)
         finally:
@@ -131,13 +144,16 @@ def main() -> None:
     signals.setup_logging.connect(_leave_logging_alone)
     # Celery warns of running as root because of pickled messages; ours are JSON, and nothing else is taken.
     warnings.simplefilter("ignore", SecurityWarning)
+    database = connect(settings.database_url.get_secret_value(), application="worker", pool_size=settings.slots + 1)
+    # Before the model is loaded, which takes its time: a predecessor's work can go on elsewhere meanwhile.
+    _bury_the_dead(database, settings)
     try:
         engine = open_engine(settings)
     except ValueError as error:
         log.error("engine_refused", reason=str(error))  # noqa: TRY400 - the message is the whole story
         sys.exit(2)
-    database = connect(settings.database_url.get_secret_value(), application="worker", pool_size=settings.slots + 1)
     bench = make_bench(settings, engine, database)
+    _be_present(settings.presence_dir, bench.rules.worker)
     # What is loaded stays; a shard's lines come and go by the thousand.
     gc.collect()
     gc.freeze()
@@ -159,6 +175,17 @@ def main() -> None:
         },
     )
     heart.start()
+    threading.Thread(
+        target=keep_watch,
+        name="watchdog",
+        daemon=True,
+        kwargs={
+            "bench": bench,
+            "engine_deadline": settings.engine_deadline_seconds,
+            "drain": settings.drain_seconds,
+            "stop": stop,
+        },
+    ).start()
     # A thread of its own: an engine that hangs when it is asked stops the pulse, and no lease lapses over it.
     pulse.keep(settings.pulse_file, every=settings.heartbeat_seconds, stop=stop, well=engine.health)
 
@@ -184,6 +211,8 @@ def main() -> None:
         stop.set()
         heart.join(timeout=5)
         _leave(database, bench.rules.worker)
+        if settings.presence_dir is not None:
+            presence.leave(settings.presence_dir, bench.rules.worker)
         engine.close()
         database.dispose()
     log.info("worker_ended")
@@ -192,6 +221,31 @@ def main() -> None:
 
 def _leave_logging_alone(**_: Any) -> None:
     """Answer Celery's signal, so that it sets up nothing."""
+
+
+def _bury_the_dead(database: Database, settings: Settings) -> None:
+    """Bring back at once what workers held that died on this machine, where that can be proved."""
+    if settings.presence_dir is None:
+        return
+
+    def see_to(worker: str) -> None:
+        with database.begin() as connection:
+            shards = losses.bury(connection, worker, max_attempts=settings.max_attempts)
+            roster.leave(connection, worker=worker)
+        log.info("dead_worker_buried", dead=worker, shards=shards)
+
+    try:
+        presence.bury(settings.presence_dir, see_to)
+    except SQLAlchemyError as error:
+        log.warning("dead_left_to_their_leases", error=type(error).__name__)
+
+
+def _be_present(folder: Path | None, worker: str) -> None:
+    if folder is not None:
+        try:
+            presence.hold(folder, worker)  # open until the process ends
+        except OSError as error:
+            log.warning("presence_not_held", error=type(error).__name__)
 
 
 def _leave(database: Database, worker: str) -> None:

@@ -4,7 +4,9 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, TypeVar
 
 import structlog
@@ -12,8 +14,9 @@ from sqlalchemy import Connection
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import InterfaceError, OperationalError
 
-from infra import docket, precedents
+from infra import docket, losses, precedents
 from infra.docket import Claim, Lease, LeaseLostError
+from infra.filed import Filed
 from infra.logs import REQUEST_ID
 from infra.outcomes import Outcome
 from schemas.problems import OutcomeError
@@ -22,7 +25,7 @@ from schemas.verdict import Ballot
 from worker import ballots, cases, prompts
 from worker.admission import Gate
 from worker.cases import Case
-from worker.engines.base import Engine, EngineError, EngineGoneError, Score
+from worker.engines.base import Engine, EngineError, EngineGoneError, EngineOutOfMemoryError, Score
 
 log = structlog.get_logger()
 
@@ -63,6 +66,16 @@ class Bench:
     """What this worker holds; the heartbeat renews it."""
     draining: threading.Event = field(default_factory=threading.Event)
     """Set when the worker is to end: claim nothing, give back what is not begun."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """What there is to judge of a shard."""
+
+    fresh: Sequence[Filed]
+    digests: dict[int, bytes]
+    twins: dict[int, list[Filed]]
+    """Those that ask the same as a fresh one, by its line."""
 
 
 def judge_shard(bench: Bench, shard: int) -> None:
@@ -118,30 +131,73 @@ def _work(bench: Bench, claim: Claim) -> int:
     comparisons.sort(key=lambda each: str(each.prompt))
     singles, twins = cases.tell_twins(comparisons, digests)
     outcomes, fresh = cases.reuse(singles, digests, bench.judges, found)
+    work = _work_carefully if claim.careful else _work_in_steps
+    return work(bench, claim, Lines(fresh, digests, twins), outcomes)
+
+
+def _work_in_steps(bench: Bench, claim: Claim, lines: Lines, outcomes: list[Outcome]) -> int:
+    """Judge lines in steps of the engine's size, storing what is decided now and then."""
     decided = 0
     stored_at = time.monotonic()
-    for step in cases.steps(fresh, digests, bench.engine, outcomes.append):
+    try:
+        for step in cases.steps(lines.fresh, lines.digests, bench.engine, outcomes.append):
+            if bench.draining.is_set():
+                return decided + _give_back(bench, claim, cases.with_twins(outcomes, lines.twins))
+            if time.monotonic() - stored_at >= _RECORD_SECONDS:
+                decided += _record(bench, claim, cases.with_twins(outcomes, lines.twins))
+                outcomes.clear()
+                stored_at = time.monotonic()
+            with bench.gate.admit(sum(case.tokens for case in step), claim.lane):
+                outcomes += _judge(bench, step)
+    except EngineError:
+        # What was computed is stored before the attempt is told of: it is not computed again.
+        with suppress(LeaseLostError):
+            _record(bench, claim, cases.with_twins(outcomes, lines.twins))
+        raise
+    return decided + _persist(bench, lambda c: docket.finish(c, claim.lease, cases.with_twins(outcomes, lines.twins)))
+
+
+def _work_carefully(bench: Bench, claim: Claim, lines: Lines, outcomes: list[Outcome]) -> int:
+    """Judge lines one by one, each alone in the engine and noted before it is tried: a worker was lost over them.
+
+    What is noted when this process ends is what ended it (infra/losses.py). So all that is done for a line, its
+    prompts too, is done between its note and its outcome, and nobody else's work meanwhile.
+    """
+    decided = _record(bench, claim, cases.with_twins(outcomes, lines.twins))
+    for line in lines.fresh:
         if bench.draining.is_set():
-            return decided + _give_back(bench, claim, cases.with_twins(outcomes, twins))
-        if time.monotonic() - stored_at >= _RECORD_SECONDS:
-            decided += _record(bench, claim, cases.with_twins(outcomes, twins))
-            outcomes.clear()
-            stored_at = time.monotonic()
-        outcomes += _judge(bench, claim, step)
-    return decided + _persist(bench, lambda c: docket.finish(c, claim.lease, cases.with_twins(outcomes, twins)))
+            return decided + _give_back(bench, claim, [])
+        with bench.gate.alone(claim.lane):
+            _persist(bench, partial(docket.note, lease=claim.lease, line=line.line))
+            outcomes = []
+            for step in cases.steps([line], lines.digests, bench.engine, outcomes.append):
+                outcomes += _judge(bench, step)
+            decided += _record(bench, claim, cases.with_twins(outcomes, lines.twins))
+    return decided + _persist(bench, lambda c: docket.finish(c, claim.lease, []))
 
 
 def _record(bench: Bench, claim: Claim, outcomes: Sequence[Outcome]) -> int:
     return _persist(bench, lambda c: docket.record(c, claim.lease, outcomes, lease_seconds=bench.rules.lease_seconds))
 
 
-def _judge(bench: Bench, claim: Claim, step: Sequence[Case]) -> list[Outcome]:
-    """Put one step to the engine, when its turn has come."""
-    with bench.gate.admit(sum(case.tokens for case in step), claim.lane):
-        if prompts.PROFILES[step[0].comparison.profile].writes:
-            return [_written(bench, case) for case in step]
-        scores = iter(bench.engine.score([ids for case in step for ids in case.prompts]))
-        return [_scored(bench, case, [next(scores) for _ in case.prompts]) for case in step]
+def _judge(bench: Bench, step: Sequence[Case]) -> list[Outcome]:
+    """Put one step to the engine. Its turn has come."""
+    if prompts.PROFILES[step[0].comparison.profile].writes:
+        return [_written(bench, case) for case in step]
+    scores = iter(_score(bench.engine, [ids for case in step for ids in case.prompts]))
+    return [_scored(bench, case, [next(scores) for _ in case.prompts]) for case in step]
+
+
+def _score(engine: Engine, asked: Sequence[Sequence[int]]) -> list[Score]:
+    """Ask the engine, and where that is too much at once for its memory, ask in halves."""
+    try:
+        return engine.score(asked)
+    except EngineOutOfMemoryError:
+        if len(asked) == 1:
+            raise
+        half = len(asked) // 2
+        log.warning("step_halved", prompts=len(asked))
+    return _score(engine, asked[:half]) + _score(engine, asked[half:])
 
 
 def _scored(bench: Bench, case: Case, scores: Sequence[Score]) -> Outcome:
@@ -225,18 +281,17 @@ def _give_back(bench: Bench, claim: Claim, outcomes: Sequence[Outcome]) -> int:
 
 
 def _fail(bench: Bench, claim: Claim, error: EngineError) -> None:
+    fail = partial(
+        docket.fail,
+        claim=claim,
+        code=OutcomeError.ENGINE_FAILED,
+        message=f"the engine failed at each of {claim.attempt} attempts: {str(error)[:300]}",
+        retry_in=min(60.0, 2.0 ** (claim.attempt - 1)),
+        max_attempts=bench.rules.max_attempts,
+    )
+    lose = partial(losses.lose, lease=claim.lease, max_attempts=bench.rules.max_attempts)
     try:
-        _persist(
-            bench,
-            lambda c: docket.fail(
-                c,
-                claim,
-                code=OutcomeError.ENGINE_FAILED,
-                message=f"the engine failed at each of {claim.attempt} attempts: {str(error)[:300]}",
-                retry_in=min(60.0, 2.0 ** (claim.attempt - 1)),
-                max_attempts=bench.rules.max_attempts,
-            ),
-        )
+        _persist(bench, lose if isinstance(error, EngineGoneError) else fail)
     except LeaseLostError:
         log.warning("stale_write_refused", shard=claim.lease.shard, attempt=claim.attempt)
 

@@ -92,7 +92,11 @@ class Stack:
         self._stop = stop or threading.Event()
         self._hurry = threading.Event()
         self._migrate = migrate
-        self._applications = trees.applications(_workers(settings)) if applications is None else applications
+        self._applications = (
+            trees.applications(_workers(settings), drain_seconds=settings.drain_seconds)
+            if applications is None
+            else applications
+        )
         self._fast = fast
         self._ready_within = ready_within
 
@@ -137,6 +141,7 @@ class Stack:
 
     def _begin(self, folder: DataFolder, variables: dict[str, str], host: str, port: int) -> None:
         variables["NIGHTCOURT_DATA_DIR"] = str(folder.path)
+        variables.setdefault("NIGHTCOURT_PRESENCE_DIR", str(folder.part("workers")))
         tree = ProcessTree(
             folder,
             variables,

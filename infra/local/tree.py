@@ -34,14 +34,14 @@ def _module(*arguments: str) -> tuple[str, ...]:
 MIGRATE = Program("migrate", _module("producer.cli", "migrate"), 10.0)
 
 
-def applications(workers: int) -> tuple[Program, ...]:
+def applications(workers: int, *, drain_seconds: float = 20.0) -> tuple[Program, ...]:
     """What runs on top of the databases, with so many worker processes."""
-    # A worker that is asked to end finishes the shards in its hands.
+    # A worker that is asked to end finishes the shards in its hands, or gives them back after a while.
     names = ["worker", *(f"worker-{number}" for number in range(2, workers + 1))]
     return (
         Program("api", _module("producer.cli", "api"), 10.0),
         Program("dispatcher", _module("producer.cli", "dispatcher"), 10.0),
-        *(Program(name, _module("worker.app"), 25.0) for name in names),
+        *(Program(name, _module("worker.app"), drain_seconds + 5.0) for name in names),
     )
 
 

@@ -6,7 +6,7 @@ import time
 import pytest
 from sqlalchemy import Connection, text
 
-from infra import docket
+from infra import docket, losses
 from infra.docket import Claim, Lease, LeaseLostError
 from infra.filed import Filed
 from infra.outcomes import Outcome
@@ -83,7 +83,7 @@ def states(connection: Connection) -> list[str]:
 
 def sweep(connection: Connection, max_attempts: int = 3) -> int:
     """Bring back what has lapsed."""
-    return docket.reclaim(connection, max_attempts=max_attempts, limit=100)
+    return losses.reclaim(connection, max_attempts=max_attempts, limit=100)
 
 
 def fail(connection: Connection, claimed: Claim, max_attempts: int = 3) -> None:
@@ -419,17 +419,6 @@ class TestFailing:
         assert release(connection) == []
         connection.execute(text("UPDATE shards SET due_at = now()"))
         assert len(release(connection)) == 1
-
-    def test_a_comparison_that_kills_its_worker_each_time_ends(self, connection):
-        """Workers that vanish at the same line are counted, and after the last attempt the line is errored."""
-        file(connection)
-        for _ in range(3):
-            claim(connection)
-            lapse(connection)
-            sweep(connection)
-        row = connection.execute(text("SELECT status, error_code FROM outcomes")).one()
-        assert tuple(row) == ("errored", "worker_lost")
-        assert states(connection) == ["done"]
 
     def test_one_bad_line_among_many_is_found(self, connection):
         """Halving leads to the one line at fault; the others succeed."""

@@ -7,7 +7,7 @@ that no longer do. A model of a few lines of Python says what each move must ans
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -23,17 +23,16 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from sqlalchemy import Connection, text
+from support.docket_model import LIVE, Decided, Shard
 from support.dockets import LONG, a_line, an_outcome
 
-from infra import docket
+from infra import docket, losses
 from infra.docket import Claim, Lease, LeaseLostError
 from infra.outcomes import Outcome
 from schemas.problems import OutcomeError
 from schemas.states import Lane, OutcomeStatus
 
 T = TypeVar("T")
-
-LIVE = ("waiting", "released", "running")
 
 # What a move is made with is drawn from what the machine has by then.
 LANES = st.sampled_from(Lane)
@@ -50,7 +49,7 @@ GHOSTS = st.runner().flatmap(
     )
 )
 """Any claim that was ever made, or the token of one for the shard of another."""
-MOVES = st.sampled_from(["renew", "record", "finish", "give_back", "fail", "split"])
+MOVES = st.sampled_from(["renew", "note", "record", "finish", "give_back", "fail", "lose", "split"])
 LINES = st.integers(1, 255)
 """Which lines of a shard, as bits."""
 
@@ -64,41 +63,6 @@ SNAPSHOT = text("""
 def forged(one: Claim, other: Claim) -> Claim:
     """Put the token of one claim to the shard of another."""
     return replace(one, lease=Lease(shard=one.lease.shard, token=other.lease.token))
-
-
-@dataclass(slots=True)
-class Shard:
-    """What the model knows of a shard."""
-
-    filing: UUID
-    first: int
-    last: int
-    lane: Lane
-    priority: int
-    state: str = "waiting"
-    attempt: int = 0
-    token: int | None = None
-    due: bool = True
-    forgotten: bool = False
-    """Released so long ago that its hint must have been lost."""
-    lapsed: bool = False
-    """Its lease has run out."""
-    deadline: bool = False
-    overdue: bool = False
-    """Its deadline has passed."""
-
-    def rest(self, state: str) -> None:
-        """Leave the running state, or a state before it."""
-        self.state, self.token, self.lapsed, self.due = state, None, False, True
-
-
-@dataclass(frozen=True, slots=True)
-class Decided:
-    """What the model knows of an outcome."""
-
-    status: str
-    code: str | None
-    attempt: int
 
 
 class DocketMachine(RuleBasedStateMachine):
@@ -170,6 +134,38 @@ class DocketMachine(RuleBasedStateMachine):
                     shard, first=half[0], last=half[-1], state="waiting", attempt=shard.attempt - 1, forgotten=False
                 )
             )
+
+    def set_apart(self, shard: Shard, suspect: int) -> None:
+        """Divide the undecided lines of a shard into a suspect, against whom the attempt counts, and the others."""
+        lines = self.undecided(shard)
+        shard.rest("split")
+        parts = ([n for n in lines if n < suspect], [suspect], [n for n in lines if n > suspect])
+        for part in filter(None, parts):
+            attempt = shard.attempt if part == [suspect] else shard.attempt - 1
+            self.born.append(
+                replace(shard, first=part[0], last=part[-1], state="waiting", attempt=attempt, forgotten=False)
+            )
+
+    def lost(self, shard: Shard) -> None:
+        """Let a worker be lost."""
+        shard.losses += 1
+        suspect, others = shard.at_work, len(self.undecided(shard)) > 1
+        if suspect is not None:
+            if shard.attempt >= self.max_attempts:
+                self.outcomes[shard.filing, suspect] = Decided("errored", "engine_crashed", shard.attempt)
+                shard.attempt -= others
+                shard.rest("waiting" if others else "done")
+            elif others:
+                self.set_apart(shard, suspect)
+            else:
+                shard.rest("waiting")
+        elif shard.losses < 10 * self.max_attempts:
+            shard.attempt = shard.attempt - 1 if shard.losses > 1 else min(shard.attempt, self.max_attempts - 1)
+            shard.rest("waiting")
+        elif others:
+            self.halve(shard)
+        else:
+            self.end(shard, OutcomeStatus.ERRORED, OutcomeError.WORKER_LOST)
 
     def failed(self, shard: Shard, code: OutcomeError, *, due: bool = True) -> None:
         """Let an attempt have failed."""
@@ -307,11 +303,8 @@ class DocketMachine(RuleBasedStateMachine):
         """Bring back what has lapsed, and nothing else."""
         lapsed = [shard for shard in self.of("running") if shard.lapsed]
         for shard in lapsed:
-            if shard.attempt < self.max_attempts:
-                shard.rest("waiting")
-            else:
-                self.failed(shard, OutcomeError.WORKER_LOST)
-        assert docket.reclaim(self.connection, max_attempts=self.max_attempts, limit=100) == len(lapsed)
+            self.lost(shard)
+        assert losses.reclaim(self.connection, max_attempts=self.max_attempts, limit=100) == len(lapsed)
 
     def expire(self) -> None:
         """End what is past its deadline, and nothing else."""
@@ -367,7 +360,7 @@ class DocketMachine(RuleBasedStateMachine):
         shard.state, shard.token, shard.lapsed = "running", claim.lease.token, False
         shard.attempt += 1
         assert (claim.filing_id, claim.first_line, claim.last_line) == (shard.filing, shard.first, shard.last)
-        assert (claim.lane, claim.attempt) == (shard.lane, shard.attempt)
+        assert (claim.lane, claim.attempt, claim.careful) == (shard.lane, shard.attempt, shard.losses > 0)
         assert [each.line for each in docket.undecided(self.connection, claim)] == self.undecided(shard)
         self.claims.append(claim)
 
@@ -393,6 +386,8 @@ class DocketMachine(RuleBasedStateMachine):
         match move:
             case "renew":
                 self.renew([claim, *self.present()[: chosen % 3]])
+            case "note":
+                self.note(claim, chosen)
             case "record":
                 self.record(claim, chosen, good=good)
             case "finish":
@@ -401,6 +396,8 @@ class DocketMachine(RuleBasedStateMachine):
                 self.give_back(claim)
             case "fail":
                 self.fail(claim, pause=good)
+            case "lose":
+                self.lose(claim)
             case "split":
                 self.split(claim)
 
@@ -411,6 +408,24 @@ class DocketMachine(RuleBasedStateMachine):
         assert docket.renew(self.connection, list(leases), lease_seconds=LONG) == good
         for lease in good:
             self.shards[lease.shard].lapsed = False
+
+    def note(self, claim: Claim, chosen: int) -> None:
+        """Note an undecided line that is about to be tried."""
+        shard = self.shards[claim.lease.shard]
+        lines = self.undecided(shard)
+        if lines:
+            line = lines[chosen % len(lines)]
+            held, _ = self.fenced(claim.lease, lambda: docket.note(self.connection, claim.lease, line))
+            if held:
+                shard.at_work = line
+
+    def lose(self, claim: Claim) -> None:
+        """Report that the worker is about to end, because its engine did."""
+        held, _ = self.fenced(
+            claim.lease, lambda: losses.lose(self.connection, claim.lease, max_attempts=self.max_attempts)
+        )
+        if held:
+            self.lost(self.shards[claim.lease.shard])
 
     def record(self, claim: Claim, chosen: int, *, good: bool) -> None:
         """Store outcomes of some lines, decided ones among them, and hold on."""
@@ -424,7 +439,7 @@ class DocketMachine(RuleBasedStateMachine):
         )
         if held:
             shard = self.shards[claim.lease.shard]
-            shard.lapsed = False
+            shard.lapsed, shard.at_work = False, None
             assert new == self.store(shard, some)
 
     def finish(self, claim: Claim, *, good: bool) -> None:
@@ -491,6 +506,9 @@ class DocketMachine(RuleBasedStateMachine):
                 carried.update(undecided)
             if shard["state"] == "done":
                 assert not undecided, "an ended shard left a line behind"
+            assert shard["at_work"] is None or (
+                shard["state"] == "running" and shard["at_work"] in [n for _, n in undecided]
+            )
             for column in ("lease_token", "lease_until", "lease_owner"):
                 assert (shard[column] is not None) == (shard["state"] == "running"), column
             assert (shard["ended_at"] is not None) == (shard["state"] in {"done", "split"})
@@ -515,11 +533,25 @@ class DocketMachine(RuleBasedStateMachine):
                 self.born.remove(born)
                 self.shards[shard["id"]] = born
         assert self.born == []
-        columns = ("state", "attempt", "lease_token", "lane", "priority")
+        columns = ("state", "attempt", "lease_token", "lane", "priority", "at_work")
         assert {
-            shard["id"]: (*(shard[column] for column in columns), shard["deadline_at"] is not None) for shard in shards
+            shard["id"]: (
+                *(shard[column] for column in columns),
+                len(shard["losses"]),
+                shard["deadline_at"] is not None,
+            )
+            for shard in shards
         } == {
-            number: (shard.state, shard.attempt, shard.token, shard.lane, shard.priority, shard.deadline)
+            number: (
+                shard.state,
+                shard.attempt,
+                shard.token,
+                shard.lane,
+                shard.priority,
+                shard.at_work,
+                shard.losses,
+                shard.deadline,
+            )
             for number, shard in self.shards.items()
         }
         assert {

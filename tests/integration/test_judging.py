@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from support.court import LIMIT, MASS, alpha_is_first, comparison
 from support.waiting import wait_until
 
-from infra import docket, roster
+from infra import docket, losses, roster
 from schemas.verdict import Tally
 from worker import ballots, heartbeat, judging, prompts
 from worker.engines.base import (
@@ -454,7 +454,7 @@ class TestTheHeartbeat:
         def lapse_and_beat(_: list[str]) -> None:
             court.connection.execute(text("UPDATE shards SET lease_until = now() - interval '1 s'"))
             beat(court.bench, slots=4, bulk_slots=3)
-            assert docket.reclaim(court.connection, max_attempts=3, limit=9) == 0
+            assert losses.reclaim(court.connection, max_attempts=3, limit=9) == 0
 
         engine.while_working = lapse_and_beat
         court.file(comparison())

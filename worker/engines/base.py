@@ -82,6 +82,10 @@ class EngineError(Exception):
     """The engine failed at the work in hand. The work may be tried again, in smaller pieces."""
 
 
+class EngineOutOfMemoryError(EngineError):
+    """The engine had too little memory for the prompts that it was given together; fewer may fit."""
+
+
 class EngineGoneError(EngineError):
     """The engine cannot go on; the process must end, so that the lease brings the work back."""
 
@@ -113,6 +117,7 @@ class Engine(Protocol):
             One score for each prompt, in the same order.
 
         Raises:
+            EngineOutOfMemoryError: there was too little memory for so many prompts at once.
             EngineError: the step failed and may be tried again.
             EngineGoneError: the engine is of no more use.
         """

@@ -9,6 +9,7 @@ verdict that it is simulated.
 import hashlib
 import math
 import os
+import signal
 import struct
 import threading
 import time
@@ -171,6 +172,24 @@ def call_log(path: Path) -> Callable[[Sequence[Sequence[int]]], None]:
         os.write(log, "".join(f"{fingerprint(prompt)}\n" for prompt in prompts).encode())
 
     return note
+
+
+def faults(*, poison: str | None = None, hang: str | None = None) -> Callable[[Sequence[Sequence[int]]], None]:
+    """Make an `on_score` that does what a broken engine would, so that recovery can be tested.
+
+    Args:
+        poison: an ASCII text that ends the process, as a crash would, where a prompt holds it.
+        hang: one at which the engine never comes back.
+    """
+
+    def look(prompts: Sequence[Sequence[int]]) -> None:
+        asked = b"\n".join(array("I", prompt).tobytes() for prompt in prompts)
+        if poison and poison.encode() in asked:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if hang and hang.encode() in asked:
+            threading.Event().wait()
+
+    return look
 
 
 def _text_words(text: str) -> bytes:

@@ -1,0 +1,57 @@
+"""The watchdog: it ends a worker whose engine hangs, and one that was told to end and does not come to it."""
+
+import os
+import signal
+import threading
+import time
+from contextlib import suppress
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from infra import docket, losses, roster
+from infra.docket import LeaseLostError
+from worker.judging import Bench
+
+log = structlog.get_logger()
+
+
+def give_up(bench: Bench) -> None:
+    """End this process, as its engine is of no more use. Whoever supervises it starts another."""
+    bench.draining.set()  # nothing is claimed any more
+    # Where Postgres does not answer now, the leases bring the work back.
+    with suppress(SQLAlchemyError), bench.database.begin() as connection:
+        losses.bury(connection, bench.rules.worker, max_attempts=bench.rules.max_attempts)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _leave(bench: Bench) -> None:
+    """End this process, which was told to: what it has not come to the end of goes back, uncounted."""
+    with suppress(SQLAlchemyError), bench.database.begin() as connection:
+        for lease in tuple(bench.leases):
+            with suppress(LeaseLostError):
+                docket.give_back(connection, lease)
+        roster.leave(connection, worker=bench.rules.worker)
+    os._exit(0)
+
+
+def keep_watch(bench: Bench, *, engine_deadline: float, drain: float, stop: threading.Event) -> None:
+    """Watch until told to stop. Times are seconds.
+
+    Args:
+        bench: whose engine, and whose work.
+        engine_deadline: how long a step may be in the engine.
+        drain: how long the work in hand may take once the worker is to end.
+        stop: ends the watch.
+    """
+    every = min(1.0, engine_deadline / 4, drain / 4)
+    draining_since: float | None = None
+    while not stop.wait(every):
+        if (seconds := bench.gate.longest_inside()) > engine_deadline:
+            log.error("engine_hangs", seconds=round(seconds, 1), shards=[lease.shard for lease in bench.leases])
+            give_up(bench)
+        if bench.draining.is_set():
+            draining_since = draining_since or time.monotonic()
+            if time.monotonic() - draining_since > drain:
+                log.warning("drain_cut_short", shards=[lease.shard for lease in bench.leases])
+                _leave(bench)
