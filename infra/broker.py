@@ -3,7 +3,7 @@
 from celery import Celery
 from kombu.entity import Queue
 
-from schemas.message import QUEUES
+from schemas.message import QUEUES, VISIBILITY_SECONDS
 
 
 def make_celery(redis_url: str, *, name: str) -> Celery:
@@ -42,7 +42,7 @@ def make_celery(redis_url: str, *, name: str) -> Celery:
         task_publish_retry=False,  # the dispatcher's loop is the retry
         broker_transport_options={
             # Redelivery of unacknowledged hints is a bonus: leases bring work back sooner.
-            "visibility_timeout": 300,
+            "visibility_timeout": VISIBILITY_SECONDS,
             "unacked_restore_interval": 5,
             "unacked_restore_throttle": 1,
             "socket_timeout": 5,

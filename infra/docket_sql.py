@@ -208,6 +208,11 @@ HELD_BY = text("""
     SELECT id, lease_token FROM shards WHERE state = 'running' AND lease_owner = :worker FOR UPDATE SKIP LOCKED
 """)
 
+# Hints that a dead worker had taken died with it. Nobody knows which: the next sweep sends all again.
+DOUBT_HINTS = text("""
+    UPDATE shards SET released_at = '-infinity' WHERE state = 'released'
+""")
+
 LOSE = text(f"""
     UPDATE shards SET losses = losses || (
         'attempt ' || attempt || ' until ' || to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC'

@@ -31,11 +31,12 @@ def reclaim(connection: Connection, *, max_attempts: int, limit: int) -> int:
 
 
 def bury(connection: Connection, worker: str, *, max_attempts: int) -> int:
-    """Bring back at once what a worker held that is known to be dead.
+    """Bring back at once what a worker held that is known to be dead, the hints that it had taken too.
 
     Returns:
         How many shards it held.
     """
+    connection.execute(docket_sql.DOUBT_HINTS)
     return _lose_all(connection, docket_sql.HELD_BY, {"worker": worker}, max_attempts)
 
 

@@ -11,9 +11,20 @@ from typing import Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from schemas.message import VISIBILITY_SECONDS
 from schemas.problems import BAD_SETTING, Problem
 
 EngineName = Literal["llama_cpp", "simulated"]
+
+
+_ORDER = (
+    ("heartbeat_seconds", 2, "lease_seconds", "a lease has to survive one missed heartbeat"),
+    ("sweep_seconds", 1, "lease_seconds", "a lease that ran out has to be noticed before another would run out"),
+    ("sweep_seconds", 1, "hint_seconds", "a hint is sent again by a sweep, and no sooner than one comes"),
+    ("poll_seconds", 1, "sweep_seconds", "the dispatcher sweeps between two polls, and no oftener"),
+    ("heartbeat_seconds", 1, "engine_deadline_seconds", "a worker has to be heard of before it is taken for hung"),
+)
+"""Times of which the first has to be well under the second: (first, factor, second, why)."""
 
 
 class Settings(BaseSettings):
@@ -114,11 +125,20 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _times_agree(self) -> "Settings":
-        if self.heartbeat_seconds * 2 >= self.lease_seconds:
-            raise ValueError(
-                f"NIGHTCOURT_HEARTBEAT_SECONDS ({self.heartbeat_seconds:g}) must be under half of "
-                f"NIGHTCOURT_LEASE_SECONDS ({self.lease_seconds:g}): a lease has to survive one missed heartbeat"
-            )
+        for smaller, factor, larger, why in _ORDER:
+            low, high = getattr(self, smaller), getattr(self, larger)
+            if low * factor >= high:
+                bound = f"NIGHTCOURT_{larger.upper()} ({high:g})"
+                raise ValueError(
+                    f"NIGHTCOURT_{smaller.upper()} ({low:g}) must be under "
+                    f"{bound if factor == 1 else 'half of ' + bound}: {why}"
+                )
+        for name in ("lease_seconds", "hint_seconds", "drain_seconds"):
+            if getattr(self, name) >= VISIBILITY_SECONDS:
+                raise ValueError(
+                    f"NIGHTCOURT_{name.upper()} ({getattr(self, name):g}) must be under {VISIBILITY_SECONDS:g}, after "
+                    "which Redis takes a hint for lost and gives it to another worker: our own clocks have to be sooner"
+                )
         if self.bulk_slots >= self.slots:
             raise ValueError(
                 f"NIGHTCOURT_BULK_SLOTS ({self.bulk_slots}) must be under NIGHTCOURT_SLOTS ({self.slots}): one slot at "

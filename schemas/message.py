@@ -15,6 +15,10 @@ QUEUES: dict[Lane, str] = {Lane.INTERACTIVE: "interactive", Lane.BULK: "bulk"}
 """The Celery queue of each lane, most urgent first."""
 
 
+VISIBILITY_SECONDS = 300
+"""After so long Redis gives a hint that was taken and not acknowledged to another worker. Leases are sooner."""
+
+
 class ShardHint(BaseModel):
     """Version 1 of the hint: which shard may be claimed."""
 

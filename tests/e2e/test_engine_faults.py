@@ -98,7 +98,7 @@ def test_without_proof_the_lease_brings_it_back(tmp_path: Path):
 def test_an_engine_that_hangs_is_ended(tmp_path: Path):
     """A worker whose engine does not come back ends itself: the line at which it hangs is found as poison is."""
     with running_service(
-        tmp_path / "data", simulated_hang="<<hang>>", engine_deadline_seconds=1.0, lease_seconds=60.0
+        tmp_path / "data", simulated_hang="<<hang>>", engine_deadline_seconds=1.0, heartbeat_seconds=0.5
     ) as service:
         batch = ended(service, file_batch(service, ["One?", "<<hang>>", "Three?"]), within=120)
         assert (batch["request_counts"]["succeeded"], batch["request_counts"]["errored"]) == (2, 1)

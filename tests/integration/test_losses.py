@@ -203,6 +203,15 @@ class TestADeadWorker:
             docket.finish(connection, dead.lease, [an_outcome(1, good=True)])
         assert docket.finish(connection, alive.lease, [an_outcome(1, good=True)]) == 1
 
+    def test_the_hints_that_it_took_are_sent_again(self, connection: Connection):
+        """Shards that were hinted and not claimed are hinted again by the next sweep, however young their hints."""
+        file(connection, 1)
+        shards = docket.release(connection, lane=Lane.INTERACTIVE, room=9, limit=9)
+        assert docket.hint_again(connection, lane=Lane.INTERACTIVE, older_than=LONG, limit=9) == []
+        losses.bury(connection, "dead", max_attempts=ATTEMPTS)
+        assert docket.hint_again(connection, lane=Lane.INTERACTIVE, older_than=LONG, limit=9) == shards
+        assert docket.hint_again(connection, lane=Lane.INTERACTIVE, older_than=LONG, limit=9) == []
+
     @pytest.mark.parametrize("move", ["note", "lose"])
     def test_it_can_write_nothing_of_this(self, connection: Connection, move: str):
         """A worker whose lease is lost can neither note a line nor lose the shard once more."""

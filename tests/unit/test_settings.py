@@ -1,0 +1,61 @@
+"""Settings whose times contradict each other are refused, and the message says which and why."""
+
+import pytest
+import yaml
+from support.program import ROOT
+
+from infra.local.tree import applications
+from infra.settings import Settings, load
+from schemas.message import VISIBILITY_SECONDS
+from schemas.problems import BAD_SETTING, Problem
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"heartbeat_seconds": 30}, ["HEARTBEAT_SECONDS (30)", "half of NIGHTCOURT_LEASE_SECONDS (60)"]),
+        ({"lease_seconds": 20}, ["HEARTBEAT_SECONDS (10)", "half of NIGHTCOURT_LEASE_SECONDS (20)"]),
+        ({"sweep_seconds": 60, "hint_seconds": 90}, ["SWEEP_SECONDS (60)", "NIGHTCOURT_LEASE_SECONDS (60)"]),
+        ({"sweep_seconds": 30}, ["SWEEP_SECONDS (30)", "NIGHTCOURT_HINT_SECONDS (30)"]),
+        ({"hint_seconds": 5}, ["SWEEP_SECONDS (5)", "NIGHTCOURT_HINT_SECONDS (5)"]),
+        ({"poll_seconds": 5}, ["POLL_SECONDS (5)", "NIGHTCOURT_SWEEP_SECONDS (5)"]),
+        ({"engine_deadline_seconds": 10}, ["HEARTBEAT_SECONDS (10)", "NIGHTCOURT_ENGINE_DEADLINE_SECONDS (10)"]),
+        ({"lease_seconds": 300}, ["LEASE_SECONDS (300)", "under 300", "Redis"]),
+        ({"hint_seconds": 301}, ["HINT_SECONDS (301)", "under 300", "Redis"]),
+        ({"drain_seconds": 3600}, ["DRAIN_SECONDS (3600)", "under 300", "Redis"]),
+        ({"bulk_slots": 8}, ["BULK_SLOTS (8)", "NIGHTCOURT_SLOTS (8)"]),
+    ],
+)
+def test_times_that_contradict_each_other_are_refused(given: dict[str, float], named: list[str]) -> None:
+    """The problem names both settings with their values, so that either can be mended."""
+    with pytest.raises(Problem) as refused:
+        load(**given)
+    assert refused.value.kind is BAD_SETTING
+    for words in named:
+        assert words in refused.value.detail
+    assert refused.value.detail.startswith("NIGHTCOURT_")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"lease_seconds": 4.0, "heartbeat_seconds": 0.5, "sweep_seconds": 0.5, "hint_seconds": 3.0},
+        {"lease_seconds": 299.0, "hint_seconds": 299.0, "heartbeat_seconds": 149.0},
+    ],
+    ids=["defaults", "short", "long"],
+)
+def test_times_that_agree_are_taken(given: dict[str, float]) -> None:
+    """The defaults agree, and so do times just within their bounds."""
+    assert load(**given).lease_seconds < VISIBILITY_SECONDS
+
+
+def test_a_worker_is_given_the_time_that_it_takes_to_drain() -> None:
+    """Whoever supervises a worker kills it later than it would have ended by itself."""
+    [worker] = [program for program in applications(1, drain_seconds=77.0) if program.name == "worker"]
+    assert worker.grace_seconds > 77.0
+    drain = Settings.model_fields["drain_seconds"].default
+    for judge in ("cpu", "gpu"):
+        for manifest in yaml.safe_load_all((ROOT / "infra" / "kubernetes" / judge / "judge.yaml").read_text()):
+            if manifest["kind"] == "Deployment":
+                assert manifest["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > drain
