@@ -4,6 +4,7 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -60,6 +61,13 @@ def connect_async(url: str, *, application: str, pool_size: int = 8) -> AsyncEng
         pool_pre_ping=True,
         connect_args=_connect_args(application),
     )
+
+
+def newest_form() -> str | None:
+    """Name the migration that the tables have to be at for this release."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    return ScriptDirectory.from_config(config).get_current_head()
 
 
 def migrate(url: str) -> None:

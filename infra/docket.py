@@ -149,6 +149,11 @@ def release(connection: Connection, *, lane: Lane, room: int, limit: int) -> lis
     return [row.id for row in result]
 
 
+def oldest_due(connection: Connection) -> float:
+    """Tell for how many seconds an interactive shard has been due that was not released yet; 0 where none is."""
+    return float(connection.execute(docket_sql.OLDEST_DUE).scalar_one())
+
+
 def withdraw(connection: Connection, shards: Sequence[int]) -> None:
     """Take back a release whose hints could not be sent. Shards that a worker has claimed meanwhile stay claimed."""
     connection.execute(docket_sql.WITHDRAW, {"shards": list(shards)})

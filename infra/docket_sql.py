@@ -78,6 +78,12 @@ RELEASE = text("""
     RETURNING shards.id
 """)
 
+# Interactive shards are released as soon as they are due, unless too many hints are out or nobody releases.
+OLDEST_DUE = text("""
+    SELECT coalesce(extract(epoch FROM now() - min(due_at)), 0) AS seconds FROM shards
+    WHERE lane = 'interactive' AND state = 'waiting' AND due_at <= now()
+""")
+
 WITHDRAW = text("""
     UPDATE shards SET state = 'waiting', released_at = NULL
     WHERE id = ANY(:shards) AND state = 'released'
@@ -202,6 +208,11 @@ LAPSED = text("""
     WHERE state = 'running' AND lease_until < now()
     LIMIT :limit
     FOR UPDATE SKIP LOCKED
+""")
+
+LONGEST_LAPSED = text("""
+    SELECT coalesce(extract(epoch FROM now() - min(lease_until)), 0) AS seconds FROM shards
+    WHERE state = 'running' AND lease_until < now()
 """)
 
 HELD_BY = text("""

@@ -30,6 +30,11 @@ def reclaim(connection: Connection, *, max_attempts: int, limit: int) -> int:
     return _lose_all(connection, docket_sql.LAPSED, {"limit": limit}, max_attempts)
 
 
+def longest_lapsed(connection: Connection) -> float:
+    """Tell for how many seconds a lease has run out that nobody saw to; 0 where none has."""
+    return float(connection.execute(docket_sql.LONGEST_LAPSED).scalar_one())
+
+
 def bury(connection: Connection, worker: str, *, max_attempts: int) -> int:
     """Bring back at once what a worker held that is known to be dead, the hints that it had taken too.
 

@@ -157,6 +157,11 @@ class Comparison(BaseModel):
     metadata: dict[str, str]
     verdict: Verdict | None
     error: ComparisonError | None
+    waiting_for: str | None = Field(
+        default=None,
+        description="Why it is not being judged yet, in a sentence, where a single comparison is read; null where a "
+        "worker has it, and once it is decided",
+    )
 
 
 class ComparisonPage(BaseModel):

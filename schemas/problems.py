@@ -100,6 +100,21 @@ class ProblemDocument(BaseModel):
     errors: list[FieldError] | None = None
 
 
+class OpenAIError(BaseModel):
+    """A problem as OpenAI's clients look for it."""
+
+    message: str
+    type: str = Field(description="`invalid_request_error`, or `server_error` where the fault is ours")
+    param: str | None
+    code: str
+
+
+class OpenAIErrorDocument(BaseModel):
+    """A problem on the wire where OpenAI's clients go: files and batches."""
+
+    error: OpenAIError
+
+
 class Problem(Exception):  # noqa: N818 - RFC 9457's own word
     """Something a user did or met, said so that they can act on it."""
 

@@ -11,13 +11,13 @@ from fastapi.responses import StreamingResponse
 from producer import batches, outputs, progress
 from producer.access import ONLY_TENANT
 from producer.api.bodies import JsonRoute
-from producer.api.problems import DOCUMENTED
+from producer.api.problems import DOCUMENTED_AS_OPENAI
 from producer.api.requests import IdempotencyKey, known_key
 from producer.files import SHARD_LINES
 from schemas import ids
 from schemas.batch import Batch, BatchRequest
 
-router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=JsonRoute, responses=DOCUMENTED)
+router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=JsonRoute, responses=DOCUMENTED_AS_OPENAI)
 
 _EVENT_SECONDS = 1.0
 _SILENCE_SECONDS = 15.0

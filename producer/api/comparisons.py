@@ -5,7 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
-from producer import results
+from producer import results, waiting
 from producer.access import ONLY_TENANT
 from producer.api.bodies import JsonRoute
 from producer.api.problems import DOCUMENTED
@@ -91,10 +91,16 @@ async def page(
 
 @router.get("/{comparison_id}")
 async def read(comparison_id: str, request: Request, response: Response, prefer: Prefer = None) -> Comparison:
-    """Read a comparison, at once or when it is decided."""
+    """Read a comparison, at once or when it is decided; until then `waiting_for` says why it is not."""
     key = _key(comparison_id)
-    seconds = _wait_seconds(prefer, request.app.state.settings.max_wait_seconds)
-    return await _wait_and_read(request, response, key, seconds)
+    state = request.app.state
+    seconds = _wait_seconds(prefer, state.settings.max_wait_seconds)
+    comparison = await _wait_and_read(request, response, key, seconds)
+    if comparison.status.final:
+        return comparison
+    async with state.database.connect() as connection:
+        reason = await waiting.why(connection, key, worker_seconds=state.settings.heartbeat_seconds * 3)
+    return comparison.model_copy(update={"waiting_for": reason})
 
 
 @router.post("/{comparison_id}/cancel")

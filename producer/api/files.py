@@ -11,12 +11,12 @@ from sqlalchemy import text
 from producer import batches, files, outputs
 from producer.access import ONLY_TENANT
 from producer.api.multipart import Upload
-from producer.api.problems import DOCUMENTED
+from producer.api.problems import DOCUMENTED_AS_OPENAI
 from schemas import ids
 from schemas.batch import File
 from schemas.problems import INVALID_REQUEST, NOT_FOUND, FieldError, Problem
 
-router = APIRouter(prefix="/v1/files", tags=["files"], responses=DOCUMENTED)
+router = APIRouter(prefix="/v1/files", tags=["files"], responses=DOCUMENTED_AS_OPENAI)
 
 _JSON_LINES = "application/jsonl"
 

@@ -8,12 +8,14 @@ from pydantic import BaseModel
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from infra import roster
+from infra import docket, roster
 
 router = APIRouter(tags=["health"])
 
 _PATIENCE = 1.5
 """Seconds that a check may take before it counts as failed."""
+_STUCK = 30.0
+"""Seconds after which an interactive comparison that is due and not handed out is a sign of something wrong."""
 
 
 class Readiness(BaseModel):
@@ -23,6 +25,8 @@ class Readiness(BaseModel):
     database: str
     redis: str
     workers: int
+    wrong: list[str]
+    """What keeps it from being ready, each in a sentence that says what to do."""
 
 
 @router.get("/livez")
@@ -37,19 +41,30 @@ async def readyz(request: Request, response: Response) -> Readiness:
     state = request.app.state
     workers = 0
     database = redis = "ok"
+    wrong: list[str] = []
     try:
         async with asyncio.timeout(_PATIENCE), state.database.connect() as connection:
             within = state.settings.heartbeat_seconds * 3
             workers = (await connection.run_sync(lambda c: roster.capacity(c, within=within))).workers
+            waits = await connection.run_sync(docket.oldest_due)
+        if not workers:
+            wrong.append(f"no worker was heard of for {within:g} s, so nothing is judged: start one, or see its log")
+        elif waits > max(_STUCK, within):
+            wrong.append(
+                f"an interactive comparison has been due for {waits:.0f} s and nobody hands it out: see that the "
+                "dispatcher runs and reaches Redis"
+            )
     except (SQLAlchemyError, TimeoutError, OSError):
         database = "cannot be reached: nothing can be filed"
+        wrong.append("Postgres cannot be reached, so nothing can be filed: start it, or see NIGHTCOURT_DATABASE_URL")
     try:
         async with asyncio.timeout(_PATIENCE):
             await state.redis.ping()
     except (RedisError, TimeoutError, OSError):
         redis = "cannot be reached: comparisons are taken, and judged once it is back"
+        wrong.append("Redis cannot be reached, so what is filed waits: start it, or see NIGHTCOURT_REDIS_URL")
     if database != "ok":
         response.status_code = 503
-        return Readiness(status="unavailable", database=database, redis=redis, workers=workers)
-    ready = redis == "ok" and workers > 0
-    return Readiness(status="ready" if ready else "degraded", database=database, redis=redis, workers=workers)
+        return Readiness(status="unavailable", database=database, redis=redis, workers=workers, wrong=wrong)
+    status: Literal["ready", "degraded"] = "degraded" if wrong else "ready"
+    return Readiness(status=status, database=database, redis=redis, workers=workers, wrong=wrong)

@@ -17,6 +17,8 @@ from schemas.problems import (
     METHOD_NOT_ALLOWED,
     NOT_FOUND,
     UNAVAILABLE,
+    OpenAIError,
+    OpenAIErrorDocument,
     Problem,
     invalid_request,
 )
@@ -34,22 +36,27 @@ DOCUMENTED: dict[int | str, dict[str, object]] = {
         "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
     }
 }
-"""What every route adds to the OpenAPI document."""
+"""What a route adds to the OpenAPI document."""
+
+DOCUMENTED_AS_OPENAI: dict[int | str, dict[str, object]] = {
+    "default": {"description": "A problem, in the shape of OpenAI's errors", "model": OpenAIErrorDocument}
+}
+"""What a route adds that OpenAI's clients know."""
 
 
 def answer(request: Request, problem: Problem) -> Response:
     """Write a problem as a response."""
     request_id = getattr(request.state, "request_id", None)
     if request.url.path.startswith(_OPENAI_SHAPED):
-        error = {
-            "message": problem.detail,
-            "type": "server_error"
-            if problem.kind.status >= HTTPStatus.INTERNAL_SERVER_ERROR
-            else "invalid_request_error",
-            "param": problem.errors[0].field or None if problem.errors else None,
-            "code": problem.kind.code,
-        }
-        return JSONResponse({"error": error}, status_code=problem.kind.status, headers=problem.headers)
+        ours = problem.kind.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        error = OpenAIError(
+            message=problem.detail,
+            type="server_error" if ours else "invalid_request_error",
+            param=problem.errors[0].field or None if problem.errors else None,
+            code=problem.kind.code,
+        )
+        content = OpenAIErrorDocument(error=error).model_dump()
+        return JSONResponse(content, status_code=problem.kind.status, headers=problem.headers)
     return JSONResponse(
         problem.document(request_id).model_dump(exclude_none=True),
         status_code=problem.kind.status,

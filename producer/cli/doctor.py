@@ -10,11 +10,11 @@ import typer
 from redis import Redis
 from redis.exceptions import RedisError
 from rich.markup import escape
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from infra import roster, settings
-from infra.database import connect
+from infra import docket, losses, roster, settings
+from infra.database import connect, newest_form
 from infra.local import LocalStackError
 from infra.local.folder import running_stack
 from infra.local.model import embedded_model
@@ -22,6 +22,9 @@ from infra.settings import Settings
 from producer.cli.output import Exit, console
 from producer.cli.submit import find_server
 from producer.client import Client, ClientError
+
+_UNDONE_SECONDS = 30.0
+"""What a dispatcher does within seconds and has not done for this long says that there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,10 @@ def _database(url: str, within: float) -> Iterator[Finding]:
                 yield Finding("tables", ok=False, says="there are none yet: run `nightcourt migrate`")
                 return
             version = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+            if version != newest_form():
+                says = f"at migration {version}, and this release needs {newest_form()}: run `nightcourt migrate`"
+                yield Finding("tables", ok=False, says=says)
+                return
             yield Finding("tables", ok=True, says=f"at migration {version}")
             workers = roster.present(connection, within=within)
             names = ", ".join(f"{worker['id']} ({worker['engine']['model']})" for worker in workers)
@@ -127,11 +134,23 @@ def _database(url: str, within: float) -> Iterator[Finding]:
                 f"{row.lane}: {row.shards} shards, the oldest due for {row.oldest:.0f} s" for row in waiting
             )
             yield Finding("docket", ok=True, says=says or "nothing waits")
+            yield _dispatcher(connection)
     except SQLAlchemyError as error:
         says = f"cannot be reached ({type(error).__name__}): start it, or set NIGHTCOURT_DATABASE_URL"
         yield Finding("postgres", ok=False, says=says)
     finally:
         database.dispose()
+
+
+def _dispatcher(connection: Connection) -> Finding:
+    """Tell by what it leaves undone whether a dispatcher is at work."""
+    due = docket.oldest_due(connection)
+    lapsed = losses.longest_lapsed(connection)
+    if max(due, lapsed) <= _UNDONE_SECONDS:
+        return Finding("dispatcher", ok=True, says="nothing is left undone")
+    undone = f"a comparison has been due for {due:.0f} s" if due >= lapsed else f"a lease ran out {lapsed:.0f} s ago"
+    says = f"{undone} and nobody saw to it: start one with `nightcourt dispatcher`, and see that it reaches Redis"
+    return Finding("dispatcher", ok=False, says=says)
 
 
 def doctor(

@@ -175,6 +175,7 @@ class TestObjects:
             "metadata": {},
             "verdict": None,
             "error": None,
+            "waiting_for": None,
         }
 
     def test_a_verdict(self):

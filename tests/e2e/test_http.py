@@ -309,7 +309,13 @@ class TestHealth:
     def test_a_running_stack_is_ready(self, service: Service):
         """Readiness names each part."""
         assert service.http.get("/livez").json() == {"status": "alive"}
-        assert service.http.get("/readyz").json() == {"status": "ready", "database": "ok", "redis": "ok", "workers": 1}
+        assert service.http.get("/readyz").json() == {
+            "status": "ready",
+            "database": "ok",
+            "redis": "ok",
+            "workers": 1,
+            "wrong": [],
+        }
 
     def test_the_documentation_is_served(self, service: Service):
         """The OpenAPI document describes the operations, with problems as their default answer."""

@@ -1,0 +1,67 @@
+"""Why a comparison still waits, in a sentence that somebody can act on."""
+
+from typing import Any
+
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from schemas.ids import ComparisonKey
+from schemas.states import Lane
+
+_MANY = 1000
+"""Beyond so many shards ahead they are not counted on."""
+_PATIENCE = 10.0
+"""Seconds after which a shard that is next is wondered about."""
+
+_LOOK = text("""
+    SELECT s.state, s.lane, s.attempt, extract(epoch FROM s.due_at - now()) AS due_in,
+           extract(epoch FROM now() - s.due_at) AS due_for, b.paused, b.status AS batch, b.open,
+           b.not_before > now() AS early,
+           (SELECT count(*) FROM workers WHERE seen_at > now() - make_interval(secs => :within)) AS workers,
+           (SELECT count(*) FROM (
+                SELECT FROM shards a
+                WHERE a.lane = s.lane AND a.id <> s.id AND a.due_at <= now()
+                  AND a.state IN ('waiting', 'released', 'running') AND s.state = 'waiting'
+                  AND (a.state <> 'waiting' OR (-a.priority, a.due_at, a.id) < (-s.priority, s.due_at, s.id))
+                LIMIT :many + 1) ahead) AS ahead
+    FROM shards s LEFT JOIN batches b ON b.id = s.filing_id
+    WHERE s.filing_id = :filing_id AND :line BETWEEN s.first_line AND s.last_line
+      AND s.state IN ('waiting', 'released', 'running')
+    ORDER BY s.id DESC
+    LIMIT 1
+""")
+
+
+async def why(connection: AsyncConnection, key: ComparisonKey, *, worker_seconds: float) -> str | None:
+    """Say why a comparison that has no outcome is not being judged.
+
+    Args:
+        connection: reads only.
+        key: whose it is has been checked.
+        worker_seconds: a worker that was not heard of for this long counts for nothing.
+
+    Returns:
+        A sentence; None where a worker has it, or where it was decided meanwhile.
+    """
+    parameters = {"filing_id": key.filing_id, "line": key.line, "within": worker_seconds, "many": _MANY}
+    row = (await connection.execute(_LOOK, parameters)).one_or_none()
+    return None if row is None or row.state == "running" else _reason(row)
+
+
+def _reason(row: Row[Any]) -> str:
+    ahead = "more than 1,000" if row.ahead > _MANY else str(row.ahead)
+    reasons = [
+        (row.batch == "cancelling", "its batch is being cancelled"),
+        (row.paused, "its batch is paused; resume it"),
+        (row.early, "the time of its batch has not come; see not_before"),
+        (row.batch is not None and not row.open, "the window of its batch is closed"),
+        (row.due_in > 0, f"attempt {row.attempt} failed; it is tried again in {max(row.due_in, 1):.0f} s"),
+        (row.workers == 0, "no worker was heard of lately; start one"),
+        (row.state == "released", "it was handed out, and the next worker that is free takes it"),
+        (row.ahead > 0, f"it is behind {ahead} {Lane(row.lane)} shards"),
+        (
+            row.due_for > _PATIENCE,
+            f"it has been next for {row.due_for:.0f} s and nobody hands it out; see that the dispatcher reaches Redis",
+        ),
+    ]
+    return next((reason for holds, reason in reasons if holds), "it is next")
