@@ -145,6 +145,9 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's own word
         )
 
 
+_NAME_CHARACTERS = 64
+_FIELDS_NAMED = 20
+
 _UNIONS = frozenset({"prompt", "response_a", "response_b"})
 
 
@@ -160,7 +163,9 @@ def field_path(location: tuple[int | str, ...]) -> str:
         if isinstance(step, int):
             path += f"[{step}]"
         else:
-            path += f".{step}" if path else step
+            # A name may be anything that a sender made up: no more of it is repeated than tells it from others.
+            name = step if len(step) <= _NAME_CHARACTERS else f"{step[:_NAME_CHARACTERS]}…"
+            path += f".{name}" if path else name
     return path
 
 
@@ -175,8 +180,8 @@ def invalid_request(errors: list[Any]) -> Problem:
         return Problem(MALFORMED_JSON, f"The body is not JSON that this server takes: {errors[0]['msg']}.")
     fields = [
         FieldError(field=field_path(error["loc"]), message=error["msg"].removeprefix("Value error, "))
-        for error in errors
+        for error in errors[:_FIELDS_NAMED]
     ]
     first = fields[0]
-    more = f" (and {len(fields) - 1} more)" if len(fields) > 1 else ""
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return Problem(INVALID_REQUEST, f"{first.field or 'body'}: {first.message}{more}.", errors=fields)
