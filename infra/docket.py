@@ -22,7 +22,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, TextClause
 
-from infra import docket_sql
+from infra import callbacks, docket_sql
 from infra.filed import Filed, from_row, to_row
 from schemas.problems import OutcomeError
 from schemas.states import Lane, OutcomeStatus
@@ -99,6 +99,7 @@ def file(
     shard_lines: int = 1,
     priority: int = 0,
     deadline_in: float | None = None,
+    notify: bool = False,
 ) -> int:
     """Store comparisons and the shards that will carry them, waiting.
 
@@ -111,6 +112,7 @@ def file(
         shard_lines: how many lines travel together, at most.
         priority: higher goes first within the lane.
         deadline_in: seconds after which what is undecided expires; None for never.
+        notify: whether the end of each is an event; it is one anyway where the tenant has an endpoint that wants it.
 
     Returns:
         How many shards there are.
@@ -125,18 +127,24 @@ def file(
             "shard_lines": shard_lines,
             "priority": priority,
             "deadline_in": deadline_in,
+            "notify": notify,
         },
     )
     return len(result.all())
 
 
-def file_batch(connection: Connection, batch_id: UUID) -> int:
+def file_batch(connection: Connection, batch_id: UUID, *, notify: bool = False) -> int:
     """Make the shards that will carry a batch's lines, waiting. The batch's row is there already.
+
+    Args:
+        connection: in a transaction.
+        batch_id: the batch.
+        notify: whether the end of each line is an event.
 
     Returns:
         How many shards there are.
     """
-    return len(connection.execute(docket_sql.FILE_BATCH, {"batch": batch_id}).all())
+    return len(connection.execute(docket_sql.FILE_BATCH, {"batch": batch_id, "notify": notify}).all())
 
 
 def release_bulk(connection: Connection, *, room: int, limit: int) -> list[int]:
@@ -232,6 +240,7 @@ def record(connection: Connection, lease: Lease, outcomes: Sequence[Outcome], *,
         connection,
         docket_sql.RECORD,
         {**asdict(lease), **_written(outcomes), "lease_seconds": lease_seconds},
+        outcomes,
     )
 
 
@@ -248,6 +257,7 @@ def finish(connection: Connection, lease: Lease, outcomes: Sequence[Outcome]) ->
         connection,
         docket_sql.FINISH,
         {**asdict(lease), **_written(outcomes)},
+        outcomes,
     )
 
 
@@ -270,10 +280,14 @@ def _written(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 
-def _store(connection: Connection, statement: TextClause, parameters: dict[str, Any]) -> int:
+def _store(
+    connection: Connection, statement: TextClause, parameters: dict[str, Any], outcomes: Sequence[Outcome]
+) -> int:
     row = connection.execute(statement, parameters).one()
     if not row.held:
         raise LeaseLostError
+    if row.notify is not None and outcomes:
+        callbacks.tell_comparisons(connection, filing_id=row.notify, lines=[outcome.line for outcome in outcomes])
     return int(row.stored)
 
 

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, text
 
-from infra import docket
+from infra import callbacks, docket
 from producer.batches import COUNTS
 from schemas.batch import Window
 
@@ -78,5 +78,7 @@ def tend(connection: Connection, *, clock_shift: float = 0.0, cancel_shards: int
             if not should:
                 docket.recall(connection, row.id)
     if busy:
-        connection.execute(_END)
+        ended = [row.id for row in connection.execute(_END)]
+        if ended:
+            callbacks.tell_batches(connection, ended)
     return busy
