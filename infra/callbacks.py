@@ -139,9 +139,7 @@ def claim(connection: Connection, callback: UUID, *, lease_seconds: float) -> Cl
     Returns:
         The claim; None where there is nothing to claim, because the hint was late, doubled or wrong.
     """
-    row = connection.execute(
-        callbacks_sql.CLAIM, {"callback": callback, "lease_seconds": lease_seconds}
-    ).one_or_none()
+    row = connection.execute(callbacks_sql.CLAIM, {"callback": callback, "lease_seconds": lease_seconds}).one_or_none()
     if row is None:
         return None
     return Claim(

@@ -78,8 +78,9 @@ FAN_OUT = text(f"""
 ALONE = text("SELECT pg_try_advisory_xact_lock(:lock)")
 
 # Endpoints are ranked: 0 did well at their last attempt, 1 were never tried, 2 fail. The latter two have their shares
-# of the room and no more, so that receivers that hang never fill it; and what an endpoint may have under way is the cap, or
-# one, or nothing while its circuit is open. Endpoints that are owed something are found by skipping through the index.
+# of the room and no more, so that receivers that hang never fill it; and an endpoint may have under way what the cap
+# is, or one, or nothing while its circuit is open. Those that are owed something are found by skipping through the
+# index.
 RELEASE = text(f"""
     WITH RECURSIVE owed AS (
         (SELECT endpoint_id FROM callbacks WHERE state = 'waiting' ORDER BY endpoint_id LIMIT 1)

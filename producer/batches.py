@@ -10,7 +10,9 @@ from uuid import UUID
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from infra import docket, roster
+from infra import callbacks, docket, roster
+from infra.addresses import Allowed
+from producer import callback_endpoints
 from schemas import ids
 from schemas.batch import (
     Batch,
@@ -96,8 +98,10 @@ _RETRY = text("""
     ), cleared AS (
         UPDATE shards SET errored = 0 FROM reopened WHERE shards.filing_id = reopened.id
     )
-    INSERT INTO shards (tenant, filing_id, source_id, first_line, last_line, lane, priority, state, deadline_at, bytes)
-    SELECT r.tenant, r.id, r.file_id, min(gone.line), max(gone.line), 'bulk', r.priority, 'waiting', r.expires_at, 0
+    INSERT INTO shards (tenant, filing_id, source_id, first_line, last_line, lane, priority, state, deadline_at, bytes,
+                        notify)
+    SELECT r.tenant, r.id, r.file_id, min(gone.line), max(gone.line), 'bulk', r.priority, 'waiting', r.expires_at, 0,
+           EXISTS (SELECT FROM shards s WHERE s.filing_id = r.id AND s.notify)
     FROM reopened r, gone GROUP BY r.tenant, r.id, r.file_id, r.priority, r.expires_at, (gone.line - 1) / :shard_lines
     RETURNING id
 """)
@@ -116,11 +120,11 @@ def no_such_batch() -> Problem:
     return Problem(NOT_FOUND, "There is no batch of this id.")
 
 
-async def create(database: AsyncEngine, request: BatchRequest, *, tenant: str) -> Batch:
+async def create(database: AsyncEngine, request: BatchRequest, *, tenant: str, allowed: Allowed) -> Batch:
     """Make a batch of an uploaded file. Nothing runs of a file with bad lines, unless they are to be skipped.
 
     Raises:
-        Problem: there is no such file.
+        Problem: there is no such file, or callbacks may not go where they are wanted.
     """
     file_id = ids.parse_prefixed(request.input_file_id, "file-")
     batch = new_filing_id()
@@ -157,8 +161,14 @@ async def create(database: AsyncEngine, request: BatchRequest, *, tenant: str) -
                 "seconds": _seconds(request.completion_window),
             },
         )
-        if not refused:
-            await connection.run_sync(docket.file_batch, batch)
+        if request.callback_url is not None:
+            await connection.run_sync(
+                callback_endpoints.remember, tenant=tenant, filing_id=batch, url=request.callback_url, allowed=allowed
+            )
+        if refused:
+            await connection.run_sync(callbacks.tell_batches, [batch])
+        else:
+            await connection.run_sync(docket.file_batch, batch, notify=request.callback_comparisons)
             parameters = {"id": batch, "tenant": tenant, "file_id": file_id, "code": OutcomeError.BAD_LINE}
             await connection.execute(_BAD_LINES_AS_OUTCOMES, parameters)
         return await read(connection, tenant=tenant, batch_id=batch)

@@ -10,7 +10,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from infra import docket
+from infra.addresses import Allowed
 from infra.filed import Filed
+from producer import callback_endpoints
 from schemas.comparison import ComparisonRequest
 from schemas.ids import SINGLE_LINE, ComparisonKey, new_filing_id
 from schemas.problems import IDEMPOTENCY_KEY_REUSED, Problem
@@ -37,7 +39,10 @@ class Receipt:
 
 def fingerprint(request: ComparisonRequest) -> bytes:
     """Hash what a request asks for: SHA-256 over its fields in a fixed order, defaults filled in. 32 bytes."""
-    canonical = json.dumps(request.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    fields = request.model_dump(mode="json")
+    if fields["callback_url"] is None:
+        del fields["callback_url"]  # keys that are older than this field go on standing for their requests
+    canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).digest()
 
 
@@ -48,6 +53,7 @@ async def file_comparison(
     tenant: str,
     idempotency_key: str | None,
     request_id: str | None,
+    allowed: Allowed,
 ) -> Receipt:
     """File one comparison, in the interactive lane.
 
@@ -57,9 +63,10 @@ async def file_comparison(
         tenant: whose it is.
         idempotency_key: with a key seen before, nothing is filed and the receipt is that of the first time.
         request_id: follows the comparison into the worker's log lines.
+        allowed: where callbacks may go beyond the public internet.
 
     Raises:
-        Problem: the key was used before with another body.
+        Problem: the key was used before with another body, or callbacks may not go where they are wanted.
         sqlalchemy.exc.SQLAlchemyError: Postgres did not take it; with a key, it is safe to send it again.
     """
     filing_id = new_filing_id()
@@ -68,12 +75,21 @@ async def file_comparison(
             earlier = await _take_key(connection, tenant, idempotency_key, fingerprint(request), filing_id)
             if earlier is not None:
                 return Receipt(key=ComparisonKey(earlier, SINGLE_LINE), replayed=True)
+        if request.callback_url is not None:
+            await connection.run_sync(
+                callback_endpoints.remember,
+                tenant=tenant,
+                filing_id=filing_id,
+                url=request.callback_url,
+                allowed=allowed,
+            )
         await connection.run_sync(
             docket.file,
             tenant=tenant,
             filing_id=filing_id,
             lane=Lane.INTERACTIVE,
             comparisons=[_row(request, request_id)],
+            notify=request.callback_url is not None,
         )
     return Receipt(key=ComparisonKey(filing_id, SINGLE_LINE), replayed=False)
 

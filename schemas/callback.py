@@ -3,13 +3,13 @@
 import json
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from schemas import ids
-from schemas.comparison import MetadataValue
+from schemas.comparison import CallbackUrl, MetadataValue
 from schemas.ids import SINGLE_LINE, ComparisonKey
 
 
@@ -62,6 +62,8 @@ class AttemptReason(StrEnum):
     REFUSED = "refused"
     """The receiver's address is none that callbacks may go to."""
     TOO_SLOW = "too_slow"
+    """The deadline passed in the middle of the answer."""
+    TOO_LARGE = "too_large"
     BROKEN = "broken"
     """What came was no HTTP."""
     WORKER_LOST = "worker_lost"
@@ -119,9 +121,6 @@ def event_body(event: UUID, type_: str, at: datetime, subject: UUID, line: int) 
         "data": event_data(type_, subject, line),
     }
     return json.dumps(body, separators=(",", ":")).encode()
-
-
-CallbackUrl = Annotated[str, Field(min_length=1, max_length=2048)]
 
 
 class EndpointRequest(BaseModel):
@@ -220,8 +219,18 @@ class ReplayRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    since: datetime = Field(description="ISO 8601 with a zone, or Unix seconds")
+    since: AwareDatetime = Field(description="ISO 8601 with its zone")
     endpoint_id: str | None = Field(default=None, description="Of one endpoint alone")
+
+
+class Rotation(BaseModel):
+    """How to go from one secret to the next."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    grace_seconds: float = Field(
+        default=24 * 3600.0, ge=0, le=7 * 24 * 3600.0, description="How long the earlier secret signs too"
+    )
 
 
 class Replayed(BaseModel):

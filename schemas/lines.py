@@ -62,6 +62,10 @@ def read_line(raw: bytes) -> Line:
         where = field_path(first["loc"])
         message = first["msg"].removeprefix("Value error, ")
         raise BadLineError("invalid_request", f"{where or 'line'}: {message}", param=where or None) from None
+    if line.request.get("callback_url") is not None:
+        raise BadLineError(
+            "invalid_request", "callback_url: give it for the batch, with callback_comparisons", param="callback_url"
+        )
     return line
 
 

@@ -1,6 +1,7 @@
 """What travels in Redis: a version and an id, never more.
 
-A message is a hint that a shard, or a callback, may be claimed. It may be lost, doubled, late or out of order; Postgres decides.
+A message is a hint that a shard, or a callback, may be claimed. It may be lost, doubled, late or out of order;
+Postgres decides.
 """
 
 from typing import Annotated, Literal

@@ -43,6 +43,10 @@ MALFORMED_UPLOAD = ProblemKind("malformed_upload", HTTPStatus.BAD_REQUEST, "The 
 BATCH_ENDED = ProblemKind("batch_ended", HTTPStatus.CONFLICT, "The batch has already ended")
 BATCH_RUNNING = ProblemKind("batch_running", HTTPStatus.CONFLICT, "The batch has not ended yet")
 ALREADY_DECIDED = ProblemKind("already_decided", HTTPStatus.CONFLICT, "The comparison has already ended")
+NO_CALLBACK_SECRET = ProblemKind(
+    "no_callback_secret", HTTPStatus.CONFLICT, "There is no secret yet to sign callbacks with"
+)
+ENDPOINT_DISABLED = ProblemKind("endpoint_disabled", HTTPStatus.CONFLICT, "The callback endpoint is disabled")
 UNAVAILABLE = ProblemKind(
     "unavailable", HTTPStatus.SERVICE_UNAVAILABLE, "The service cannot answer now; try again shortly"
 )

@@ -17,9 +17,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from schemas import callback_tables as callback_tables
-from schemas.base import LEASE_TOKENS as LEASE_TOKENS
-from schemas.base import Base as Base
+from schemas import callback_tables  # noqa: F401 - its tables stand in the same metadata
+from schemas.base import Base
+
 
 class ComparisonRow(Base):
     """What was filed, as it was filed. Written once, never changed.

@@ -2,22 +2,18 @@
 
 import os
 import signal
-import socket
 import sys
 import threading
-import uuid
-import warnings
 from typing import Any
 
 import structlog
-from celery import Celery, signals
-from celery.exceptions import SecurityWarning
+from celery import Celery
 from pydantic import ValidationError
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import SQLAlchemyError
 
 from infra import logs, roster
-from infra.broker import make_celery
+from infra.broker import make_celery, run_worker, worker_name
 from infra.database import connect
 from infra.local.model import embedded_model
 from infra.settings import Settings, load
@@ -73,13 +69,12 @@ def make_bench(settings: Settings, engine: Engine, database: Database) -> Bench:
     }
     with database.begin() as connection:
         ids = {name: roster.enroll(connection, judge) for name, judge in judges.items()}
-    worker = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     return Bench(
         engine=engine,
         gate=Gate(card.step_tokens),
         database=database,
         rules=Rules(
-            worker=worker,
+            worker=worker_name(),
             lease_seconds=settings.lease_seconds,
             max_attempts=settings.max_attempts,
             mass_threshold=settings.mass_threshold,
@@ -120,10 +115,6 @@ def main() -> None:
     except Problem as problem:
         sys.exit(f"error: {problem.kind.title}. {problem.detail}")
     logs.configure(process="worker", level=settings.log_level, style=settings.log_format)
-    # Celery would set up logging of its own unless somebody answers this signal.
-    signals.setup_logging.connect(_leave_logging_alone)
-    # Celery warns of running as root because of pickled messages; ours are JSON, and nothing else is taken.
-    warnings.simplefilter("ignore", SecurityWarning)
     try:
         engine = open_engine(settings)
     except ValueError as error:
@@ -148,25 +139,16 @@ def main() -> None:
         },
     )
     heart.start()
-
-    def drain(**_: Any) -> None:
-        bench.draining.set()
-
-    signals.worker_shutting_down.connect(drain)
     log.info("worker_ready", worker=bench.rules.worker, engine=engine.card.engine, model=engine.card.model)
-    worker = app.Worker(
-        pool="threads",
-        concurrency=settings.slots,
-        queues=list(QUEUES.values()),
-        hostname=f"{bench.rules.worker}@nightcourt",
-        without_gossip=True,
-        without_mingle=True,
-        without_heartbeat=True,
-        quiet=True,
-        loglevel=settings.log_level,
-    )
     try:
-        worker.start()
+        status = run_worker(
+            app,
+            name=bench.rules.worker,
+            slots=settings.slots,
+            queues=list(QUEUES.values()),
+            log_level=settings.log_level,
+            on_drain=bench.draining.set,
+        )
     finally:
         stop.set()
         heart.join(timeout=5)
@@ -174,11 +156,7 @@ def main() -> None:
         engine.close()
         database.dispose()
     log.info("worker_ended")
-    sys.exit(worker.exitcode or 0)
-
-
-def _leave_logging_alone(**_: Any) -> None:
-    """Answer Celery's signal, so that it sets up nothing."""
+    sys.exit(status)
 
 
 def _leave(database: Database, worker: str) -> None:

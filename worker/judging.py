@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import structlog
 from sqlalchemy import Connection
 from sqlalchemy import Engine as Database
-from sqlalchemy.exc import InterfaceError, OperationalError
 
 from infra import docket, precedents
+from infra.database import persist
 from infra.docket import Claim, Lease, LeaseLostError, Outcome
 from infra.filed import Filed
 from infra.logs import REQUEST_ID
@@ -348,19 +348,8 @@ def _fail(bench: Bench, claim: Claim, error: EngineError) -> None:
 
 
 def _persist(bench: Bench, write: Callable[[Connection], T]) -> T:
-    """Run one transaction, again and again while Postgres cannot be reached: GPU work in hand is worth waiting for.
+    """Run one transaction, with patience: GPU work in hand is worth waiting for.
 
     A commit whose answer was lost is safe to repeat: the token has left the row, and outcomes have unique keys.
     """
-    give_up_at = time.monotonic() + bench.rules.patience_seconds
-    pause = 0.1
-    while True:
-        try:
-            with bench.database.begin() as connection:
-                return write(connection)
-        except (OperationalError, InterfaceError) as error:
-            if time.monotonic() + pause > give_up_at:
-                raise
-            log.warning("database_unreachable", error=type(error).__name__, retry_in=pause)
-            time.sleep(pause)
-            pause = min(pause * 2, 5.0)
+    return persist(bench.database, write, patience_seconds=bench.rules.patience_seconds)

@@ -9,6 +9,8 @@ from pathlib import Path
 from infra.local import LocalStackError
 
 LOOPBACK = "127.0.0.1"
+LOOPBACK_HOSTS = (LOOPBACK, "::1", "localhost")
+"""All usual ways to name this machine to itself."""
 _LISTENING = "0A"
 """In the kernel's table of sockets."""
 
@@ -91,6 +93,11 @@ def choose_port(host: str, usual: int, asked: int | None) -> int:
 def reachable(host: str) -> str:
     """Where this machine reaches what listens on an address; a wildcard is for listening alone."""
     return {"0.0.0.0": LOOPBACK, "::": "::1", "": LOOPBACK}.get(host, host)  # noqa: S104 (compared, not bound)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether what listens there is out of reach of other machines."""
+    return host in LOOPBACK_HOSTS
 
 
 def listens(pid: int, port: int) -> bool:

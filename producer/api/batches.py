@@ -33,7 +33,8 @@ def _key(batch_id: str) -> UUID:
 @router.post("")
 async def create(body: BatchRequest, request: Request) -> Batch:
     """Make a batch of an uploaded file. It runs as soon as its window is open and there is room."""
-    return await batches.create(request.app.state.database, body, tenant=ONLY_TENANT)
+    state = request.app.state
+    return await batches.create(state.database, body, tenant=ONLY_TENANT, allowed=state.allowed)
 
 
 @router.get("")

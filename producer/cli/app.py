@@ -27,6 +27,7 @@ app.command(rich_help_panel="Use a service")(purge.purge)
 app.command(rich_help_panel="Processes")(processes.api)
 app.command(rich_help_panel="Processes")(processes.dispatcher)
 app.command(rich_help_panel="Processes")(processes.worker)
+app.command("callbacks-worker", rich_help_panel="Processes")(processes.callbacks_worker)
 app.command(rich_help_panel="Processes")(processes.migrate)
 
 
