@@ -186,8 +186,9 @@ _HEALTH = f"""
             END AS disable
         FROM held JOIN callback_endpoints p ON p.id = held.endpoint_id
     ) AS judged
-    WHERE e.id = judged.id AND NOT (
-        :delivered AND e.failures = 0 AND e.succeeded_at > {_NOW} - interval '60 s' AND e.open_until IS NULL)
+    WHERE e.id = judged.id AND (
+        :delivered AND e.failures = 0 AND e.succeeded_at > {_NOW} - interval '60 s' AND e.open_until IS NULL
+    ) IS NOT TRUE
     RETURNING judged.disable
 """
 

@@ -33,9 +33,9 @@ class Desk:
     room: int = 100
     cap: int = 8
     deadline_seconds: float = 5.0
-    default: str = ""
+    default: str = field(default="", repr=False)
     """The secret of requests' own URLs."""
-    secrets: dict[UUID, str] = field(default_factory=dict)
+    secrets: dict[UUID, str] = field(default_factory=dict, repr=False)
     """Those of endpoints."""
 
     def add_endpoint(self, url: str, *events: EventType) -> UUID:
