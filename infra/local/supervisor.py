@@ -31,7 +31,7 @@ import structlog
 
 from infra.local import LocalStackError, StartCancelledError
 from infra.local import tree as trees
-from infra.local.finding import LOOPBACK_HOSTS, choose_port, is_loopback, listens, reachable
+from infra.local.finding import choose_port, listens, own_receivers, reachable
 from infra.local.folder import DataFolder, StackInfo
 from infra.local.model import embedded_model
 from infra.local.part import OnEvent
@@ -124,13 +124,10 @@ class Stack:
         """
         host = self._settings.host
         port = choose_port(host, self._settings.port, self._asked_port)
-        variables = as_environment(self._settings)
+        variables = {"NIGHTCOURT_CALLBACK_ALLOW": own_receivers(host)} | as_environment(self._settings)
         variables |= {"NIGHTCOURT_HOST": host, "NIGHTCOURT_PORT": str(port)}
         if self._settings.engine == "llama_cpp":
             variables["NIGHTCOURT_MODEL"] = str(self._settings.model or embedded_model())
-        if "callback_allow" not in self._settings.model_fields_set and is_loopback(host):
-            # Whoever can file work is on this machine already, and so, most likely, is the receiver they try out.
-            variables["NIGHTCOURT_CALLBACK_ALLOW"] = ",".join(LOOPBACK_HOSTS)
         # A KeyboardInterrupt in the middle would leave a thread that nobody waits for.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
