@@ -16,14 +16,15 @@ Each function runs inside the caller's transaction, on a synchronous connection;
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, TextClause
 
-from infra import callbacks, docket_sql
+from infra import callbacks, docket_sql, outcomes
 from infra.filed import Filed, from_row, to_row
+from infra.outcomes import Outcome
 from schemas.problems import OutcomeError
 from schemas.states import Lane, OutcomeStatus
 
@@ -47,31 +48,15 @@ class Claim:
     lease: Lease
     tenant: str
     filing_id: UUID
+    source_id: UUID
     first_line: int
     last_line: int
     lane: Lane
     attempt: int
     options: dict[str, Any]
     """What the batch says for lines that do not."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How one line ended. `tally` is JSON-ready; without one, the error fields say why."""
-
-    line: int
-    status: OutcomeStatus
-    tally: dict[str, Any] | None = None
-    judge_id: str | None = None
-    error_code: OutcomeError | None = None
-    error_message: str | None = None
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    gpu_seconds: float = 0.0
-    digest: str | None = None
-    """What was asked, as a hash, where the verdict was computed and may be found again by it."""
-    reused: bool = False
-    """Whether the verdict is an earlier one of the same comparison by the same judge."""
+    begun: bool
+    """Whether some of its lines may have an outcome already."""
 
 
 # What an undecided line ends with where nobody judges it.
@@ -85,8 +70,6 @@ _CANCELLED = {
     "code": OutcomeError.CANCELLED,
     "message": "it was called off before it was decided",
 }
-
-_OUTCOME_FIELDS = tuple(each.name for each in fields(Outcome))
 
 
 def file(
@@ -200,17 +183,23 @@ def _claim(row: Row[Any]) -> Claim:
         lease=Lease(shard=row.id, token=row.lease_token),
         tenant=row.tenant,
         filing_id=row.filing_id,
+        source_id=row.source_id,
         first_line=row.first_line,
         last_line=row.last_line,
         lane=Lane(row.lane),
         attempt=row.attempt,
         options=row.options or {},
+        begun=row.begun,
     )
 
 
 def undecided(connection: Connection, claim: Claim) -> list[Filed]:
     """Read the lines of a claimed shard that have no outcome yet: what was stored before a crash is not done again."""
-    result = connection.execute(docket_sql.LINES, {"shard": claim.lease.shard})
+    if claim.begun:
+        result = connection.execute(docket_sql.LINES_LEFT, {"shard": claim.lease.shard})
+    else:
+        span = {"source_id": claim.source_id, "first_line": claim.first_line, "last_line": claim.last_line}
+        result = connection.execute(docket_sql.LINES, span)
     return [from_row(row, claim.options) for row in result]
 
 
@@ -227,7 +216,7 @@ def renew(connection: Connection, leases: Sequence[Lease], *, lease_seconds: flo
     return {Lease(shard=row.id, token=row.lease_token) for row in result}
 
 
-def record(connection: Connection, lease: Lease, outcomes: Sequence[Outcome], *, lease_seconds: float) -> int:
+def record(connection: Connection, lease: Lease, decided: Sequence[Outcome], *, lease_seconds: float) -> int:
     """Store outcomes of some of a shard's lines and go on holding it.
 
     Returns:
@@ -236,15 +225,10 @@ def record(connection: Connection, lease: Lease, outcomes: Sequence[Outcome], *,
     Raises:
         LeaseLostError: the lease does not hold; nothing was stored.
     """
-    return _store(
-        connection,
-        docket_sql.RECORD,
-        {**asdict(lease), **_written(outcomes), "lease_seconds": lease_seconds},
-        outcomes,
-    )
+    return _store(connection, lease, decided, docket_sql.RECORD, {"lease_seconds": lease_seconds})
 
 
-def finish(connection: Connection, lease: Lease, outcomes: Sequence[Outcome]) -> int:
+def finish(connection: Connection, lease: Lease, decided: Sequence[Outcome]) -> int:
     """Store the last outcomes of a shard and end it.
 
     Returns:
@@ -253,42 +237,23 @@ def finish(connection: Connection, lease: Lease, outcomes: Sequence[Outcome]) ->
     Raises:
         LeaseLostError: the lease does not hold; nothing was stored.
     """
-    return _store(
-        connection,
-        docket_sql.FINISH,
-        {**asdict(lease), **_written(outcomes)},
-        outcomes,
-    )
-
-
-def _fields(outcome: Outcome) -> dict[str, Any]:
-    """Give an outcome as a dictionary. Not by `asdict`, whose copying of every ballot was half of a worker's time."""
-    return {name: getattr(outcome, name) for name in _OUTCOME_FIELDS}
-
-
-def _written(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Give outcomes as the parameters that store and count them."""
-    statuses = [outcome.status for outcome in outcomes]
-    return {
-        "outcomes": json.dumps([_fields(outcome) for outcome in outcomes], allow_nan=False),
-        "succeeded": statuses.count(OutcomeStatus.SUCCEEDED),
-        "errored": statuses.count(OutcomeStatus.ERRORED),
-        "reused": sum(outcome.reused for outcome in outcomes),
-        "prompt_tokens": sum(outcome.prompt_tokens for outcome in outcomes),
-        "cached_tokens": sum(outcome.cached_tokens for outcome in outcomes),
-        "gpu_seconds": sum(outcome.gpu_seconds for outcome in outcomes),
-    }
+    return _store(connection, lease, decided, docket_sql.FINISH, {})
 
 
 def _store(
-    connection: Connection, statement: TextClause, parameters: dict[str, Any], outcomes: Sequence[Outcome]
+    connection: Connection, lease: Lease, decided: Sequence[Outcome], move: TextClause, parameters: dict[str, Any]
 ) -> int:
-    row = connection.execute(statement, parameters).one()
-    if not row.held:
+    """Lock the shard by its token, copy outcomes in, and make the move that counts them (docs/decisions/0008)."""
+    held = connection.execute(docket_sql.HOLD, asdict(lease)).one_or_none()
+    if held is None:
         raise LeaseLostError
-    if row.notify is not None and outcomes:
-        callbacks.tell_comparisons(connection, filing_id=row.notify, lines=[outcome.line for outcome in outcomes])
-    return int(row.stored)
+    new = outcomes.unstored(connection, held.filing_id, decided) if held.begun else decided
+    if new:
+        outcomes.copy_in(connection, new, filing_id=held.filing_id, tenant=held.tenant, attempt=held.attempt)
+        if held.notify:
+            callbacks.tell_comparisons(connection, filing_id=held.filing_id, lines=[each.line for each in new])
+    connection.execute(move, {**asdict(lease), **outcomes.counts(new), **parameters})
+    return len(new)
 
 
 def give_back(connection: Connection, lease: Lease) -> None:
@@ -317,7 +282,7 @@ def fail(
     Raises:
         LeaseLostError: the lease does not hold; nothing was changed.
     """
-    if len(undecided(connection, claim)) > 1:
+    if (connection.execute(docket_sql.COUNT_LEFT, asdict(claim.lease)).scalar() or 0) > 1:
         split(connection, claim.lease)
         return
     row = connection.execute(

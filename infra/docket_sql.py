@@ -40,19 +40,6 @@ _COUNT = """
             gpu_seconds = gpu_seconds + :gpu_seconds
 """
 
-_STORE_OUTCOMES = """
-    INSERT INTO outcomes (filing_id, line, tenant, status, tally, judge_id, error_code, error_message,
-                          prompt_tokens, cached_tokens, gpu_seconds, attempt, digest, reused)
-    SELECT held.filing_id, o.line, held.tenant, o.status, o.tally, o.judge_id, o.error_code, o.error_message,
-           o.prompt_tokens, o.cached_tokens, o.gpu_seconds, held.attempt, decode(o.digest, 'hex'), o.reused
-    FROM held, json_to_recordset(CAST(:outcomes AS json)) AS o(
-           line int, status text, tally json, judge_id text, error_code text, error_message text,
-           prompt_tokens int, cached_tokens int, gpu_seconds float8, digest text, reused boolean)
-    ON CONFLICT (filing_id, line) DO NOTHING
-    RETURNING 1
-"""
-
-
 FILE = text(f"""
     WITH filed AS (
         INSERT INTO comparisons (source_id, line, tenant, custom_id, body, request_id)
@@ -113,22 +100,36 @@ HINT_AGAIN = text("""
     RETURNING shards.id
 """)
 
-CLAIM = text("""
+# Whether any line of a shard has an outcome: one look into an index.
+_BEGUN = """
+    EXISTS (SELECT FROM outcomes o WHERE o.filing_id = shards.filing_id
+            AND o.line BETWEEN shards.first_line AND shards.last_line)
+"""
+
+CLAIM = text(f"""
     UPDATE shards SET state = 'running', attempt = attempt + 1,
         lease_token = nextval('lease_tokens'),
         lease_until = now() + make_interval(secs => :lease_seconds),
         lease_owner = :worker
     WHERE id = :shard AND state = 'released'
-    RETURNING id, lease_token, tenant, filing_id, first_line, last_line, lane, attempt,
-              (SELECT options FROM batches b WHERE b.id = shards.filing_id) AS options
+    RETURNING id, lease_token, tenant, filing_id, source_id, first_line, last_line, lane, attempt,
+              (SELECT options FROM batches b WHERE b.id = shards.filing_id) AS options, {_BEGUN} AS begun
 """)
 
-LINES = text(f"""
+LINES = text("""
+    SELECT line, custom_id, body, request_id FROM comparisons
+    WHERE source_id = :source_id AND line BETWEEN :first_line AND :last_line
+    ORDER BY line
+""")
+
+LINES_LEFT = text(f"""
     SELECT c.line, c.custom_id, c.body, c.request_id
     FROM shards JOIN comparisons c ON {_UNDECIDED.format(shard="shards")}
     WHERE shards.id = :shard
     ORDER BY c.line
 """)
+
+COUNT_LEFT = text(f"SELECT {_COUNT_UNDECIDED} AS left_over FROM shards WHERE {_HELD}")
 
 RENEW = text("""
     UPDATE shards SET lease_until = now() + make_interval(secs => :lease_seconds)
@@ -137,26 +138,21 @@ RENEW = text("""
     RETURNING shards.id, shards.lease_token
 """)
 
+# Locks a shard for its holder: what follows in the transaction, nobody else can do meanwhile.
+HOLD = text(f"""
+    SELECT filing_id, tenant, attempt, notify, {_BEGUN} AS begun FROM shards WHERE {_HELD} FOR UPDATE
+""")
+
 RECORD = text(f"""
-    WITH held AS (
-        UPDATE shards SET lease_until = greatest(lease_until, now() + make_interval(secs => :lease_seconds)),
-            {_COUNT}
-        WHERE {_HELD}
-        RETURNING filing_id, tenant, attempt, notify
-    ), stored AS ({_STORE_OUTCOMES})
-    SELECT (SELECT count(*) FROM held) AS held, (SELECT count(*) FROM stored) AS stored,
-           (SELECT filing_id FROM held WHERE notify) AS notify
+    UPDATE shards SET lease_until = greatest(lease_until, now() + make_interval(secs => :lease_seconds)),
+        {_COUNT}
+    WHERE {_HELD}
 """)
 
 FINISH = text(f"""
-    WITH held AS (
-        UPDATE shards SET state = 'done', ended_at = now(), {_UNLEASED},
-            {_COUNT}
-        WHERE {_HELD}
-        RETURNING filing_id, tenant, attempt, notify
-    ), stored AS ({_STORE_OUTCOMES})
-    SELECT (SELECT count(*) FROM held) AS held, (SELECT count(*) FROM stored) AS stored,
-           (SELECT filing_id FROM held WHERE notify) AS notify
+    UPDATE shards SET state = 'done', ended_at = now(), {_UNLEASED},
+        {_COUNT}
+    WHERE {_HELD}
 """)
 
 GIVE_BACK = text(f"""
@@ -212,7 +208,9 @@ RECLAIM = text(f"""
 """)
 
 LAPSED_FOR_GOOD = text("""
-    SELECT id, lease_token, tenant, filing_id, first_line, last_line, lane, attempt, NULL AS options FROM shards
+    SELECT id, lease_token, tenant, filing_id, source_id, first_line, last_line, lane, attempt, NULL AS options,
+           true AS begun
+    FROM shards
     WHERE state = 'running' AND lease_until < now() AND attempt >= :max_attempts
     LIMIT :limit
     FOR UPDATE SKIP LOCKED

@@ -1,27 +1,25 @@
 """Precedents: verdicts that a judge has given before, found again by what was asked."""
 
 from collections.abc import Sequence
-from typing import Any
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, text
 
 _KNOWN = text("""
-    SELECT DISTINCT ON (o.digest) encode(o.digest, 'hex') AS digest, o.judge_id, o.tally, o.prompt_tokens
+    SELECT DISTINCT ON (o.digest) o.digest, o.judge_id, o.tally::text AS tally
     FROM outcomes o
     WHERE o.digest = ANY(:digests) AND o.judge_id = ANY(:judges) AND o.tenant = :tenant
 """)
 
 
 def find(
-    connection: Connection, *, tenant: str, digests: Sequence[str], judges: Sequence[str]
-) -> dict[tuple[str, str], Row[Any]]:
+    connection: Connection, *, tenant: str, digests: Sequence[bytes], judges: Sequence[str]
+) -> dict[tuple[bytes, str], str]:
     """Find verdicts that these judges have given a tenant before, by what was asked.
 
     Returns:
-        Rows with `tally` and `prompt_tokens`, by (digest, judge id).
+        Tallies as JSON text, by (digest, judge id).
     """
     if not digests:
         return {}
-    raw = [bytes.fromhex(digest) for digest in digests]
-    result = connection.execute(_KNOWN, {"tenant": tenant, "digests": raw, "judges": list(judges)})
-    return {(row.digest, row.judge_id): row for row in result}
+    result = connection.execute(_KNOWN, {"tenant": tenant, "digests": list(digests), "judges": list(judges)})
+    return {(row.digest, row.judge_id): row.tally for row in result}

@@ -15,6 +15,7 @@ import zstandard
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from infra.copying import column, escape
 from producer.outputs import copy_out
 from schemas.batch import File
 from schemas.ids import new_filing_id
@@ -71,8 +72,6 @@ _TAKE_OUT = (
     text("DELETE FROM bad_lines WHERE file_id = :id"),
     text("DELETE FROM files WHERE id = :id"),
 )
-
-_ESCAPES = ((b"\\", b"\\\\"), (b"\t", b"\\t"), (b"\r", b"\\r"), (b"\n", b"\\n"))
 
 
 class Unfolder(Protocol):
@@ -158,16 +157,6 @@ class _Piece:
     bad: bytearray = field(default_factory=bytearray)
 
 
-def _escape(value: bytes) -> bytes:
-    for plain, escaped in _ESCAPES:
-        value = value.replace(plain, escaped)
-    return value
-
-
-def _column(value: str | None) -> bytes:
-    return b"\\N" if value is None else _escape(value.encode())
-
-
 def prepare(file_id: UUID, tenant: str, numbered: list[tuple[int, bytes]]) -> _Piece:
     """Understand lines and put them into COPY's form, in runs of `SHARD_LINES`. Pure; runs in a thread.
 
@@ -178,7 +167,7 @@ def prepare(file_id: UUID, tenant: str, numbered: list[tuple[int, bytes]]) -> _P
     """
     piece = _Piece()
     source = file_id.hex.encode()
-    owner = _column(tenant)
+    owner = column(tenant)
     for start in range(0, len(numbered), SHARD_LINES):
         run = numbered[start : start + SHARD_LINES]
         good = size = 0
@@ -186,15 +175,15 @@ def prepare(file_id: UUID, tenant: str, numbered: list[tuple[int, bytes]]) -> _P
             try:
                 line: Line = read_line(raw)
             except BadLineError as error:
-                message, param = _column(str(error)), _column(error.param)
+                message, param = column(str(error)), column(error.param)
                 piece.bad += b"%b\t%d\t\\N\t%b\t%b\t%b\n" % (source, number, error.code.encode(), message, param)
                 continue
             piece.comparisons += b"%b\t%d\t%b\t%b\t%b\n" % (
                 source,
                 number,
                 owner,
-                _column(line.custom_id),
-                _escape(raw),
+                column(line.custom_id),
+                escape(raw),
             )
             good += 1
             size += len(raw)

@@ -6,8 +6,9 @@ position bias. Averaging log-odds cancels an additive leaning to one slot exactl
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
-from schemas.verdict import Ballot, Tally, Winner
+from schemas.verdict import Ballot, Order, Tally, Winner
 
 
 def sigmoid(x: float) -> float:
@@ -18,16 +19,14 @@ def sigmoid(x: float) -> float:
     return grown / (1.0 + grown)
 
 
-def ballot(order: str, log_odds: float, mass: float) -> Ballot:
+def ballot(order: Order, log_odds: float, mass: float) -> Ballot:
     """Make a ballot from what the model said in one order."""
-    return Ballot.model_validate(
-        {"order": order, "log_odds": log_odds, "mass": mass, "vote": "A" if log_odds > 0 else "B"}
-    )
+    return Ballot(order=order, log_odds=log_odds, mass=mass, vote="A" if log_odds > 0 else "B")
 
 
-def vote_only(order: str, vote: str) -> Ballot:
+def vote_only(order: Order, vote: Literal["A", "B"]) -> Ballot:
     """Make a ballot from a vote whose odds are not known."""
-    return Ballot.model_validate({"order": order, "log_odds": None, "mass": None, "vote": vote})
+    return Ballot(order=order, log_odds=None, mass=None, vote=vote)
 
 
 def count(ballots: Sequence[Ballot], *, temperature: float, tie_margin: float | None) -> Tally:

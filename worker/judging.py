@@ -1,13 +1,12 @@
 """Claim a shard, judge its lines, finish it. No transaction is open while the engine works."""
 
 import hashlib
-import json
 import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Literal, TypeVar
 
 import structlog
 from sqlalchemy import Connection
@@ -15,9 +14,10 @@ from sqlalchemy import Engine as Database
 
 from infra import docket, precedents
 from infra.database import persist
-from infra.docket import Claim, Lease, LeaseLostError, Outcome
+from infra.docket import Claim, Lease, LeaseLostError
 from infra.filed import Filed
 from infra.logs import REQUEST_ID
+from infra.outcomes import Outcome
 from schemas.problems import OutcomeError
 from schemas.states import OutcomeStatus
 from schemas.verdict import Ballot, Order
@@ -77,7 +77,7 @@ class Case:
     prompts: tuple[Sequence[int], ...]
     tokens: int
     """The tokens of all its prompts."""
-    digest: str | None
+    digest: bytes | None
 
 
 def judge_shard(bench: Bench, shard: int) -> None:
@@ -131,16 +131,17 @@ def _work(bench: Bench, claim: Claim) -> int:
         structlog.contextvars.bind_contextvars(**{REQUEST_ID: comparisons[0].request_id})
     # Prompts that share a beginning follow each other, so that the engine can reuse what it computed.
     comparisons.sort(key=lambda each: str(each.prompt))
-    reused, fresh = _reuse(bench, comparisons, digests, found)
+    first, twins = _twins(comparisons, digests)
+    reused, fresh = _reuse(bench, first, digests, found)
     ready, outcomes = _prepare(bench, fresh, digests)
-    outcomes += reused
+    outcomes = _with_twins(reused + outcomes, twins)
     decided = 0
     stored_at = time.monotonic()
     steps = list(_steps(ready, bench.engine.card.step_tokens))
     for step in steps[:-1]:
         if bench.draining.is_set():
             break
-        outcomes += _judge(bench, claim, step)
+        outcomes += _with_twins(_judge(bench, claim, step), twins)
         if time.monotonic() - stored_at >= _RECORD_SECONDS:
             _record(bench, claim, outcomes)
             decided += len(outcomes)
@@ -150,7 +151,7 @@ def _work(bench: Bench, claim: Claim) -> int:
         _give_back(bench, claim, outcomes)
         return decided + len(outcomes)
     if steps:
-        outcomes += _judge(bench, claim, steps[-1])
+        outcomes += _with_twins(_judge(bench, claim, steps[-1]), twins)
     _persist(bench, lambda c: docket.finish(c, claim.lease, outcomes))
     return decided + len(outcomes)
 
@@ -159,36 +160,72 @@ def _record(bench: Bench, claim: Claim, outcomes: Sequence[Outcome]) -> None:
     _persist(bench, lambda c: docket.record(c, claim.lease, outcomes, lease_seconds=bench.rules.lease_seconds))
 
 
-def _digest(comparison: Filed) -> str:
+def _digest(comparison: Filed) -> bytes:
     """Hash what is asked: the same comparison under the same judge is not computed twice for one tenant."""
-    asked = [
+    asked = (
         comparison.prompt,
         comparison.response_a,
         comparison.response_b,
         comparison.orders,
         comparison.profile,
         comparison.tie_margin,
-    ]
-    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:32]
+    )
+    hashed = hashlib.blake2b(digest_size=16)
+    for part in asked:
+        data = (part if isinstance(part, str) else repr(part)).encode()
+        hashed.update(b"%d:" % len(data))
+        hashed.update(data)
+    return hashed.digest()
+
+
+def _twins(comparisons: Sequence[Filed], digests: dict[int, bytes]) -> tuple[list[Filed], dict[int, list[Filed]]]:
+    """Tell comparisons of a shard that ask the same from the first that does: one judging answers them all.
+
+    Returns:
+        The first of each, and the others by the line of their first.
+    """
+    firsts: dict[bytes, Filed] = {}
+    twins: dict[int, list[Filed]] = {}
+    rest = []
+    for comparison in comparisons:
+        digest = digests.get(comparison.line)
+        first = comparison if digest is None else firsts.setdefault(digest, comparison)
+        if first is comparison:
+            rest.append(comparison)
+        else:
+            twins.setdefault(first.line, []).append(comparison)
+    return rest, twins
+
+
+def _with_twins(outcomes: Sequence[Outcome], twins: dict[int, list[Filed]]) -> list[Outcome]:
+    """Give the outcome of a line to its twins also, at no cost."""
+    everyone = list(outcomes)
+    if twins:
+        for outcome in outcomes:
+            free = outcome._replace(
+                prompt_tokens=0, cached_tokens=0, gpu_seconds=0.0, digest=None, reused=outcome.tally is not None
+            )
+            everyone += [free._replace(line=twin.line) for twin in twins.get(outcome.line, ())]
+    return everyone
 
 
 def _reuse(
-    bench: Bench, comparisons: Sequence[Filed], digests: dict[int, str], found: dict[tuple[str, str], Any]
+    bench: Bench, comparisons: Sequence[Filed], digests: dict[int, bytes], found: dict[tuple[bytes, str], str]
 ) -> tuple[list[Outcome], list[Filed]]:
     """Answer from earlier verdicts what can be; the rest is fresh."""
     outcomes: list[Outcome] = []
     fresh: list[Filed] = []
     for comparison in comparisons:
         judge_id = bench.judges[comparison.profile]
-        earlier = found.get((digests.get(comparison.line, ""), judge_id))
-        if earlier is None:
+        tally = found.get((digests.get(comparison.line, b""), judge_id)) if found else None
+        if tally is None:
             fresh.append(comparison)
             continue
         outcomes.append(
             Outcome(
                 line=comparison.line,
                 status=OutcomeStatus.SUCCEEDED,
-                tally=earlier.tally,
+                tally=tally,
                 judge_id=judge_id,
                 reused=True,
             )
@@ -196,7 +233,7 @@ def _reuse(
     return outcomes, fresh
 
 
-def _prepare(bench: Bench, comparisons: Sequence[Filed], digests: dict[int, str]) -> tuple[list[Case], list[Outcome]]:
+def _prepare(bench: Bench, comparisons: Sequence[Filed], digests: dict[int, bytes]) -> tuple[list[Case], list[Outcome]]:
     """Turn comparisons into cases; those that cannot be put to this judge into outcomes that say why."""
     cases: list[Case] = []
     outcomes: list[Outcome] = []
@@ -282,7 +319,7 @@ def _written(bench: Bench, case: Case) -> Outcome:
     return _succeeded(bench, case, cast, scores)
 
 
-def parse(text: str) -> str | None:
+def parse(text: str) -> Literal["A", "B"] | None:
     """Read a verdict from what the model itself wrote, as RewardBench does: `[[A]]` anywhere, else `[[B]]`."""
     if "[[A]]" in text:
         return "A"
@@ -294,7 +331,7 @@ def _succeeded(bench: Bench, case: Case, cast: Sequence[Ballot], scores: Sequenc
     return Outcome(
         line=case.comparison.line,
         status=OutcomeStatus.SUCCEEDED,
-        tally=tally.model_dump(mode="json"),
+        tally=tally.model_dump_json(),
         judge_id=bench.judges[case.comparison.profile],
         prompt_tokens=case.tokens,
         cached_tokens=sum(score.cached_tokens for score in scores),

@@ -7,6 +7,7 @@ the model writes, and the verdict is parsed from what it wrote.
 
 import hashlib
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from infra.filed import Filed
@@ -135,14 +136,17 @@ PROFILES: dict[str, Profile] = {
 }
 
 
+@cache
+def _pieces(template: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Take a template apart: what stands before its first slot, and each slot's name with what follows it."""
+    beginning, *slots = template.split("{")
+    return beginning, tuple((name, rest) for name, rest in (slot.split("}", 1) for slot in slots))
+
+
 def _fill(template: str, **slots: str) -> str:
     """Put texts into slots in one pass: braces and slot names inside the texts are text."""
-    pieces = template.split("{")
-    filled = pieces[0]
-    for piece in pieces[1:]:
-        name, rest = piece.split("}", 1)
-        filled += slots[name] + rest
-    return filled
+    beginning, pieces = _pieces(template)
+    return beginning + "".join([slots[name] + rest for name, rest in pieces])
 
 
 def _transcript(turns: Any) -> str:

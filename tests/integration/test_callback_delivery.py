@@ -221,9 +221,7 @@ class TestSchedule:
         desk.fan_out()
         [callback] = desk.release()
         desk.record(desk.claim_callback(callback), 429, reason="throttled", retry_after=asked)
-        due = float(
-            desk.one("SELECT extract(epoch FROM due_at - now()) FROM callbacks WHERE id = :id", id=callback)
-        )
+        due = float(desk.one("SELECT extract(epoch FROM due_at - now()) FROM callbacks WHERE id = :id", id=callback))
         assert waited - 1 <= due <= waited * 1.1 + 1
         assert desk.release() == []
         assert len(desk.release(shift=waited * 1.1 + 1)) == 1

@@ -8,12 +8,14 @@ import pytest
 from sqlalchemy import Connection, text
 
 from infra import docket
-from infra.docket import Claim, Filed, Lease, LeaseLostError, Outcome
+from infra.docket import Claim, Lease, LeaseLostError
+from infra.filed import Filed
+from infra.outcomes import Outcome
 from schemas.ids import new_filing_id
 from schemas.problems import OutcomeError
 from schemas.states import Lane, OutcomeStatus
 
-TALLY = {"winner": "A", "probability_a": 0.9, "consistent": True, "position_bias": 0.0, "ballots": []}
+TALLY = json.dumps({"winner": "A", "probability_a": 0.9, "consistent": True, "position_bias": 0.0, "ballots": []})
 
 
 def line(number: int) -> Filed:

@@ -26,7 +26,8 @@ from sqlalchemy import Connection, text
 from support.dockets import LONG, a_line, an_outcome
 
 from infra import docket
-from infra.docket import Claim, Lease, LeaseLostError, Outcome
+from infra.docket import Claim, Lease, LeaseLostError
+from infra.outcomes import Outcome
 from schemas.problems import OutcomeError
 from schemas.states import Lane, OutcomeStatus
 

@@ -9,7 +9,6 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Engine, text
-from support.dockets import a_line, an_outcome
 
 from infra import callback_secrets, callbacks, docket
 from infra.addresses import Allowed
@@ -18,6 +17,7 @@ from producer import callback_endpoints
 from schemas.callback import EndpointRequest, EventType, NewEndpoint
 from schemas.ids import SINGLE_LINE, new_filing_id, parse_prefixed
 from schemas.states import Lane
+from support.dockets import a_line, an_outcome
 from worker.callbacks import Courier, deliver
 from worker.egress import send
 

@@ -1,12 +1,15 @@
 """Lines and outcomes for tests of the docket."""
 
-from infra.docket import Filed, Outcome
+import json
+
+from infra.filed import Filed
+from infra.outcomes import Outcome
 from schemas.problems import OutcomeError
 from schemas.states import OutcomeStatus
 
 MAX_ATTEMPTS = 2
 LONG = 3600.0
-TALLY = {"winner": "A", "probability_a": 0.9, "consistent": True, "position_bias": 0.0, "ballots": []}
+TALLY = json.dumps({"winner": "A", "probability_a": 0.9, "consistent": True, "position_bias": 0.0, "ballots": []})
 
 
 def a_line(number: int) -> Filed:

@@ -28,12 +28,13 @@ from worker.engines.base import (
 CAVEAT = "Simulated: no model was asked. The verdict is a hash of the text and means nothing."
 
 _TEXT_IDS = 1 << 31  # ids below are text; the control tokens above are what no text can spell
-_ROLES = {"system": _TEXT_IDS, "user": _TEXT_IDS + 1, "assistant": _TEXT_IDS + 2}
-_END = _TEXT_IDS + 3
+_ROLES = {role: struct.pack("I", _TEXT_IDS + number) for number, role in enumerate(("system", "user", "assistant"))}
+_END = struct.pack("I", _TEXT_IDS + 3)
 _VERDICT_TOKENS = VerdictTokens(a=_TEXT_IDS + 4, b=_TEXT_IDS + 5)
 _BYTES_PER_TOKEN = 4
 _SPREAD = 2.0
 _STEP_TOKENS = 8192
+_THREE_WORDS = struct.Struct("<3Q")
 
 
 class SimulatedEngine:
@@ -83,14 +84,11 @@ class SimulatedEngine:
 
     def encode(self, prompt: Prompt) -> Sequence[int]:
         """One id for every four bytes of text, and one for the beginning and the end of every turn."""
-        ids = array("I")
+        words: list[bytes] = []
         for role, content in prompt.messages:
-            ids.append(_ROLES[role])
-            ids.frombytes(_text_words(content))
-            ids.append(_END)
-        ids.append(_ROLES["assistant"])
-        ids.frombytes(_text_words(prompt.opening))
-        return ids
+            words += (_ROLES[role], _text_words(content), _END)
+        words += (_ROLES["assistant"], _text_words(prompt.opening))
+        return memoryview(b"".join(words)).cast("I")
 
     def score(self, prompts: Sequence[Sequence[int]]) -> list[Score]:
         """The opinion on each prompt, after as long as the pretended device takes for all of them."""
@@ -141,12 +139,12 @@ class SimulatedEngine:
         return tokens / self._tokens_per_second if self._tokens_per_second else 0.0
 
     def _opinion(self, prompt: Sequence[int]) -> Score:
-        digest = hashlib.blake2b(array("I", prompt).tobytes(), key=self._key, digest_size=24).digest()
-        first, second, third = (word / 2**64 for word in struct.unpack("<3Q", digest))
-        normal = math.sqrt(-2 * math.log(1 - first)) * math.cos(2 * math.pi * second)
+        ids = prompt if isinstance(prompt, memoryview) else array("I", prompt)
+        first, second, third = _THREE_WORDS.unpack(hashlib.blake2b(ids, key=self._key, digest_size=24).digest())
+        normal = math.sqrt(-2 * math.log(1 - first / 2**64)) * math.cos(2 * math.pi * (second / 2**64))
         return Score(
             log_odds=_SPREAD * normal,
-            mass=0.95 + 0.05 * third,
+            mass=0.95 + 0.05 * (third / 2**64),
             cached_tokens=0,
             seconds=self._seconds(len(prompt)),
         )
@@ -156,8 +154,11 @@ def _text_words(text: str) -> bytes:
     """Four bytes a token: nothing like a real tokenizer, but as many tokens as English text would have.
 
     The topmost bit of each is cleared, for all at once as one large number: what follows a token's limit is control.
+    ASCII has it clear already.
     """
     data = text.encode("utf-8", "replace")
     data += b" " * (-len(data) % _BYTES_PER_TOKEN)
+    if text.isascii():
+        return data
     below = int.from_bytes(b"\xff\xff\xff\x7f" * (len(data) // _BYTES_PER_TOKEN), "little")
     return (int.from_bytes(data, "little") & below).to_bytes(len(data), "little")

@@ -1,0 +1,103 @@
+"""Outcomes on their way into their table: by COPY, under the lock of the shard that they end lines of."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import psycopg
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from infra.copying import column
+from schemas.problems import OutcomeError
+from schemas.states import OutcomeStatus
+
+
+class Outcome(NamedTuple):
+    """How one line ended. With a tally it has a verdict; without one, the error fields say why."""
+
+    line: int
+    status: OutcomeStatus
+    tally: str | None = None
+    """A `schemas.verdict.Tally` as JSON text: it is read as it was written."""
+    judge_id: str | None = None
+    error_code: OutcomeError | None = None
+    error_message: str | None = None
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    gpu_seconds: float = 0.0
+    digest: bytes | None = None
+    """What was asked, as a hash, where the verdict was computed and may be found again by it."""
+    reused: bool = False
+    """Whether the verdict is an earlier one of the same comparison by the same judge."""
+
+
+_COPY = """
+    COPY outcomes (filing_id, line, tenant, attempt, status, tally, judge_id, error_code, error_message,
+                   prompt_tokens, cached_tokens, gpu_seconds, digest, reused) FROM STDIN
+"""
+
+_STORED = text("SELECT line FROM outcomes WHERE filing_id = :filing_id AND line = ANY(:lines)")
+
+
+def unstored(connection: Connection, filing_id: UUID, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Leave out the outcomes of lines that have one already: the first stands."""
+    lines = [outcome.line for outcome in outcomes]
+    stored = set(connection.execute(_STORED, {"filing_id": filing_id, "lines": lines}).scalars())
+    return [outcome for outcome in outcomes if outcome.line not in stored]
+
+
+def copy_in(connection: Connection, outcomes: Sequence[Outcome], *, filing_id: UUID, tenant: str, attempt: int) -> None:
+    """Store outcomes.
+
+    Args:
+        connection: in a transaction that holds the lock of the lines' shard, so that nobody else stores them now.
+        outcomes: of lines that have none.
+        filing_id: the lines' filing.
+        tenant: whose they are.
+        attempt: the attempt of their shard that decided them.
+
+    Raises:
+        sqlalchemy.exc.OperationalError: Postgres went away.
+        sqlalchemy.exc.DBAPIError: Postgres refused them.
+    """
+    common = b"\t%b\t%d\t" % (column(tenant), attempt)
+    start = b"%b\t" % filing_id.hex.encode()
+    rows = bytearray()
+    for outcome in outcomes:
+        rows += b"%b%d%b%b\t%b\t%b\t%b\t%b\t%d\t%d\t%r\t%b\t%b\n" % (
+            start,
+            outcome.line,
+            common,
+            outcome.status.encode(),
+            column(outcome.tally),
+            column(outcome.judge_id),
+            column(outcome.error_code),
+            column(outcome.error_message),
+            outcome.prompt_tokens,
+            outcome.cached_tokens,
+            outcome.gpu_seconds,
+            b"\\N" if outcome.digest is None else b"\\\\x" + outcome.digest.hex().encode(),
+            b"t" if outcome.reused else b"f",
+        )
+    driver: Any = connection.connection.driver_connection
+    try:
+        with driver.cursor() as cursor, cursor.copy(_COPY) as copy:
+            copy.write(bytes(rows))
+    except psycopg.Error as error:
+        # What the driver raises here passes SQLAlchemy by; callers know SQLAlchemy's errors.
+        gone = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+        raise (OperationalError if gone else DBAPIError)("COPY outcomes", None, error, hide_parameters=True) from error
+
+
+def counts(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Add up what a shard keeps count of."""
+    statuses = [outcome.status for outcome in outcomes]
+    return {
+        "succeeded": statuses.count(OutcomeStatus.SUCCEEDED),
+        "errored": statuses.count(OutcomeStatus.ERRORED),
+        "reused": sum(outcome.reused for outcome in outcomes),
+        "prompt_tokens": sum(outcome.prompt_tokens for outcome in outcomes),
+        "cached_tokens": sum(outcome.cached_tokens for outcome in outcomes),
+        "gpu_seconds": sum(outcome.gpu_seconds for outcome in outcomes),
+    }
