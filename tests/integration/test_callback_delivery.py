@@ -1,6 +1,7 @@
 """Delivery: what is sent, how often, how long apart, and what a receiver's answer leads to."""
 
 from datetime import timedelta
+from itertools import pairwise
 
 import pytest
 from standardwebhooks import Webhook
@@ -194,7 +195,7 @@ class TestSchedule:
                 print(f"{number:7}  {hour:21.4f}  500")  # noqa: T201
         assert len(hours) == 14
         assert 96 <= hours[-1] <= 96 * 1.2
-        for planned, (before, after) in zip(callbacks.SCHEDULE, zip(hours, hours[1:], strict=False), strict=False):
+        for planned, (before, after) in zip(callbacks.SCHEDULE, pairwise(hours), strict=False):
             assert planned <= (after - before) * 3600 <= planned * 1.1 + 2
         assert attempts(desk) == [(number, 500, "bad_status") for number in range(1, 15)]
         # The same id and the same bytes at every attempt.
@@ -247,7 +248,7 @@ class TestAnswers:
         assert attempts(desk) == [(1, None, "connect_failed")]
 
     def test_gone_disables_a_registered_endpoint(self, desk: Desk, inbox: Inbox):
-        """After 410 nothing more is sent; what waited dies, and comes back when it is replayed to an enabled endpoint."""
+        """After 410 nothing more is sent, and what waited dies; replayed once the endpoint is enabled, it arrives."""
         endpoint = desk.add_endpoint(inbox.url)
         inbox.answer = lambda _: 410
         desk.tell(3)
@@ -308,8 +309,8 @@ class TestReplay:
         desk.tell()
         desk.fan_out()
         desk.run(callback_endpoints.switch, tenant="default", endpoint=endpoint, enabled=False)
+        key = desk.one("SELECT id FROM callbacks")
         with pytest.raises(Problem, match="disabled"):
-            key = desk.one("SELECT id FROM callbacks")
             desk.run(log_of_callbacks.replay, tenant="default", callback=key, shift=0.0)
 
     def test_only_events_since_then(self, desk: Desk):
