@@ -5,6 +5,7 @@ from datetime import datetime
 
 from pydantic import ValidationError
 from standardwebhooks import Webhook, WebhookVerificationError
+from standardwebhooks.webhooks import EmptyWebhookSecretError
 
 from producer.client.bulk import BulkPlans
 from producer.client.errors import CallbackRefused, InvalidRequest
@@ -57,7 +58,7 @@ def verify_callback(body: bytes | str, headers: Mapping[str, str], secret: str |
             why = str(error)
         except ValidationError:
             raise CallbackRefused("it is signed, but no event of nightcourt") from None
-        except (ValueError, RuntimeError):
+        except (EmptyWebhookSecretError, ValueError):
             # What the library stumbles over: a header that is no signature, a body that is no text, a broken secret.
             why = "Invalid Signature Headers"
     raise CallbackRefused(why)
