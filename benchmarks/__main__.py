@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import embedded, latency, throughput, waiting
+from benchmarks import callbacks, embedded, latency, throughput, waiting
 
 
 def main() -> None:
@@ -14,6 +14,7 @@ def main() -> None:
         "latency": latency.measure,
         "waiting": waiting.measure,
         "throughput": throughput.measure,
+        "callbacks": callbacks.measure,
         "embedded": embedded.measure,
     }
     names = sys.argv[1:] or list(benchmarks)

@@ -19,7 +19,7 @@ from producer.cli.app import app
 
 EXAMPLES = ROOT / "examples" / "first-docket.jsonl"
 PAIR = {"prompt": "Which?", "response_a": "this", "response_b": "that"}
-COMMANDS = [command.callback.__name__ for command in app.registered_commands]
+COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
 
 
 @dataclass
