@@ -1,5 +1,7 @@
-"""What dead and slow receivers cost the others: how long first attempts take with all receivers alive, and with a
-fifth of them dead or hanging, in one run on one stack.
+"""What dead and slow receivers cost the others.
+
+How long first attempts take with all receivers alive, and with a fifth of them dead or hanging, in one run on one
+stack.
 
 A thousand receivers are a thousand loopback addresses, each an origin with a circuit of its own. Per round each is owed
 one callback; both arms begin with receivers that nobody knows yet. The time is that from the transaction that ended a

@@ -10,7 +10,7 @@ import typer
 from redis import Redis
 from redis.exceptions import RedisError
 from rich.markup import escape
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from infra import roster, settings
@@ -22,6 +22,9 @@ from infra.settings import Settings
 from producer.cli.output import Exit, console
 from producer.cli.submit import find_server
 from producer.client import Client, ClientError
+
+_CALLBACKS_LATE = 60
+"""Seconds that a callback to a receiver that does well may be due before something must be wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +130,34 @@ def _database(url: str, within: float) -> Iterator[Finding]:
                 f"{row.lane}: {row.shards} shards, the oldest due for {row.oldest:.0f} s" for row in waiting
             )
             yield Finding("docket", ok=True, says=says or "nothing waits")
+            yield _callbacks(connection)
     except SQLAlchemyError as error:
         says = f"cannot be reached ({type(error).__name__}): start it, or set NIGHTCOURT_DATABASE_URL"
         yield Finding("postgres", ok=False, says=says)
     finally:
         database.dispose()
+
+
+def _callbacks(connection: Connection) -> Finding:
+    """Tell whether callbacks go out. A few seconds' delay is the ordinary way of things."""
+    row = connection.execute(
+        text("""
+            SELECT count(*) FILTER (WHERE c.state = 'dead') AS dead,
+                   count(*) FILTER (WHERE c.state IN ('waiting', 'released') AND c.due_at <= now() AND e.failures = 0
+                                    AND coalesce(e.open_until <= now(), true)) AS late,
+                   extract(epoch FROM now() - min(c.due_at) FILTER (
+                       WHERE c.state IN ('waiting', 'released') AND e.failures = 0)) AS oldest
+            FROM callbacks c JOIN callback_endpoints e ON e.id = c.endpoint_id
+            WHERE c.state IN ('waiting', 'released', 'dead')
+        """)
+    ).one()
+    dead = f"; {row.dead} are dead (`nightcourt callbacks list --status dead`)" if row.dead else ""
+    if row.late and row.oldest > _CALLBACKS_LATE:
+        says = (
+            f"{row.late} are due, the oldest for {row.oldest:.0f} s: is a `nightcourt callbacks-worker` running?{dead}"
+        )
+        return Finding("callbacks", ok=False, says=says)
+    return Finding("callbacks", ok=True, says=f"{row.late} are due{dead}")
 
 
 def doctor(

@@ -194,7 +194,7 @@ class TestDoctor:
         ended = cli("doctor", "--json", "--data-dir", service.folder, engine="simulated")
         assert ended.status == 0
         assert {finding["part"] for finding in ended.objects} == {
-            *("embedded stack", "model", "api", "postgres", "tables", "workers", "docket", "redis")
+            *("embedded stack", "model", "api", "postgres", "tables", "workers", "docket", "callbacks", "redis")
         }
         assert all(finding["ok"] for finding in ended.objects)
 
