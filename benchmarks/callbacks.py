@@ -11,6 +11,7 @@ machine is noisy for both.
 
 import asyncio
 import multiprocessing
+import socket
 import statistics
 import tempfile
 import time
@@ -48,7 +49,11 @@ async def _receive(port: int, file: Path) -> None:
     with file.open("a", buffering=1) as out:
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            head = await reader.readuntil(b"\r\n\r\n")
+            try:
+                head = await reader.readuntil(b"\r\n\r\n")
+            except asyncio.IncompleteReadError:  # somebody who only looked whether we listen
+                writer.close()
+                return
             if writer.get_extra_info("sockname")[0].startswith(_HANGING):
                 await reader.read()  # until the sender hangs up
             else:
@@ -66,6 +71,17 @@ async def _receive(port: int, file: Path) -> None:
 
 def _run_receiver(port: int, file: Path) -> None:
     asyncio.run(_receive(port, file))
+
+
+def _await(port: int) -> None:
+    """Wait until the receiver listens: what it missed would count as its failure."""
+    while True:
+        try:
+            socket.create_connection((f"{_ALIVE}.0.1", port)).close()
+        except ConnectionRefusedError:
+            time.sleep(0.1)
+        else:
+            return
 
 
 def _url(receiver: int, turn: int, port: int, *, bad: bool) -> str:
@@ -163,6 +179,7 @@ def measure() -> dict[str, Any]:
         file.touch()
         receiver = multiprocessing.get_context("spawn").Process(target=_run_receiver, args=(port, file), daemon=True)
         receiver.start()
+        _await(port)
         database = connect(stack.info.database_url, application="benchmark", pool_size=2)
         with database.begin() as connection:
             callback_secrets.rotate(connection, tenant="default", endpoint=None, grace_seconds=0)

@@ -10,14 +10,15 @@ import trustme
 from support.desk import Desk
 from support.receivers import Behaviour, Call, Receiver, answering, serving
 
-DEADLINE = 1.0
+DEADLINE = 2.5
+BOMB = gzip.compress(bytes(100_000_000), compresslevel=9)
 DAY = 86400.0
 
 
 def late(call: Call) -> None:
     """Take the request, and answer 200 when the sender has hung up."""
     call.read()
-    time.sleep(DEADLINE * 1.5)  # the receiver's own slowness, not a wait for anything
+    time.sleep(DEADLINE + 1)  # the receiver's own slowness, not a wait for anything
     call.say(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 
 
@@ -37,8 +38,7 @@ def pour(call: Call) -> None:
 def bomb(call: Call) -> None:
     """Answer 200 with a little that unfolds to a hundred megabytes."""
     call.read()
-    body = gzip.compress(bytes(100_000_000), compresslevel=9)
-    call.say(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    call.say(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(BOMB) + BOMB)
 
 
 @dataclass(frozen=True)
