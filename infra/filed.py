@@ -1,8 +1,7 @@
 """A comparison as it was filed, and the row that keeps it: the line it came as, or could have come as."""
 
 import json
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 from sqlalchemy import Row
@@ -10,8 +9,7 @@ from sqlalchemy import Row
 from schemas.lines import unwrap
 
 
-@dataclass(frozen=True, slots=True)
-class Filed:
+class Filed(NamedTuple):
     """A comparison as it was filed, its fields JSON-ready and what it left open filled in."""
 
     line: int

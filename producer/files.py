@@ -16,17 +16,19 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from infra.copying import column, escape
-from producer.outputs import copy_out
+from producer.outputs import read_out
 from schemas.batch import File
 from schemas.ids import new_filing_id
 from schemas.lines import BadLineError, Line, read_line
 from schemas.problems import BAD_COMPRESSION, BODY_TOO_LARGE, Problem
 
-SHARD_LINES = 256
-"""Lines that travel together: enough to spare transactions, few enough to be judged between two glances at a clock."""
+SHARD_LINES = 1024
+SHARD_BYTES = 1024 * 1024
+"""Lines travel together up to either: enough to spare messages and transactions, little enough to be judged between two
+glances at a clock."""
 
-_PIECE_LINES = 8 * SHARD_LINES
-_PIECE_BYTES = 4 * 1024 * 1024
+_PIECE_LINES = 2 * SHARD_LINES
+_PIECE_BYTES = 2 * SHARD_BYTES
 _RATIO = 200
 """How many times its size compressed text may unfold to. JSON of real answers stays under a tenth of that."""
 _RATIO_FREE = 16 * 1024 * 1024
@@ -158,7 +160,7 @@ class _Piece:
 
 
 def prepare(file_id: UUID, tenant: str, numbered: list[tuple[int, bytes]]) -> _Piece:
-    """Understand lines and put them into COPY's form, in runs of `SHARD_LINES`. Pure; runs in a thread.
+    """Understand lines and put them into COPY's form, in runs that make a shard. Pure; runs in a thread.
 
     Args:
         file_id: the file.
@@ -168,8 +170,7 @@ def prepare(file_id: UUID, tenant: str, numbered: list[tuple[int, bytes]]) -> _P
     piece = _Piece()
     source = file_id.hex.encode()
     owner = column(tenant)
-    for start in range(0, len(numbered), SHARD_LINES):
-        run = numbered[start : start + SHARD_LINES]
+    for run in _runs(numbered):
         good = size = 0
         for number, raw in run:
             try:
@@ -190,6 +191,20 @@ def prepare(file_id: UUID, tenant: str, numbered: list[tuple[int, bytes]]) -> _P
         if good:
             piece.runs += b"%b\t%d\t%d\t%d\t%d\n" % (source, run[0][0], run[-1][0], good, size)
     return piece
+
+
+def _runs(numbered: list[tuple[int, bytes]]) -> Iterator[list[tuple[int, bytes]]]:
+    """Cut lines into the runs that will be shards."""
+    run: list[tuple[int, bytes]] = []
+    size = 0
+    for number, raw in numbered:
+        if run and (len(run) == SHARD_LINES or size + len(raw) > SHARD_BYTES):
+            yield run
+            run, size = [], 0
+        run.append((number, raw))
+        size += len(raw)
+    if run:
+        yield run
 
 
 async def _lines(
@@ -276,26 +291,41 @@ async def store(
     async with database.begin() as connection:
         await connection.execute(_NEW_FILE, {"id": file_id, "tenant": tenant})
     tally = {"received": 0, "bytes": 0}
+    copying: asyncio.Task[None] | None = None
     try:
-        held: list[tuple[int, bytes]] = []
-        size = 0
-        async for number, line in _lines(chunks, tally, limits):
-            held.append((number, line))
-            size += len(line)
-            if len(held) == _PIECE_LINES or size >= _PIECE_BYTES:
-                await _copy(database, await asyncio.to_thread(prepare, file_id, tenant, held))
-                held, size = [], 0
-        if held:
-            await _copy(database, await asyncio.to_thread(prepare, file_id, tenant, held))
+        async for held in _pieces(_lines(chunks, tally, limits)):
+            piece = await asyncio.to_thread(prepare, file_id, tenant, held)
+            # Postgres stores a piece while the next one arrives and is understood.
+            if copying is not None:
+                await copying
+            copying = asyncio.create_task(_copy(database, piece))
+        if copying is not None:
+            await copying
         filename, purpose = about()
         described = {"id": file_id, "bytes": tally["bytes"], "filename": filename, "purpose": purpose}
         async with database.begin() as connection:
             await connection.execute(_DUPLICATES, {"id": file_id})
             row = (await connection.execute(_PROCESSED, described)).one()
     except BaseException:
+        if copying is not None:
+            await asyncio.wait([copying])
         await asyncio.shield(take_out(database, file_id))
         raise
     return as_file(row)
+
+
+async def _pieces(lines: AsyncIterator[tuple[int, bytes]]) -> AsyncIterator[list[tuple[int, bytes]]]:
+    """Gather lines into pieces of a few shards."""
+    held: list[tuple[int, bytes]] = []
+    size = 0
+    async for number, line in lines:
+        held.append((number, line))
+        size += len(line)
+        if len(held) == _PIECE_LINES or size >= _PIECE_BYTES:
+            yield held
+            held, size = [], 0
+    if held:
+        yield held
 
 
 async def _copy(database: AsyncEngine, piece: _Piece) -> None:
@@ -341,11 +371,14 @@ async def read(connection: AsyncConnection, *, tenant: str, file_id: UUID) -> An
     return (await connection.execute(_READ, {"tenant": tenant, "id": file_id})).one_or_none()
 
 
-_LAST = "SELECT max(line) FROM comparisons WHERE source_id = :id"
-_BODIES = "SELECT body FROM comparisons WHERE source_id = '{id}' AND line BETWEEN {first} AND {last} ORDER BY line"
+_LAST = text("SELECT max(line) FROM comparisons WHERE source_id = :id")
+_BODIES = text("""
+    SELECT string_agg(body || chr(10), '' ORDER BY line) FROM comparisons
+    WHERE source_id = :id AND line BETWEEN :first AND :last
+""")
 
 
 async def content(database: AsyncEngine, file_id: UUID) -> AsyncIterator[bytes]:
     """Give back a file's lines, as they came, in their order."""
-    async for part in copy_out(database, file_id, last=_LAST, select=_BODIES):
+    async for part in read_out(database, file_id, last=_LAST, run=_BODIES):
         yield part

@@ -3,23 +3,28 @@
 Postgres writes the JSON; a row is never an object on our side.
 """
 
-import re
+# ruff: noqa: S608 - statements are put together from constants of this module alone; values are always bound
+
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Literal
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 Kind = Literal["results", "output", "errors"]
 
-_RUN = 5000
+_RUN = 2000
 """Line numbers that one statement reads."""
+
+# The batch's id as our ids write it; a query of its own, so that it is spelt once and not for every line.
+_HEX = "(SELECT replace(CAST(:id AS text), '-', ''))"
 
 # Text put together, since `json_build_object` on a million rows takes longer than everything else; what is not ours to
 # spell (names, messages, metadata) goes through `to_json`.
-_COMPARISON = """
-    '{{"id":"cmp_' || '{hex}' || '_' || o.line || '","object":"comparison","status":"' || o.status
+_COMPARISON = f"""
+    '{{"id":"cmp_' || {_HEX} || '_' || o.line || '","object":"comparison","status":"' || o.status
     || '","created_at":' || to_json(b.created_at) || ',"decided_at":' || to_json(o.decided_at)
     || ',"custom_id":' || coalesce(to_json(c.custom_id)::text, 'null')
     || ',"metadata":' || CASE WHEN position('"metadata"' IN c.body) > 0 THEN coalesce(
@@ -33,35 +38,38 @@ _COMPARISON = """
     || '}}'
 """
 
-_FROM = """
-    FROM outcomes o
-    JOIN batches b ON b.id = o.filing_id
-    LEFT JOIN comparisons c ON c.source_id = b.file_id AND c.line = o.line
-    LEFT JOIN judges j ON j.id = o.judge_id
-    WHERE o.filing_id = '{id}' AND o.line BETWEEN {first} AND {last} AND WHICH
-    ORDER BY o.line
-"""
-
-_LAST = "SELECT max(line) FROM outcomes WHERE filing_id = :id"
-
-_REQUEST = """'{{"id":"batch_req_' || '{hex}' || '_' || o.line || '","custom_id":'
+_REQUEST = f"""'{{"id":"batch_req_' || {_HEX} || '_' || o.line || '","custom_id":'
     || coalesce(to_json(c.custom_id)::text, 'null')"""
 
 _LINES: dict[Kind, tuple[str, str]] = {
     "results": (_COMPARISON, "true"),
     "output": (
-        f"""{_REQUEST} || ',"response":{{{{"status_code":200,"request_id":"batch_req_{{hex}}_' || o.line
-            || '","body":' || {_COMPARISON} || '}}}},"error":null}}}}'""",
+        f"""{_REQUEST} || ',"response":{{"status_code":' || 200 || ',"request_id":"batch_req_' || {_HEX} || '_'
+            || o.line || '","body":' || {_COMPARISON} || '}},"error":' || 'null}}'""",
         "o.status = 'succeeded'",
     ),
     "errors": (
-        f"""{_REQUEST} || ',"line":' || o.line || ',"response":null,"error":' || json_build_object(
+        f"""{_REQUEST} || ',"line":' || o.line || ',"response":' || 'null,"error":' || json_build_object(
             'code', CASE WHEN o.status = 'expired' THEN 'batch_expired' ELSE o.error_code END,
-            'message', o.error_message)::text || '}}}}'""",
+            'message', o.error_message)::text || '}}'""",
         "o.status <> 'succeeded'",
     ),
 }
-"""What a line is put together from, and which outcomes have one."""
+"""What a line is put together from, and which outcomes have one. (A colon before a word would name a parameter.)"""
+
+_LAST = text("SELECT max(line) FROM outcomes WHERE filing_id = :id")
+
+_RUNS = {
+    kind: text(f"""
+        SELECT string_agg({line} || chr(10), '' ORDER BY o.line)
+        FROM outcomes o
+        JOIN batches b ON b.id = o.filing_id
+        LEFT JOIN comparisons c ON c.source_id = b.file_id AND c.line = o.line
+        LEFT JOIN judges j ON j.id = o.judge_id
+        WHERE o.filing_id = :id AND o.line BETWEEN :first AND :last AND {which}
+    """)
+    for kind, (line, which) in _LINES.items()
+}
 
 
 async def stream(database: AsyncEngine, batch_id: UUID, kind: Kind) -> AsyncIterator[bytes]:
@@ -72,23 +80,12 @@ async def stream(database: AsyncEngine, batch_id: UUID, kind: Kind) -> AsyncIter
         batch_id: the batch; that the asker may read it was seen to before.
         kind: every outcome as a comparison object, or OpenAI's output or error lines.
     """
-    line, which = _LINES[kind]
-    select = f"SELECT {line} {_FROM}".replace("WHICH", which)
-    async for part in copy_out(database, batch_id, last=_LAST, select=select):
+    async for part in read_out(database, batch_id, last=_LAST, run=_RUNS[kind]):
         yield part
 
 
-_ESCAPED = re.compile(rb"\\([\\tr])")
-_PLAIN = {b"\\": b"\\", b"t": b"\t", b"r": b"\r"}
-
-
-def _unescape(match: re.Match[bytes]) -> bytes:
-    """Undo what COPY does to backslashes, tabs and carriage returns; a line has no other character that it escapes."""
-    return _PLAIN[match[1]]
-
-
-async def copy_out(database: AsyncEngine, key: UUID, *, last: str, select: str) -> AsyncIterator[bytes]:
-    """Read lines of text by COPY, a run of line numbers at a time.
+async def read_out(database: AsyncEngine, key: UUID, *, last: TextClause, run: TextClause) -> AsyncIterator[bytes]:
+    """Read lines of text, a run of line numbers at a time, each put together by Postgres as one value.
 
     Each run is a transaction of its own, so a reader who dawdles holds none open. Runs are cut by number, not by LIMIT:
     on tables that have just been filled the planner would sort all that is left for each of them.
@@ -97,17 +94,23 @@ async def copy_out(database: AsyncEngine, key: UUID, *, last: str, select: str) 
         database: where to read.
         key: what the lines belong to.
         last: a query for the greatest line number, of `:id`.
-        select: a query for the texts, in their order, with slots `{id}`, `{hex}`, `{first}` and `{last}`.
+        run: a query for the text of lines `:first` to `:last` of `:id`.
     """
+
+    async def read(first: int) -> bytes:
+        span = {"id": key, "first": first, "last": first + _RUN - 1}
+        async with database.connect() as connection:
+            return ((await connection.execute(run, span)).scalar() or "").encode()
+
     async with database.connect() as connection:
-        end = (await connection.execute(text(last), {"id": key})).scalar() or 0
-    for first in range(1, end + 1, _RUN):
-        statement = select.format(id=key, hex=key.hex, first=first, last=first + _RUN - 1)
-        run = bytearray()
-        async with database.begin() as connection:
-            driver = (await connection.get_raw_connection()).driver_connection
-            async with driver.cursor() as cursor, cursor.copy(f"COPY ({statement}) TO STDOUT") as copy:  # type: ignore[union-attr]
-                async for block in copy:
-                    run += block
-        if run:
-            yield _ESCAPED.sub(_unescape, bytes(run))
+        end = (await connection.execute(last, {"id": key})).scalar() or 0
+    # The next run is read while the last one is on its way to the reader: one ahead, never more.
+    ahead = asyncio.create_task(read(1))
+    try:
+        for first in range(1, end + 1, _RUN):
+            part = await ahead
+            ahead = asyncio.create_task(read(first + _RUN))
+            if part:
+                yield part
+    finally:
+        ahead.cancel()

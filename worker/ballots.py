@@ -38,19 +38,18 @@ def count(ballots: Sequence[Ballot], *, temperature: float, tie_margin: float | 
         tie_margin: a tie where |P - 0.5| is at most this; None for no ties. Without odds, or with d exactly 0, two
             ballots that cancel are a tie all the same: there is nothing left to tell the responses apart by.
     """
-    log_odds = [each.log_odds for each in ballots]
-    if any(value is None for value in log_odds):
-        preferences = [_signed(each.order, 1.0 if each.vote == "A" else -1.0) for each in ballots]
-    else:
-        preferences = [_signed(each.order, each.log_odds or 0.0) for each in ballots]
-    odds_known = all(value is not None for value in log_odds)
+    odds = [each.log_odds for each in ballots if each.log_odds is not None]
+    odds_known = len(odds) == len(ballots)
+    said = odds if odds_known else [1.0 if each.vote == "A" else -1.0 for each in ballots]
+    # Turned to response A's side: in order "ba" the first slot is response B's.
+    preferences = [value if each.order == "ab" else -value for each, value in zip(ballots, said, strict=True)]
     d = sum(preferences) / len(preferences)
     probability = sigmoid(d / temperature) if odds_known else None
     consistent = bias = None
-    if len(ballots) == 2:  # noqa: PLR2004 - both orders
+    if len(preferences) == 2:  # noqa: PLR2004 - both orders
         # s1 * s2 < 0: the two preferences, each turned to response A's side, have the same sign.
         consistent = preferences[0] * preferences[1] > 0
-        bias = sum(each.log_odds or 0.0 for each in ballots) / 2 if odds_known else None
+        bias = sum(odds) / 2 if odds_known else None
     return Tally(
         winner=_winner(d, probability, tie_margin),
         probability_a=probability,
@@ -58,11 +57,6 @@ def count(ballots: Sequence[Ballot], *, temperature: float, tie_margin: float | 
         position_bias=bias,
         ballots=list(ballots),
     )
-
-
-def _signed(order: str, value: float) -> float:
-    """Turn a slot's log-odds to response A's side: in order "ba" the first slot is response B's."""
-    return value if order == "ab" else -value
 
 
 def _winner(d: float, probability: float | None, tie_margin: float | None) -> Winner:

@@ -1,10 +1,9 @@
 """Claim a shard, judge its lines, finish it. No transaction is open while the engine works."""
 
-import hashlib
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
@@ -15,14 +14,14 @@ from sqlalchemy import Engine as Database
 from infra import docket, precedents
 from infra.database import persist
 from infra.docket import Claim, Lease, LeaseLostError
-from infra.filed import Filed
 from infra.logs import REQUEST_ID
 from infra.outcomes import Outcome
 from schemas.problems import OutcomeError
 from schemas.states import OutcomeStatus
-from schemas.verdict import Ballot, Order
-from worker import ballots, prompts
+from schemas.verdict import Ballot
+from worker import ballots, cases, prompts
 from worker.admission import Gate
+from worker.cases import Case
 from worker.engines.base import Engine, EngineError, EngineGoneError, Score
 
 log = structlog.get_logger()
@@ -31,8 +30,6 @@ T = TypeVar("T")
 
 _RECORD_SECONDS = 1.0
 """Outcomes in hand are stored this often: what a crash costs at most, and what a transaction is worth."""
-
-ORDERS: dict[str, tuple[Order, ...]] = {"both": ("ab", "ba"), "ab": ("ab",), "ba": ("ba",)}
 
 
 class UnparseableError(Exception):
@@ -66,18 +63,6 @@ class Bench:
     """What this worker holds; the heartbeat renews it."""
     draining: threading.Event = field(default_factory=threading.Event)
     """Set when the worker is to end: claim nothing, give back what is not begun."""
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A comparison with its prompts, ready for the engine."""
-
-    comparison: Filed
-    orders: tuple[Order, ...]
-    prompts: tuple[Sequence[int], ...]
-    tokens: int
-    """The tokens of all its prompts."""
-    digest: bytes | None
 
 
 def judge_shard(bench: Bench, shard: int) -> None:
@@ -123,7 +108,7 @@ def _work(bench: Bench, claim: Claim) -> int:
     """Judge what is undecided of a claimed shard, storing as it goes. Returns how many lines it decided."""
     with bench.database.connect() as connection:
         comparisons = docket.undecided(connection, claim)
-        digests = {each.line: _digest(each) for each in comparisons} if claim.options.get("reuse", True) else {}
+        digests = {each.line: cases.digest(each) for each in comparisons} if claim.options.get("reuse", True) else {}
         found = precedents.find(
             connection, tenant=claim.tenant, digests=list(digests.values()), judges=list(bench.judges.values())
         )
@@ -131,146 +116,23 @@ def _work(bench: Bench, claim: Claim) -> int:
         structlog.contextvars.bind_contextvars(**{REQUEST_ID: comparisons[0].request_id})
     # Prompts that share a beginning follow each other, so that the engine can reuse what it computed.
     comparisons.sort(key=lambda each: str(each.prompt))
-    first, twins = _twins(comparisons, digests)
-    reused, fresh = _reuse(bench, first, digests, found)
-    ready, outcomes = _prepare(bench, fresh, digests)
-    outcomes = _with_twins(reused + outcomes, twins)
+    singles, twins = cases.tell_twins(comparisons, digests)
+    outcomes, fresh = cases.reuse(singles, digests, bench.judges, found)
     decided = 0
     stored_at = time.monotonic()
-    steps = list(_steps(ready, bench.engine.card.step_tokens))
-    for step in steps[:-1]:
+    for step in cases.steps(fresh, digests, bench.engine, outcomes.append):
         if bench.draining.is_set():
-            break
-        outcomes += _with_twins(_judge(bench, claim, step), twins)
+            return decided + _give_back(bench, claim, cases.with_twins(outcomes, twins))
         if time.monotonic() - stored_at >= _RECORD_SECONDS:
-            _record(bench, claim, outcomes)
-            decided += len(outcomes)
-            outcomes = []
+            decided += _record(bench, claim, cases.with_twins(outcomes, twins))
+            outcomes.clear()
             stored_at = time.monotonic()
-    if bench.draining.is_set() and steps:
-        _give_back(bench, claim, outcomes)
-        return decided + len(outcomes)
-    if steps:
-        outcomes += _with_twins(_judge(bench, claim, steps[-1]), twins)
-    _persist(bench, lambda c: docket.finish(c, claim.lease, outcomes))
-    return decided + len(outcomes)
+        outcomes += _judge(bench, claim, step)
+    return decided + _persist(bench, lambda c: docket.finish(c, claim.lease, cases.with_twins(outcomes, twins)))
 
 
-def _record(bench: Bench, claim: Claim, outcomes: Sequence[Outcome]) -> None:
-    _persist(bench, lambda c: docket.record(c, claim.lease, outcomes, lease_seconds=bench.rules.lease_seconds))
-
-
-def _digest(comparison: Filed) -> bytes:
-    """Hash what is asked: the same comparison under the same judge is not computed twice for one tenant."""
-    asked = (
-        comparison.prompt,
-        comparison.response_a,
-        comparison.response_b,
-        comparison.orders,
-        comparison.profile,
-        comparison.tie_margin,
-    )
-    hashed = hashlib.blake2b(digest_size=16)
-    for part in asked:
-        data = (part if isinstance(part, str) else repr(part)).encode()
-        hashed.update(b"%d:" % len(data))
-        hashed.update(data)
-    return hashed.digest()
-
-
-def _twins(comparisons: Sequence[Filed], digests: dict[int, bytes]) -> tuple[list[Filed], dict[int, list[Filed]]]:
-    """Tell comparisons of a shard that ask the same from the first that does: one judging answers them all.
-
-    Returns:
-        The first of each, and the others by the line of their first.
-    """
-    firsts: dict[bytes, Filed] = {}
-    twins: dict[int, list[Filed]] = {}
-    rest = []
-    for comparison in comparisons:
-        digest = digests.get(comparison.line)
-        first = comparison if digest is None else firsts.setdefault(digest, comparison)
-        if first is comparison:
-            rest.append(comparison)
-        else:
-            twins.setdefault(first.line, []).append(comparison)
-    return rest, twins
-
-
-def _with_twins(outcomes: Sequence[Outcome], twins: dict[int, list[Filed]]) -> list[Outcome]:
-    """Give the outcome of a line to its twins also, at no cost."""
-    everyone = list(outcomes)
-    if twins:
-        for outcome in outcomes:
-            free = outcome._replace(
-                prompt_tokens=0, cached_tokens=0, gpu_seconds=0.0, digest=None, reused=outcome.tally is not None
-            )
-            everyone += [free._replace(line=twin.line) for twin in twins.get(outcome.line, ())]
-    return everyone
-
-
-def _reuse(
-    bench: Bench, comparisons: Sequence[Filed], digests: dict[int, bytes], found: dict[tuple[bytes, str], str]
-) -> tuple[list[Outcome], list[Filed]]:
-    """Answer from earlier verdicts what can be; the rest is fresh."""
-    outcomes: list[Outcome] = []
-    fresh: list[Filed] = []
-    for comparison in comparisons:
-        judge_id = bench.judges[comparison.profile]
-        tally = found.get((digests.get(comparison.line, b""), judge_id)) if found else None
-        if tally is None:
-            fresh.append(comparison)
-            continue
-        outcomes.append(
-            Outcome(
-                line=comparison.line,
-                status=OutcomeStatus.SUCCEEDED,
-                tally=tally,
-                judge_id=judge_id,
-                reused=True,
-            )
-        )
-    return outcomes, fresh
-
-
-def _prepare(bench: Bench, comparisons: Sequence[Filed], digests: dict[int, bytes]) -> tuple[list[Case], list[Outcome]]:
-    """Turn comparisons into cases; those that cannot be put to this judge into outcomes that say why."""
-    cases: list[Case] = []
-    outcomes: list[Outcome] = []
-    limit = bench.engine.card.max_prompt_tokens
-    for comparison in comparisons:
-        orders = ORDERS[comparison.orders]
-        try:
-            ids = tuple(bench.engine.encode(prompts.build(comparison, order)) for order in orders)
-        except prompts.ProfileUnfitError as error:
-            outcomes.append(_errored(comparison, OutcomeError.PROFILE_UNFIT, str(error)))
-            continue
-        lengths = [len(each) for each in ids]
-        longest = max(lengths)
-        if longest > limit:
-            message = f"the prompt is {longest} tokens long, the judge takes {limit}"
-            outcomes.append(_errored(comparison, OutcomeError.CONTEXT_LENGTH_EXCEEDED, message))
-            continue
-        digest = digests.get(comparison.line)
-        case = Case(comparison=comparison, orders=orders, prompts=ids, tokens=sum(lengths), digest=digest)
-        cases.append(case)
-    return cases, outcomes
-
-
-def _steps(cases: Sequence[Case], step_tokens: int) -> Iterator[list[Case]]:
-    """Cut cases into engine steps of about `step_tokens` each. A comparison's orders stay together."""
-    step: list[Case] = []
-    tokens = 0
-    for case in cases:
-        # A profile that writes takes its time: such a case is a step of its own.
-        alone = prompts.PROFILES[case.comparison.profile].writes
-        if step and (alone or tokens + case.tokens > step_tokens):
-            yield step
-            step, tokens = [], 0
-        step.append(case)
-        tokens += case.tokens if not alone else step_tokens
-    if step:
-        yield step
+def _record(bench: Bench, claim: Claim, outcomes: Sequence[Outcome]) -> int:
+    return _persist(bench, lambda c: docket.record(c, claim.lease, outcomes, lease_seconds=bench.rules.lease_seconds))
 
 
 def _judge(bench: Bench, claim: Claim, step: Sequence[Case]) -> list[Outcome]:
@@ -287,13 +149,13 @@ def _scored(bench: Bench, case: Case, scores: Sequence[Score]) -> Outcome:
     for order, score in zip(case.orders, scores, strict=True):
         if not (math.isfinite(score.log_odds) and math.isfinite(score.mass)):
             message = f"order {order}: the engine's odds are no number"
-            return _errored(case.comparison, OutcomeError.UNPARSEABLE, message, case.tokens, scores)
+            return _errored(case, OutcomeError.UNPARSEABLE, message, case.tokens, scores)
         if score.mass < bench.rules.mass_threshold:
             message = (
                 f"order {order}: the model put {score.mass:.3g} of its probability on A and B, "
                 f"under the threshold of {bench.rules.mass_threshold:g}"
             )
-            return _errored(case.comparison, OutcomeError.UNPARSEABLE, message, case.tokens, scores)
+            return _errored(case, OutcomeError.UNPARSEABLE, message, case.tokens, scores)
         cast.append(ballots.ballot(order, score.log_odds, score.mass))
     return _succeeded(bench, case, cast, scores)
 
@@ -309,7 +171,7 @@ def _written(bench: Bench, case: Case) -> Outcome:
         if vote is None:
             message = f"order {order}: no [[A]] or [[B]] in the {written.generated_tokens} tokens the model wrote"
             asked = sum(len(each) for each in case.prompts[: len(scores)])
-            return _errored(case.comparison, OutcomeError.UNPARSEABLE, message, asked, scores)
+            return _errored(case, OutcomeError.UNPARSEABLE, message, asked, scores)
         odds = written.verdict
         # The odds count only where they are those of the verdict that was parsed.
         if odds is not None and (odds.log_odds > 0) == (vote == "A"):
@@ -340,31 +202,26 @@ def _succeeded(bench: Bench, case: Case, cast: Sequence[Ballot], scores: Sequenc
     )
 
 
-def _errored(
-    comparison: Filed,
-    code: OutcomeError,
-    message: str,
-    tokens: int = 0,
-    scores: Sequence[Score] = (),
-) -> Outcome:
-    return Outcome(
-        line=comparison.line,
-        status=OutcomeStatus.ERRORED,
-        error_code=code,
-        error_message=message,
+def _errored(case: Case, code: OutcomeError, message: str, tokens: int, scores: Sequence[Score]) -> Outcome:
+    return cases.errored(
+        case.comparison,
+        code,
+        message,
         prompt_tokens=tokens,
         cached_tokens=sum(score.cached_tokens for score in scores),
         gpu_seconds=sum(score.seconds for score in scores),
     )
 
 
-def _give_back(bench: Bench, claim: Claim, outcomes: Sequence[Outcome]) -> None:
-    def write(connection: Connection) -> None:
-        docket.record(connection, claim.lease, outcomes, lease_seconds=bench.rules.lease_seconds)
+def _give_back(bench: Bench, claim: Claim, outcomes: Sequence[Outcome]) -> int:
+    def write(connection: Connection) -> int:
+        stored = docket.record(connection, claim.lease, outcomes, lease_seconds=bench.rules.lease_seconds)
         docket.give_back(connection, claim.lease)
+        return stored
 
-    _persist(bench, write)
-    log.info("shard_given_back", shard=claim.lease.shard, stored=len(outcomes))
+    stored = _persist(bench, write)
+    log.info("shard_given_back", shard=claim.lease.shard, stored=stored)
+    return stored
 
 
 def _fail(bench: Bench, claim: Claim, error: EngineError) -> None:

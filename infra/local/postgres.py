@@ -30,7 +30,7 @@ _SETTINGS = {
     "listen_addresses": LOOPBACK,
     # A socket file would need a folder, and its path has to be short; a port and a password do for everyone.
     "unix_socket_directories": "",
-    "shared_buffers": "128MB",
+    "shared_buffers": "256MB",
     "max_connections": "100",
     "fsync": "on",
     "logging_collector": "off",

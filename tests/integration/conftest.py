@@ -4,8 +4,16 @@ from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import Connection, Engine, text
+from support.court import Court, ScriptedEngine
 from support.desk import Desk
 from support.inbox import Inbox, open_inbox
+
+from infra import roster
+from infra.database import connect
+from schemas.verdict import Judge
+from worker import prompts
+from worker.admission import Gate
+from worker.judging import Bench, Rules
 
 
 @pytest.fixture
@@ -14,6 +22,46 @@ def connection(database: Engine) -> Iterator[Connection]:
     with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("INSERT INTO judges (id, card) VALUES ('jdg_test', '{}')"))
         yield connection
+
+
+@pytest.fixture
+def engine() -> ScriptedEngine:
+    """An engine that prefers the first slot, until the test says otherwise."""
+    return ScriptedEngine()
+
+
+@pytest.fixture
+def court(database_url: str, database: Engine, engine: ScriptedEngine) -> Iterator[Court]:
+    """A worker with that engine, at temperature 2 and with three attempts, on a database of its own."""
+    with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        judges = {
+            name: roster.enroll(
+                connection,
+                Judge(
+                    model="none",
+                    weights="sha256:0",
+                    quantisation="none",
+                    engine="scripted",
+                    engine_build="1",
+                    profile=name,
+                    prompt=profile.sha256,
+                    temperature=2.0,
+                    simulated=False,
+                    caveat=None,
+                ),
+            )
+            for name, profile in prompts.PROFILES.items()
+        }
+        own = connect(database_url, application="bench")
+        bench = Bench(
+            engine=engine,
+            gate=Gate(100_000),
+            database=own,
+            rules=Rules(worker="w1", lease_seconds=60, max_attempts=3, mass_threshold=0.5, temperature=2.0),
+            judges=judges,
+        )
+        yield Court(bench, connection)
+        own.dispose()
 
 
 @pytest.fixture

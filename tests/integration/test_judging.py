@@ -10,14 +10,12 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
-from support.court import LIMIT, MASS, Court, ScriptedEngine, alpha_is_first, comparison
+from support.court import LIMIT, MASS, alpha_is_first, comparison
 from support.waiting import wait_until
 
 from infra import docket, roster
-from infra.database import connect
-from schemas.verdict import Judge, Tally
+from schemas.verdict import Tally
 from worker import ballots, heartbeat, judging, prompts
-from worker.admission import Gate
 from worker.engines.base import (
     EngineError,
     EngineGoneError,
@@ -25,47 +23,7 @@ from worker.engines.base import (
     Score,
 )
 from worker.heartbeat import beat, keep_beating
-from worker.judging import Bench, Rules, judge_shard
-
-
-@pytest.fixture
-def engine() -> ScriptedEngine:
-    """An engine that prefers the first slot, until the test says otherwise."""
-    return ScriptedEngine()
-
-
-@pytest.fixture
-def court(database_url: str, database: Engine, engine: ScriptedEngine) -> Iterator[Court]:
-    """A worker with that engine, at temperature 2 and with three attempts, on a database of its own."""
-    with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        judges = {
-            name: roster.enroll(
-                connection,
-                Judge(
-                    model="none",
-                    weights="sha256:0",
-                    quantisation="none",
-                    engine="scripted",
-                    engine_build="1",
-                    profile=name,
-                    prompt=profile.sha256,
-                    temperature=2.0,
-                    simulated=False,
-                    caveat=None,
-                ),
-            )
-            for name, profile in prompts.PROFILES.items()
-        }
-        own = connect(database_url, application="bench")
-        bench = Bench(
-            engine=engine,
-            gate=Gate(100_000),
-            database=own,
-            rules=Rules(worker="w1", lease_seconds=60, max_attempts=3, mass_threshold=0.5, temperature=2.0),
-            judges=judges,
-        )
-        yield Court(bench, connection)
-        own.dispose()
+from worker.judging import judge_shard
 
 
 class TestAVerdict:
@@ -565,50 +523,3 @@ class TestTheHeartbeat:
         with capture_logs() as logs:
             keep_beating(court.bench, slots=4, bulk_slots=3, every=0.001, stop=stop)
         assert [each["event"] for each in logs] == ["heartbeat_failed", "heartbeat_failed"]
-
-
-class TestNotTwice:
-    def test_the_same_comparison_is_answered_from_the_stored_verdict(self, court, engine):
-        """A second filing of the same comparison asks the engine nothing, and has the same verdict."""
-        engine.log_odds = lambda prompt: 2.0 if alpha_is_first(prompt) else -1.0
-        court.file(comparison(1))
-        court.sit()
-        asked = len(engine.asked)
-        court.file(comparison(1))
-        court.sit()
-        assert len(engine.asked) == asked
-        rows = court.connection.execute(
-            text("SELECT reused, tally ->> 'winner' AS winner FROM outcomes ORDER BY reused")
-        )
-        assert [tuple(row) for row in rows] == [(False, "A"), (True, "A")]
-
-    def test_twins_in_one_shard_are_judged_once(self, court, engine):
-        """Of comparisons that ask the same in one shard, one is judged, and the others cost nothing."""
-        engine.log_odds = lambda prompt: 2.0 if alpha_is_first(prompt) else -1.0
-        twin = comparison(1)
-        court.file(twin, comparison(2), replace(twin, line=3), replace(twin, line=4))
-        court.sit()
-        assert sum(len(prompts) for prompts in engine.asked) == 4
-        rows = court.connection.execute(text("SELECT line, reused, tally::text, prompt_tokens FROM outcomes"))
-        outcomes = {row.line: row for row in rows}
-        assert [line for line, row in outcomes.items() if row.reused] == [3, 4]
-        assert outcomes[1].tally == outcomes[3].tally == outcomes[4].tally
-        assert (outcomes[1].prompt_tokens > 0, outcomes[3].prompt_tokens) == (True, 0)
-
-    def test_twins_fail_together(self, court, engine):
-        """Where the one that is judged has no verdict, its twin has the same reason."""
-        engine.mass = 0.001
-        court.file(comparison(1), replace(comparison(1), line=2))
-        court.sit()
-        rows = court.connection.execute(text("SELECT status, error_code, reused FROM outcomes")).all()
-        assert [tuple(row) for row in rows] == [("errored", "unparseable", False)] * 2
-
-    @pytest.mark.parametrize("change", [{"response_b": "<beta>!"}, {"orders": "ab"}, {"tie_margin": 0.1}])
-    def test_another_question_is_asked(self, court, engine, change):
-        """What differs in anything that the verdict depends on is judged."""
-        court.file(comparison(1))
-        court.sit()
-        asked = len(engine.asked)
-        court.file(comparison(1, **change))
-        court.sit()
-        assert len(engine.asked) == asked + 1

@@ -1,7 +1,7 @@
 """A court for tests: a worker whose engine says what it is told to, and a look at what came of it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -149,7 +149,7 @@ def comparison(number: int = 1, **changes: Any) -> Filed:
         tie_margin=None,
         metadata={},
     )
-    return replace(plain, **changes)
+    return plain._replace(**changes)
 
 
 def alpha_is_first(prompt: str) -> bool:

@@ -6,7 +6,7 @@ is one place where candidate text could turn into a control token, and it is tol
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 VERDICT_OPENING = "[["
 """What the assistant's turn is opened with, so that the next token is the verdict."""
@@ -52,8 +52,7 @@ class EngineCard:
     """What a reader must know before believing this engine's verdicts; None for the judge itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
+class Score(NamedTuple):
     """The model's opinion at the token after a prompt."""
 
     log_odds: float

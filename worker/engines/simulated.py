@@ -11,6 +11,7 @@ import math
 import struct
 import threading
 import time
+import zlib
 from array import array
 from collections.abc import Callable, Sequence
 
@@ -140,7 +141,9 @@ class SimulatedEngine:
 
     def _opinion(self, prompt: Sequence[int]) -> Score:
         ids = prompt if isinstance(prompt, memoryview) else array("I", prompt)
-        first, second, third = _THREE_WORDS.unpack(hashlib.blake2b(ids, key=self._key, digest_size=24).digest())
+        # A checksum of the text, hashed: hashing all of it would be half of what a line costs under load.
+        seen = b"%d %d" % (zlib.crc32(ids), len(ids))
+        first, second, third = _THREE_WORDS.unpack(hashlib.blake2b(seen, key=self._key, digest_size=24).digest())
         normal = math.sqrt(-2 * math.log(1 - first / 2**64)) * math.cos(2 * math.pi * (second / 2**64))
         return Score(
             log_odds=_SPREAD * normal,

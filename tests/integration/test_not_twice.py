@@ -1,0 +1,52 @@
+"""The same comparison under the same judge is not computed twice."""
+
+import pytest
+from sqlalchemy import text
+from support.court import alpha_is_first, comparison
+
+
+class TestNotTwice:
+    def test_the_same_comparison_is_answered_from_the_stored_verdict(self, court, engine):
+        """A second filing of the same comparison asks the engine nothing, and has the same verdict."""
+        engine.log_odds = lambda prompt: 2.0 if alpha_is_first(prompt) else -1.0
+        court.file(comparison(1))
+        court.sit()
+        asked = len(engine.asked)
+        court.file(comparison(1))
+        court.sit()
+        assert len(engine.asked) == asked
+        rows = court.connection.execute(
+            text("SELECT reused, tally ->> 'winner' AS winner FROM outcomes ORDER BY reused")
+        )
+        assert [tuple(row) for row in rows] == [(False, "A"), (True, "A")]
+
+    def test_twins_in_one_shard_are_judged_once(self, court, engine):
+        """Of comparisons that ask the same in one shard, one is judged, and the others cost nothing."""
+        engine.log_odds = lambda prompt: 2.0 if alpha_is_first(prompt) else -1.0
+        twin = comparison(1)
+        court.file(twin, comparison(2), twin._replace(line=3), twin._replace(line=4))
+        court.sit()
+        assert sum(len(prompts) for prompts in engine.asked) == 4
+        rows = court.connection.execute(text("SELECT line, reused, tally::text, prompt_tokens FROM outcomes"))
+        outcomes = {row.line: row for row in rows}
+        assert [line for line, row in outcomes.items() if row.reused] == [3, 4]
+        assert outcomes[1].tally == outcomes[3].tally == outcomes[4].tally
+        assert (outcomes[1].prompt_tokens > 0, outcomes[3].prompt_tokens) == (True, 0)
+
+    def test_twins_fail_together(self, court, engine):
+        """Where the one that is judged has no verdict, its twin has the same reason."""
+        engine.mass = 0.001
+        court.file(comparison(1), comparison(1)._replace(line=2))
+        court.sit()
+        rows = court.connection.execute(text("SELECT status, error_code, reused FROM outcomes")).all()
+        assert [tuple(row) for row in rows] == [("errored", "unparseable", False)] * 2
+
+    @pytest.mark.parametrize("change", [{"response_b": "<beta>!"}, {"orders": "ab"}, {"tie_margin": 0.1}])
+    def test_another_question_is_asked(self, court, engine, change):
+        """What differs in anything that the verdict depends on is judged."""
+        court.file(comparison(1))
+        court.sit()
+        asked = len(engine.asked)
+        court.file(comparison(1, **change))
+        court.sit()
+        assert len(engine.asked) == asked + 1
