@@ -25,10 +25,10 @@ from sqlalchemy import Engine, text
 from infra import callback_secrets, docket, settings
 from infra.addresses import Allowed
 from infra.database import connect
-from infra.docket import Outcome
 from infra.filed import Filed
 from infra.local.finding import free_port
 from infra.local.supervisor import Stack
+from infra.outcomes import Outcome
 from producer import callback_endpoints
 from schemas.ids import SINGLE_LINE, new_filing_id
 from schemas.problems import OutcomeError
