@@ -6,11 +6,12 @@ Only composition roots call `Settings()`; everything else receives what it needs
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from infra.addresses import Allowed
 from schemas.problems import BAD_SETTING, Problem
 
 EngineName = Literal["llama_cpp", "simulated"]
@@ -63,6 +64,12 @@ class Settings(BaseSettings):
     clock_shift_seconds: float = 0.0
     """Added to the clock that windows and `not_before` go by; for trying them out without waiting for the night."""
 
+    # -- callbacks
+    callback_allow: Annotated[tuple[str, ...], NoDecode] = ()
+    """Where callbacks may go beyond the public internet: host names, addresses and networks, with commas between.
+    Plain http is taken for the hosts and addresses listed here alone. Where this is unset, `nightcourt up` lists this
+    machine, as long as its API listens for this machine alone."""
+
     # -- what is kept
     retention_days: float = Field(default=0.0, ge=0.0)
     """What ended longer ago than this is deleted, contents, verdicts and all; 0 keeps everything."""
@@ -93,6 +100,19 @@ class Settings(BaseSettings):
     """The least that is logged. At no level does a line hold what anybody sent."""
     log_format: Literal["auto", "console", "json"] = "auto"
     """'auto' is console on a terminal and JSON elsewhere."""
+
+    @field_validator("callback_allow", mode="before")
+    @classmethod
+    def _list(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(entry.strip() for entry in value.split(",") if entry.strip())
+        return value
+
+    @field_validator("callback_allow")
+    @classmethod
+    def _allowable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        Allowed.parse(value)
+        return value
 
     @model_validator(mode="after")
     def _times_agree(self) -> "Settings":
@@ -132,6 +152,8 @@ def as_environment(settings: Settings) -> dict[str, str]:
         value = getattr(settings, name)
         if isinstance(value, SecretStr):
             value = value.get_secret_value()
+        if isinstance(value, tuple):
+            value = ",".join(value)
         if value is not None:
             variables[f"NIGHTCOURT_{name.upper()}"] = str(value)
     return variables
