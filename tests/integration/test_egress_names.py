@@ -160,6 +160,14 @@ class TestResolving:
         assert (reply.reason, reply.status) == (Reason.ANSWERED, 200)
         assert attempts == [("127.0.0.3", port), ("127.0.0.1", port), ("127.0.0.4", port)]
 
+    def test_a_name_with_many_addresses_is_not_tried_at_all_of_them(self):
+        """A try goes to the first four, so that nobody makes us knock at a hundred doors."""
+        many = [f"127.0.1.{n}" for n in range(1, 9)]
+        with NameServer({"many.test": [many]}) as server, connects(forbidden=True) as attempts:
+            reply = post("https://many.test/", server.resolve, allowed=Allowed.parse(["127.0.1.0/24"]))
+        assert reply.reason is Reason.CONNECT_FAILED
+        assert attempts == [(address, 443) for address in many[:4]]
+
     def test_a_listed_host_goes_where_its_name_leads(self, trap):
         """What the operator lists by name is trusted with its addresses; http is for such names alone."""
         listed = Allowed.parse(["hooks.internal"])
