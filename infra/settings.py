@@ -101,6 +101,8 @@ class Settings(BaseSettings):
     there; a judge trained to say A or B puts nearly everything there, and may be held to more."""
     simulated_tokens_per_second: float = Field(default=0.0, ge=0.0)
     """The simulated engine's speed; 0 answers at once."""
+    simulated_call_log: Path | None = None
+    """A file to which the simulated engine appends a hash of every prompt it is asked, for tests that count."""
 
     # -- logs
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -3,7 +3,6 @@
 # ruff: noqa: S608 - statements are put together from constants of this module alone; values are always bound
 
 import json
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -12,22 +11,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from infra import callbacks, docket, roster
 from infra.addresses import Allowed
-from producer import callback_endpoints
+from producer import callback_endpoints, idempotency
+from producer.progress import COUNTS, as_batch
 from schemas import ids
 from schemas.batch import (
     Batch,
     BatchErrors,
     BatchRequest,
     BatchStatus,
-    BatchUsage,
-    Progress,
-    RequestCounts,
-    Window,
 )
 from schemas.ids import new_filing_id
 from schemas.problems import BATCH_ENDED, BATCH_RUNNING, INVALID_REQUEST, NOT_FOUND, FieldError, OutcomeError, Problem
-
-LIVE = ("in_progress", "cancelling")
 
 _UNITS = {"m": 60, "h": 3600, "d": 86400}
 
@@ -45,23 +39,6 @@ _BAD_LINES_AS_OUTCOMES = text("""
     INSERT INTO outcomes (filing_id, line, tenant, status, error_code, error_message)
     SELECT :id, b.line, :tenant, 'errored', :code, b.message FROM bad_lines b WHERE b.file_id = :file_id
 """)
-
-COUNTS = """
-    LEFT JOIN LATERAL (
-        SELECT coalesce(sum(succeeded), 0) AS succeeded, coalesce(sum(errored), 0) AS errored,
-               coalesce(sum(cancelled), 0) AS cancelled, coalesce(sum(expired), 0) AS expired,
-               coalesce(sum(reused), 0) AS reused,
-               coalesce(sum(prompt_tokens), 0) AS prompt_tokens, coalesce(sum(cached_tokens), 0) AS cached_tokens,
-               coalesce(sum(gpu_seconds), 0) AS gpu_seconds,
-               coalesce(sum(bytes) FILTER (WHERE state IN ('waiting', 'released', 'running')), 0) AS bytes_left,
-               coalesce(sum(bytes) FILTER (WHERE ended_at > now() - interval '60 s'), 0) AS bytes_lately,
-               coalesce(sum(succeeded + errored) FILTER (WHERE ended_at > now() - interval '60 s'), 0) AS lines_lately,
-               extract(epoch FROM now() - min(ended_at) FILTER (WHERE ended_at > now() - interval '60 s')) AS lately,
-               count(*) FILTER (WHERE state = 'running') AS running,
-               count(*) FILTER (WHERE state IN ('waiting', 'released', 'running')) AS live
-        FROM shards WHERE shards.filing_id = b.id
-    ) n ON true
-"""
 
 _READ = text(
     f"SELECT b.*, f.bad_lines, n.*, now() AS now FROM batches b JOIN files f ON f.id = b.file_id {COUNTS} "
@@ -92,7 +69,7 @@ _RETRY = text("""
     WITH gone AS (
         DELETE FROM outcomes WHERE filing_id = :id AND status = 'errored' AND error_code <> :bad_line RETURNING line
     ), reopened AS (
-        UPDATE batches SET status = 'in_progress', ended_at = NULL,
+        UPDATE batches SET status = 'in_progress', ended_at = NULL, samples = '[]',
             expires_at = greatest(expires_at, now() + make_interval(secs => :seconds))
         WHERE id = :id AND EXISTS (SELECT FROM gone) RETURNING *
     ), cleared AS (
@@ -120,15 +97,32 @@ def no_such_batch() -> Problem:
     return Problem(NOT_FOUND, "There is no batch of this id.")
 
 
-async def create(database: AsyncEngine, request: BatchRequest, *, tenant: str, allowed: Allowed) -> Batch:
+async def create(
+    database: AsyncEngine, request: BatchRequest, *, tenant: str, allowed: Allowed, idempotency_key: str | None = None
+) -> tuple[Batch, bool]:
     """Make a batch of an uploaded file. Nothing runs of a file with bad lines, unless they are to be skipped.
 
+    Args:
+        database: where to.
+        request: the batch.
+        tenant: whose it is.
+        allowed: where callbacks may go beyond the public internet.
+        idempotency_key: with a key seen before, nothing is made and the batch is that of the first time.
+
+    Returns:
+        The batch, and whether it had been made before under the same key.
+
     Raises:
-        Problem: there is no such file, or callbacks may not go where they are wanted.
+        Problem: there is no such file, the key was used before with another body, or callbacks may not go where they
+            are wanted.
     """
     file_id = ids.parse_prefixed(request.input_file_id, "file-")
     batch = new_filing_id()
     async with database.begin() as connection:
+        if idempotency_key is not None:
+            earlier = await idempotency.take(connection, tenant, idempotency_key, request, batch)
+            if earlier is not None:
+                return await read(connection, tenant=tenant, batch_id=earlier), True
         file = None
         if file_id is not None:
             found = await connection.execute(
@@ -171,7 +165,7 @@ async def create(database: AsyncEngine, request: BatchRequest, *, tenant: str, a
             await connection.run_sync(docket.file_batch, batch, notify=request.callback_comparisons)
             parameters = {"id": batch, "tenant": tenant, "file_id": file_id, "code": OutcomeError.BAD_LINE}
             await connection.execute(_BAD_LINES_AS_OUTCOMES, parameters)
-        return await read(connection, tenant=tenant, batch_id=batch)
+        return await read(connection, tenant=tenant, batch_id=batch), False
 
 
 async def read(connection: AsyncConnection, *, tenant: str, batch_id: UUID) -> Batch:
@@ -189,13 +183,13 @@ async def read(connection: AsyncConnection, *, tenant: str, batch_id: UUID) -> B
     workers = 0
     if row.status == "in_progress":
         workers = (await connection.run_sync(lambda c: roster.capacity(c, within=30))).workers
-    return _batch(row, errors, workers)
+    return as_batch(row, errors, workers)
 
 
 async def page(connection: AsyncConnection, *, tenant: str, after: UUID | None, limit: int) -> list[Batch]:
     """List batches, newest first, one more than `limit` where there are more."""
     rows = await connection.execute(_PAGE, {"tenant": tenant, "after": after, "limit": limit + 1})
-    return [_batch(row, None, 1) for row in rows]
+    return [as_batch(row, None, 1) for row in rows]
 
 
 async def _errors(connection: AsyncConnection, row: Row[Any]) -> BatchErrors:
@@ -226,93 +220,6 @@ async def _errors(connection: AsyncConnection, row: Row[Any]) -> BatchErrors:
             for each in commonest
         ]
     )
-
-
-def _unix(moment: datetime | None) -> int | None:
-    return None if moment is None else int(moment.timestamp())
-
-
-def _batch(row: Row[Any], errors: BatchErrors | None, workers: int) -> Batch:
-    ran = row.in_progress_at is not None
-    bad = row.bad_lines if ran else 0
-    succeeded, errored = int(row.succeeded), int(row.errored) + bad
-    cancelled, expired = int(row.cancelled), int(row.expired)
-    ended = {
-        status: _unix(row.ended_at) if row.status == status else None
-        for status in ("completed", "failed", "expired", "cancelled")
-    }
-    usage = BatchUsage(
-        input_tokens=int(row.prompt_tokens),
-        input_tokens_details={"cached_tokens": int(row.cached_tokens)},
-        total_tokens=int(row.prompt_tokens),
-        gpu_seconds=float(row.gpu_seconds),
-    )
-    return Batch(
-        id=ids.batch_id(row.id),
-        endpoint=row.endpoint,
-        errors=errors,
-        input_file_id=ids.file_id(row.file_id),
-        completion_window=row.completion_window,
-        status=BatchStatus(row.status),
-        output_file_id=f"file-output-{row.id.hex}" if succeeded else None,
-        error_file_id=f"file-errors-{row.id.hex}" if errored + cancelled + expired else None,
-        created_at=int(row.created_at.timestamp()),
-        in_progress_at=_unix(row.in_progress_at),
-        expires_at=_unix(row.expires_at),
-        finalizing_at=_unix(row.ended_at) if row.status == "completed" else None,
-        completed_at=ended["completed"],
-        failed_at=ended["failed"],
-        expired_at=ended["expired"],
-        cancelling_at=_unix(row.cancelling_at),
-        cancelled_at=ended["cancelled"],
-        request_counts=RequestCounts(
-            total=row.total,
-            completed=succeeded,
-            failed=errored + cancelled + expired,
-            succeeded=succeeded,
-            errored=errored,
-            cancelled=cancelled,
-            expired=expired,
-            reused=int(row.reused),
-        ),
-        usage=usage,
-        metadata=row.metadata,
-        paused=row.paused,
-        priority=row.priority,
-        not_before=_unix(row.not_before),
-        window=None if row.window is None else Window.model_validate(row.window),
-        on_bad_line=row.on_bad_line,
-        progress=_progress(row, succeeded + errored + cancelled + expired, workers),
-    )
-
-
-def _progress(row: Row[Any], decided: int, workers: int) -> Progress:
-    rate = eta = None
-    if row.lines_lately and row.lately:
-        rate = int(row.lines_lately) / float(row.lately)
-        # Text judged a second tells more of what is left than lines a second: lines differ in length.
-        if row.bytes_lately:
-            eta = int(row.bytes_left) / (int(row.bytes_lately) / float(row.lately))
-    return Progress(
-        decided=decided,
-        lines_per_second=rate,
-        eta_seconds=eta if row.status == "in_progress" else None,
-        waiting_for=_waiting_for(row, workers),
-    )
-
-
-def _waiting_for(row: Row[Any], workers: int) -> str | None:
-    """Say why nothing of a live batch is being judged now."""
-    if row.status not in LIVE or row.running:
-        return None
-    reasons = [
-        (row.status == "cancelling", "it is being cancelled"),
-        (row.paused, "it is paused; resume it"),
-        (row.not_before is not None and row.now < row.not_before, "its time has not come; see not_before"),
-        (row.window is not None and not row.open, "its window is closed"),
-        (workers == 0, "no worker was heard of lately; start one"),
-    ]
-    return next((reason for holds, reason in reasons if holds), "workers are busy with other work")
 
 
 async def pause(database: AsyncEngine, *, tenant: str, batch_id: UUID, paused: bool) -> Batch:
@@ -359,7 +266,7 @@ async def retry(database: AsyncEngine, *, tenant: str, batch_id: UUID, shard_lin
     async with database.begin() as connection:
         await connection.execute(text("SELECT FROM batches WHERE id = :id FOR UPDATE"), {"id": batch_id})
         batch = await read(connection, tenant=tenant, batch_id=batch_id)
-        if batch.status in LIVE:
+        if batch.status in {BatchStatus.IN_PROGRESS, BatchStatus.CANCELLING}:
             raise Problem(BATCH_RUNNING, f"{batch.id} is still {batch.status}; retry it once it has ended.")
         parameters = {
             "id": batch_id,

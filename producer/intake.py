@@ -1,32 +1,17 @@
 """The one way in: a comparison is stored, and its shard with it, in one transaction, or not at all."""
 
-import hashlib
-import json
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
 
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from infra import docket
 from infra.addresses import Allowed
 from infra.filed import Filed
-from producer import callback_endpoints
+from producer import callback_endpoints, idempotency
 from schemas.comparison import ComparisonRequest
 from schemas.ids import SINGLE_LINE, ComparisonKey, new_filing_id
-from schemas.problems import IDEMPOTENCY_KEY_REUSED, Problem
 from schemas.states import Lane
-
-# Waits for a request in flight with the same key; sees what that one committed, or takes its place if it failed.
-_TAKE_KEY = text("""
-    INSERT INTO idempotency_keys (tenant, key, fingerprint, filing_id)
-    VALUES (:tenant, :key, :fingerprint, :filing_id)
-    ON CONFLICT (tenant, key) DO NOTHING
-    RETURNING filing_id
-""")
-
-_READ_KEY = text("SELECT fingerprint, filing_id FROM idempotency_keys WHERE tenant = :tenant AND key = :key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +20,6 @@ class Receipt:
 
     key: ComparisonKey
     replayed: bool
-
-
-def fingerprint(request: ComparisonRequest) -> bytes:
-    """Hash what a request asks for: SHA-256 over its fields in a fixed order, defaults filled in. 32 bytes."""
-    fields = request.model_dump(mode="json")
-    if fields["callback_url"] is None:
-        del fields["callback_url"]  # keys that are older than this field go on standing for their requests
-    canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).digest()
 
 
 async def file_comparison(
@@ -72,7 +48,7 @@ async def file_comparison(
     filing_id = new_filing_id()
     async with database.begin() as connection:
         if idempotency_key is not None:
-            earlier = await _take_key(connection, tenant, idempotency_key, fingerprint(request), filing_id)
+            earlier = await idempotency.take(connection, tenant, idempotency_key, request, filing_id)
             if earlier is not None:
                 return Receipt(key=ComparisonKey(earlier, SINGLE_LINE), replayed=True)
         if request.callback_url is not None:
@@ -92,23 +68,6 @@ async def file_comparison(
             notify=request.callback_url is not None,
         )
     return Receipt(key=ComparisonKey(filing_id, SINGLE_LINE), replayed=False)
-
-
-async def _take_key(connection: AsyncConnection, tenant: str, key: str, mark: bytes, filing_id: UUID) -> UUID | None:
-    """Take an idempotency key for a new filing; where it is taken, say by which."""
-    taken = await connection.execute(
-        _TAKE_KEY, {"tenant": tenant, "key": key, "fingerprint": mark, "filing_id": filing_id}
-    )
-    if taken.one_or_none() is not None:
-        return None
-    earlier = (await connection.execute(_READ_KEY, {"tenant": tenant, "key": key})).one()
-    if earlier.fingerprint != mark:
-        raise Problem(
-            IDEMPOTENCY_KEY_REUSED,
-            "The key stands for the request it was first sent with, and that had another body. "
-            "Send the same body, or take a new key.",
-        )
-    return UUID(str(earlier.filing_id))
 
 
 def _row(request: ComparisonRequest, request_id: str | None) -> Filed:

@@ -8,17 +8,19 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import Connection, text
 
 from infra import callbacks, docket
-from producer.batches import COUNTS
+from producer import progress
+from producer.progress import COUNTS
 from schemas.batch import Window
 
 _LIVE = text("""
-    SELECT id, tenant, paused, not_before, "window", open, status, now() AS now FROM batches
+    SELECT id, tenant, paused, not_before, "window", open, status, samples, now() AS now FROM batches
     WHERE status IN ('in_progress', 'cancelling') ORDER BY id
 """)
 
-_OPEN = text(
-    "UPDATE batches SET open = :open WHERE id = :id AND status = 'in_progress' AND open <> :open AND paused = false"
-)
+_OPEN = text("""
+    UPDATE batches SET open = :open, samples = '[]'
+    WHERE id = :id AND status = 'in_progress' AND open <> :open AND paused = false
+""")
 
 _END = text(f"""
     UPDATE batches SET open = false, ended_at = now(), status = CASE
@@ -75,8 +77,11 @@ def tend(connection: Connection, *, clock_shift: float = 0.0, cancel_shards: int
         should = not row.paused and is_open(now, row.not_before, window)
         if should != row.open:
             connection.execute(_OPEN, {"id": row.id, "open": should})
-            if not should:
-                docket.recall(connection, row.id)
+        elif row.open:
+            progress.sample(connection, row.id, row.samples, row.now)
+        if not should:
+            # At every turn: a release that was under way when the batch was closed may have let a shard out since.
+            docket.recall(connection, row.id)
     if busy:
         ended = [row.id for row in connection.execute(_END)]
         if ended:

@@ -15,7 +15,6 @@ class BatchStatus(StrEnum):
 
     FAILED = "failed"
     IN_PROGRESS = "in_progress"
-    FINALIZING = "finalizing"
     COMPLETED = "completed"
     EXPIRED = "expired"
     CANCELLING = "cancelling"

@@ -107,6 +107,7 @@ class BatchRow(Base):
     window: Mapped[Any | None]
     paused: Mapped[bool] = mapped_column(server_default=text("false"))
     open: Mapped[bool] = mapped_column(server_default=text("false"))
+    samples: Mapped[Any] = mapped_column(server_default=text("'[]'"))
     total: Mapped[int]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     expires_at: Mapped[datetime]

@@ -24,7 +24,7 @@ from schemas.verdict import Judge
 from worker import prompts
 from worker.admission import Gate
 from worker.engines.base import Engine, EngineGoneError
-from worker.engines.simulated import SimulatedEngine
+from worker.engines.simulated import SimulatedEngine, call_log
 from worker.heartbeat import beat, keep_beating
 from worker.judging import Bench, Rules, judge_shard
 
@@ -42,7 +42,9 @@ def open_engine(settings: Settings) -> Engine:
     """
     if settings.engine == "simulated":
         return SimulatedEngine(
-            tokens_per_second=settings.simulated_tokens_per_second, max_prompt_tokens=settings.context_tokens
+            tokens_per_second=settings.simulated_tokens_per_second,
+            max_prompt_tokens=settings.context_tokens,
+            on_score=None if settings.simulated_call_log is None else call_log(settings.simulated_call_log),
         )
     # Imported here, so that a worker with another engine needs no CPU runtime.
     from worker.engines.llama_cpp import LlamaCppEngine  # noqa: PLC0415

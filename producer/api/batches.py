@@ -5,13 +5,14 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from producer import batches, outputs
+from producer import batches, outputs, progress
 from producer.access import ONLY_TENANT
 from producer.api.bodies import JsonRoute
 from producer.api.problems import DOCUMENTED
+from producer.api.requests import IdempotencyKey, known_key
 from producer.files import SHARD_LINES
 from schemas import ids
 from schemas.batch import Batch, BatchRequest
@@ -31,10 +32,21 @@ def _key(batch_id: str) -> UUID:
 
 
 @router.post("")
-async def create(body: BatchRequest, request: Request) -> Batch:
+async def create(
+    body: BatchRequest, request: Request, response: Response, idempotency_key: IdempotencyKey = None
+) -> Batch:
     """Make a batch of an uploaded file. It runs as soon as its window is open and there is room."""
     state = request.app.state
-    return await batches.create(state.database, body, tenant=ONLY_TENANT, allowed=state.allowed)
+    batch, replayed = await batches.create(
+        state.database,
+        body,
+        tenant=ONLY_TENANT,
+        idempotency_key=known_key(idempotency_key),
+        allowed=state.allowed,
+    )
+    if replayed:
+        response.headers["Idempotent-Replayed"] = "true"
+    return batch
 
 
 @router.get("")
@@ -123,7 +135,7 @@ async def _follow(request: Request, key: UUID) -> AsyncIterator[str]:
         elif silent >= _SILENCE_SECONDS:
             silent = 0.0
             yield ": still here\n\n"
-        if batch.status not in batches.LIVE:
+        if batch.status not in progress.LIVE:
             return
         await asyncio.sleep(_EVENT_SECONDS)
         silent += _EVENT_SECONDS

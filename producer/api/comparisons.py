@@ -9,6 +9,7 @@ from producer import results
 from producer.access import ONLY_TENANT
 from producer.api.bodies import JsonRoute
 from producer.api.problems import DOCUMENTED
+from producer.api.requests import IdempotencyKey, known_key
 from producer.intake import file_comparison
 from schemas.comparison import Comparison, ComparisonPage, ComparisonRequest
 from schemas.ids import ComparisonKey, parse_comparison_id
@@ -17,7 +18,6 @@ from schemas.problems import INVALID_HEADER, NOT_FOUND, Problem
 router = APIRouter(prefix="/v1/comparisons", tags=["comparisons"], route_class=JsonRoute, responses=DOCUMENTED)
 
 _WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*([^,;\s]*)", re.IGNORECASE)
-_KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
 
 Prefer = Annotated[
     str | None,
@@ -55,22 +55,17 @@ async def file(
     body: ComparisonRequest,
     request: Request,
     response: Response,
-    idempotency_key: Annotated[
-        str | None,
-        Header(description="Up to 255 printable characters. The same key with the same body files nothing twice"),
-    ] = None,
+    idempotency_key: IdempotencyKey = None,
     prefer: Prefer = None,
 ) -> Comparison:
     """File a comparison. Answers 202 once it is stored; 200 if it was decided while waiting."""
     state = request.app.state
-    if idempotency_key is not None and not _KEY.fullmatch(idempotency_key):
-        raise Problem(INVALID_HEADER, "Idempotency-Key takes 1 to 255 printable ASCII characters.")
     seconds = _wait_seconds(prefer, state.settings.max_wait_seconds)
     receipt = await file_comparison(
         state.database,
         body,
         tenant=ONLY_TENANT,
-        idempotency_key=idempotency_key,
+        idempotency_key=known_key(idempotency_key),
         request_id=request.state.request_id,
         allowed=state.allowed,
     )

@@ -1,17 +1,37 @@
-"""What holds for every request: an id that follows it into the logs, and one log line when it is answered."""
+"""What requests have in common: an id that follows each into the logs, a log line, and the key to send it again by."""
 
 import re
 import time
 import uuid
+from typing import Annotated
 
 import structlog
+from fastapi import Header
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from infra.logs import REQUEST_ID
+from schemas.problems import INVALID_HEADER, Problem
 
 log = structlog.get_logger("http")
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(description="Up to 255 printable characters. The same key with the same body files nothing twice"),
+]
+
+
+def known_key(key: str | None) -> str | None:
+    """Take an idempotency key as it was sent.
+
+    Raises:
+        Problem: it is none.
+    """
+    if key is not None and not _KEY.fullmatch(key):
+        raise Problem(INVALID_HEADER, "Idempotency-Key takes 1 to 255 printable ASCII characters.")
+    return key
 
 
 class RequestIds:

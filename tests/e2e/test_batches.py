@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import openai
@@ -14,6 +15,10 @@ import pytest
 import zstandard
 from support.service import Service, running_service
 from support.waiting import wait_until
+
+from infra.filed import Filed, from_row
+from worker.engines.simulated import SimulatedEngine, fingerprint
+from worker.prompts import build
 
 IMPATIENT = {"lease_seconds": 4.0, "heartbeat_seconds": 0.5, "sweep_seconds": 0.5, "hint_seconds": 3.0}
 
@@ -439,12 +444,15 @@ def shorten(service: Service, batch: dict[str, Any]) -> None:
 
 
 def test_everything_killed_and_started_again_judges_no_line_twice(tmp_path: Path):
-    """After kill -9 of every process a batch ends with each line accounted for, once."""
-    folder = tmp_path / "data"
-    with running_service(folder, simulated_tokens_per_second=20_000.0, **IMPATIENT) as service:
+    """After kill -9 of every process a batch ends with each line accounted for; what was stored is not asked again."""
+    asked = tmp_path / "asked.log"
+    with running_service(
+        tmp_path / "data", durable=True, simulated_tokens_per_second=20_000.0, simulated_call_log=asked, **IMPATIENT
+    ) as service:
         clerk = Clerk(service)
         batch = clerk.create(lines(400))
-        wait_until(lambda: clerk.read(batch)["progress"]["decided"] > 100, within=60, what="a good part is decided")
+        wait_until(lambda: clerk.read(batch)["progress"]["decided"] > 160, within=60, what="40 % are decided")
+        stored = {int(each["id"].rpartition("_")[2]) for each in clerk.results(batch)}
         for part in ("worker", "dispatcher", "redis", "postgres", "api"):
             service.signal(part, signal.SIGKILL)
 
@@ -457,6 +465,37 @@ def test_everything_killed_and_started_again_judges_no_line_twice(tmp_path: Path
         wait_until(again, within=120, every=0.5, what="the batch is completed")
         assert adds_up(clerk.read(batch))
         assert len({each["id"] for each in clerk.results(batch)}) == 400
+    times = Counter(asked.read_text().split())
+    engine = SimulatedEngine()
+    prompts_of = {
+        number: [fingerprint(engine.encode(build(filed(number, line), order))) for order in ("ab", "ba")]
+        for number, line in enumerate(lines(400).splitlines(), start=1)
+    }
+    assert {times[mark] for number in stored for mark in prompts_of[number]} == {1}
+    assert {number for number, marks in prompts_of.items() if not all(times[mark] for mark in marks)} == set()
+    # What the kill cost: the steps in hand, and outcomes not yet stored, of at most a second.
+    assert sum(times.values()) - 800 < 400
+
+
+def test_a_batch_sent_again_under_its_key_is_the_same(clerk: Clerk):
+    """An Idempotency-Key makes a batch once; with another body it is refused, in OpenAI's form of an error."""
+    body = {
+        "input_file_id": clerk.upload(lines(2)).json()["id"],
+        "endpoint": "/v1/comparisons",
+        "completion_window": "24h",
+    }
+    headers = {"Idempotency-Key": "tonight"}
+    first = clerk.http.post("/v1/batches", json=body, headers=headers)
+    again = clerk.http.post("/v1/batches", json=body, headers=headers)
+    assert (first.status_code, again.json()["id"]) == (200, first.json()["id"])
+    assert ("idempotent-replayed" in first.headers, again.headers["idempotent-replayed"]) == (False, "true")
+    other = clerk.http.post("/v1/batches", json={**body, "priority": 1}, headers=headers)
+    assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
+
+
+def filed(number: int, line: bytes) -> Filed:
+    """Understand a line as a worker does."""
+    return from_row(SimpleNamespace(line=number, custom_id=None, body=line.decode(), request_id=None), {})
 
 
 @pytest.mark.slow

@@ -36,7 +36,8 @@ def make_batch(desk: Desk, lines: int = 3, **options: object) -> str:
     request = BatchRequest(
         input_file_id=ids.file_id(file), endpoint="/v1/comparisons", completion_window="1h", **options
     )
-    return desk.run(batches.create, request, tenant="default", allowed=LOOPBACK).id
+    batch, _ = desk.run(batches.create, request, tenant="default", allowed=LOOPBACK)
+    return batch.id
 
 
 def judge_batch(desk: Desk, *lines: bool) -> None:

@@ -5,43 +5,10 @@ from collections import Counter
 
 import pytest
 from sqlalchemy import Connection, text
-from support.dockets import an_outcome
+from support.dockets import an_outcome, batch, claim_one
 
 from infra import docket
-from infra.docket import Claim, LeaseLostError
-from schemas.ids import new_filing_id
-
-MAKE_BATCH = (
-    """INSERT INTO files (id, tenant, filename, purpose, state, lines)
-       VALUES (:file, :tenant, '', '', 'processed', :runs)""",
-    """INSERT INTO comparisons (source_id, line, tenant, body)
-       SELECT :file, n, :tenant, '{"prompt": "p", "response_a": "a", "response_b": "b"}'
-       FROM generate_series(1, :runs) n""",
-    """INSERT INTO file_runs (file_id, first_line, last_line, lines, bytes)
-       SELECT :file, n, n, 1, 10 FROM generate_series(1, :runs) n""",
-    """INSERT INTO batches (id, tenant, file_id, endpoint, status, options, completion_window, on_bad_line, total,
-                            expires_at, priority, open)
-       VALUES (:batch, :tenant, :file, '', 'in_progress', '{"order": "ba"}', '24h', 'fail', :runs,
-               now() + interval '1 day', :priority, :open)""",
-)
-
-
-def batch(
-    connection: Connection, runs: int, *, tenant: str = "default", priority: int = 0, is_open: bool = True
-) -> uuid.UUID:
-    """Make a batch of so many runs of one line each."""
-    values = {
-        "file": new_filing_id(),
-        "batch": new_filing_id(),
-        "tenant": tenant,
-        "runs": runs,
-        "priority": priority,
-        "open": is_open,
-    }
-    for statement in MAKE_BATCH:
-        connection.execute(text(statement), values)
-    assert docket.file_batch(connection, values["batch"]) == runs
-    return values["batch"]
+from infra.docket import LeaseLostError
 
 
 def released(connection: Connection, room: int) -> list[uuid.UUID]:
@@ -49,14 +16,6 @@ def released(connection: Connection, room: int) -> list[uuid.UUID]:
     shards = docket.release_bulk(connection, room=room, limit=100)
     rows = connection.execute(text("SELECT filing_id FROM shards WHERE id = ANY(:ids)"), {"ids": shards})
     return [row.filing_id for row in rows]
-
-
-def claim_one(connection: Connection) -> Claim:
-    """Release a shard and claim it."""
-    [shard] = docket.release_bulk(connection, room=1, limit=1)
-    claim = docket.claim(connection, shard, worker="w", lease_seconds=60)
-    assert claim is not None
-    return claim
 
 
 def test_a_batchs_options_reach_the_line(connection):

@@ -56,8 +56,8 @@ class Service:
 
 
 @contextmanager
-def running_service(folder: Path, **settings: Any) -> Iterator[Service]:
-    """Run a service until the block ends."""
+def running_service(folder: Path, *, durable: bool = False, **settings: Any) -> Iterator[Service]:
+    """Run a service until the block ends; a durable one whose Postgres loses nothing when it is killed."""
     chosen = Settings(**{"engine": "simulated", "workers": 1, "log_level": "debug", **settings})
     pids: dict[str, int] = {}
 
@@ -65,7 +65,7 @@ def running_service(folder: Path, **settings: Any) -> Iterator[Service]:
         if kind == "started":
             pids[fields["name"]] = fields["pid"]
 
-    with Stack(chosen, folder, port=0, fast=True, on_event=note) as stack:
+    with Stack(chosen, folder, port=0, fast=not durable, on_event=note) as stack:
         service = Service(stack, folder.resolve(), pids)
         try:
             yield service

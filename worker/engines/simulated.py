@@ -8,12 +8,14 @@ verdict that it is simulated.
 
 import hashlib
 import math
+import os
 import struct
 import threading
 import time
 import zlib
 from array import array
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from worker.engines.base import (
     VERDICT_OPENING,
@@ -151,6 +153,24 @@ class SimulatedEngine:
             cached_tokens=0,
             seconds=self._seconds(len(prompt)),
         )
+
+
+def fingerprint(prompt: Sequence[int]) -> str:
+    """Name a prompt by a hash of its ids, 32 hexadecimal digits."""
+    return hashlib.blake2b(array("I", prompt).tobytes(), digest_size=16).hexdigest()
+
+
+def call_log(path: Path) -> Callable[[Sequence[Sequence[int]]], None]:
+    """Make an `on_score` that appends the fingerprint of every prompt asked to a file, a line each.
+
+    Several engines may share the file: each step is one write at its end.
+    """
+    log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+    def note(prompts: Sequence[Sequence[int]]) -> None:
+        os.write(log, "".join(f"{fingerprint(prompt)}\n" for prompt in prompts).encode())
+
+    return note
 
 
 def _text_words(text: str) -> bytes:

@@ -1,0 +1,168 @@
+"""How a batch stands: sums over its shards, its rate, the time it will take, and why it waits."""
+
+# ruff: noqa: S608 - statements are put together from constants of this module alone; values are always bound
+
+import json
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, text
+
+from schemas import ids
+from schemas.batch import (
+    Batch,
+    BatchErrors,
+    BatchStatus,
+    BatchUsage,
+    Progress,
+    RequestCounts,
+    Window,
+)
+
+LIVE = ("in_progress", "cancelling")
+
+_SOON = 1.0
+"""Seconds before which a rate is a guess."""
+_SAMPLE_SECONDS = 5.0
+_SAMPLES = 12
+"""A batch's rate is that of the last minute: so many samples, so many seconds apart."""
+
+COUNTS = """
+    LEFT JOIN LATERAL (
+        SELECT coalesce(sum(succeeded), 0) AS succeeded, coalesce(sum(errored), 0) AS errored,
+               coalesce(sum(cancelled), 0) AS cancelled, coalesce(sum(expired), 0) AS expired,
+               coalesce(sum(reused), 0) AS reused,
+               coalesce(sum(prompt_tokens), 0) AS prompt_tokens, coalesce(sum(cached_tokens), 0) AS cached_tokens,
+               coalesce(sum(gpu_seconds), 0) AS gpu_seconds,
+               coalesce(sum(bytes * done) FILTER (WHERE state <> 'split'), 0) AS bytes_done,
+               coalesce(sum(bytes * (1 - done)) FILTER (WHERE state IN ('waiting', 'released', 'running')), 0)
+                   AS bytes_left,
+               count(*) FILTER (WHERE state = 'running') AS running,
+               count(*) FILTER (WHERE state IN ('waiting', 'released', 'running')) AS live
+        FROM shards CROSS JOIN LATERAL (
+            -- The share of a shard's lines that have ended. Its span may hold lines that are not its own.
+            SELECT CASE WHEN state = 'done' THEN 1.0 ELSE
+                (succeeded + errored + cancelled + expired)::float8 / (last_line - first_line + 1) END AS done
+        ) share
+        WHERE shards.filing_id = b.id
+    ) n ON true
+"""
+
+_STAND = text(f"SELECT n.succeeded + n.errored AS lines, n.bytes_done FROM batches b {COUNTS} WHERE b.id = :id")
+
+_SAMPLE = text("UPDATE batches SET samples = CAST(:samples AS jsonb) WHERE id = :id AND open")
+
+
+def sample(connection: Connection, batch_id: UUID, samples: list[list[float]], now: datetime) -> None:
+    """Note how far a batch has come, if it is time to: its rate is told from such notes.
+
+    Args:
+        connection: in a transaction.
+        batch_id: a batch that is open.
+        samples: the notes so far, oldest first: seconds since the epoch, lines judged, bytes of text judged.
+        now: Postgres's time.
+    """
+    moment = now.timestamp()
+    if samples and moment - samples[-1][0] < _SAMPLE_SECONDS:
+        return
+    stand = connection.execute(_STAND, {"id": batch_id}).one()
+    kept = [*samples[1 - _SAMPLES :], [moment, int(stand.lines), float(stand.bytes_done)]]
+    connection.execute(_SAMPLE, {"id": batch_id, "samples": json.dumps(kept)})
+
+
+def _unix(moment: datetime | None) -> int | None:
+    return None if moment is None else int(moment.timestamp())
+
+
+def as_batch(row: Row[Any], errors: BatchErrors | None, workers: int) -> Batch:
+    """Give a row of `batches` with its `COUNTS` the form it has on the wire.
+
+    Args:
+        row: with `now` and the file's `bad_lines` beside.
+        errors: why it failed, where it did.
+        workers: how many are alive.
+    """
+    ran = row.in_progress_at is not None
+    bad = row.bad_lines if ran else 0
+    succeeded, errored = int(row.succeeded), int(row.errored) + bad
+    cancelled, expired = int(row.cancelled), int(row.expired)
+    ended = {
+        status: _unix(row.ended_at) if row.status == status else None
+        for status in ("completed", "failed", "expired", "cancelled")
+    }
+    usage = BatchUsage(
+        input_tokens=int(row.prompt_tokens),
+        input_tokens_details={"cached_tokens": int(row.cached_tokens)},
+        total_tokens=int(row.prompt_tokens),
+        gpu_seconds=float(row.gpu_seconds),
+    )
+    return Batch(
+        id=ids.batch_id(row.id),
+        endpoint=row.endpoint,
+        errors=errors,
+        input_file_id=ids.file_id(row.file_id),
+        completion_window=row.completion_window,
+        status=BatchStatus(row.status),
+        output_file_id=f"file-output-{row.id.hex}" if succeeded else None,
+        error_file_id=f"file-errors-{row.id.hex}" if errored + cancelled + expired else None,
+        created_at=int(row.created_at.timestamp()),
+        in_progress_at=_unix(row.in_progress_at),
+        expires_at=_unix(row.expires_at),
+        finalizing_at=_unix(row.ended_at) if row.status == "completed" else None,
+        completed_at=ended["completed"],
+        failed_at=ended["failed"],
+        expired_at=ended["expired"],
+        cancelling_at=_unix(row.cancelling_at),
+        cancelled_at=ended["cancelled"],
+        request_counts=RequestCounts(
+            total=row.total,
+            completed=succeeded,
+            failed=errored + cancelled + expired,
+            succeeded=succeeded,
+            errored=errored,
+            cancelled=cancelled,
+            expired=expired,
+            reused=int(row.reused),
+        ),
+        usage=usage,
+        metadata=row.metadata,
+        paused=row.paused,
+        priority=row.priority,
+        not_before=_unix(row.not_before),
+        window=None if row.window is None else Window.model_validate(row.window),
+        on_bad_line=row.on_bad_line,
+        progress=_progress(row, succeeded + errored + cancelled + expired, workers),
+    )
+
+
+def _progress(row: Row[Any], decided: int, workers: int) -> Progress:
+    rate = eta = None
+    if row.open and row.samples:
+        since, lines, text_done = row.samples[0]
+        seconds = row.now.timestamp() - since
+        judged = int(row.succeeded) + int(row.errored) - lines
+        if seconds >= _SOON and judged > 0:
+            rate = judged / seconds
+            # Text judged a second tells more of what is left than lines a second: lines differ in length.
+            eta = float(row.bytes_left) * seconds / max(float(row.bytes_done) - text_done, 1.0)
+    return Progress(
+        decided=decided,
+        lines_per_second=rate,
+        eta_seconds=eta if row.status == "in_progress" else None,
+        waiting_for=_waiting_for(row, workers),
+    )
+
+
+def _waiting_for(row: Row[Any], workers: int) -> str | None:
+    """Say why nothing of a live batch is being judged now."""
+    if row.status not in LIVE or row.running:
+        return None
+    reasons = [
+        (row.status == "cancelling", "it is being cancelled"),
+        (row.paused, "it is paused; resume it"),
+        (row.not_before is not None and row.now < row.not_before, "its time has not come; see not_before"),
+        (row.window is not None and not row.open, "its window is closed"),
+        (workers == 0, "no worker was heard of lately; start one"),
+    ]
+    return next((reason for holds, reason in reasons if holds), "workers are busy with other work")

@@ -1,0 +1,86 @@
+"""What the dispatcher does for batches at every turn: windows, recall, notes of progress, and the end."""
+
+from datetime import UTC, datetime
+
+from sqlalchemy import Connection, text
+from support.dockets import an_outcome, batch, claim_one
+
+from infra import docket
+from producer import progress, windows
+
+
+def states(connection: Connection) -> list[str]:
+    """The states of all shards, in order."""
+    return list(connection.execute(text("SELECT state FROM shards ORDER BY id")).scalars())
+
+
+def samples(connection: Connection) -> list[list[float]]:
+    """The notes of progress of the one batch there is."""
+    return connection.execute(text("SELECT samples FROM batches")).scalar_one()
+
+
+class TestClosedBatches:
+    def test_what_slipped_out_while_a_batch_was_being_paused_comes_back(self, connection):
+        """A release that saw the batch still open is undone at the next turn, and its attempt is not counted."""
+        batch(connection, 3)
+        claim_one(connection)
+        docket.release_bulk(connection, room=2, limit=1)
+        assert states(connection) == ["running", "released", "waiting"]
+        connection.execute(text("UPDATE batches SET paused = true, open = false"))
+        windows.tend(connection)
+        assert states(connection) == ["waiting"] * 3
+        assert connection.execute(text("SELECT sum(attempt) FROM shards")).scalar_one() == 0
+
+    def test_what_is_out_of_an_open_batch_stays_out(self, connection):
+        """A turn leaves the shards of open batches where they are."""
+        batch(connection, 2)
+        claim_one(connection)
+        windows.tend(connection)
+        assert states(connection) == ["running", "waiting"]
+
+
+class TestNotesOfProgress:
+    def test_an_open_batch_is_noted_once_in_a_while(self, connection):
+        """The first turn notes where a batch stands; a turn right after it notes nothing."""
+        batch(connection, 4)
+        windows.tend(connection)
+        [[_, lines, done]] = samples(connection)
+        assert (lines, done) == (0, 0.0)
+        windows.tend(connection)
+        assert len(samples(connection)) == 1
+
+    def test_lines_are_counted_before_their_shard_has_ended(self, connection):
+        """A batch whose one shard has a third of its lines decided is a third done."""
+        filing = batch(connection, 3)
+        connection.execute(text("DELETE FROM shards WHERE first_line > 1"))
+        connection.execute(text("UPDATE shards SET last_line = 3, bytes = 30"))
+        held = claim_one(connection)
+        docket.record(connection, held.lease, [an_outcome(2, good=True)], lease_seconds=60)
+        progress.sample(connection, filing, [], datetime.now(UTC))
+        [[_, lines, done]] = samples(connection)
+        assert (lines, done) == (1, 10.0)
+
+    def test_a_minute_of_notes_is_kept(self, connection):
+        """The oldest note goes when a new one comes: a rate is that of the last minute."""
+        filing = batch(connection, 1)
+        old = [[float(second), second, 0.0] for second in range(0, 60, 5)]
+        progress.sample(connection, filing, old, datetime.fromtimestamp(60, UTC))
+        assert [note[0] for note in samples(connection)] == [float(second) for second in range(5, 65, 5)]
+
+    def test_closing_and_opening_begins_anew(self, connection):
+        """The hours in which a batch was closed are no part of its rate."""
+        batch(connection, 1, is_open=False)
+        connection.execute(text("UPDATE batches SET samples = '[[0, 0, 0]]'"))
+        windows.tend(connection)
+        assert samples(connection) == []
+
+
+class TestTheEnd:
+    def test_a_batch_with_nothing_left_ends(self, connection):
+        """When the last shard is done the batch is completed and closed."""
+        batch(connection, 1)
+        held = claim_one(connection)
+        docket.finish(connection, held.lease, [an_outcome(1, good=True)])
+        windows.tend(connection)
+        row = connection.execute(text("SELECT status, open, ended_at FROM batches")).one()
+        assert (row.status, row.open, row.ended_at is None) == ("completed", False, False)
