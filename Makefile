@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 T ?= tests
+DEPLOYED := $(addprefix tests/contract/,test_images.py test_compose.py test_kubernetes.py)
 
 .PHONY: help demo up test test-all check fix bench lock clean
 
@@ -24,11 +25,14 @@ test: $(READY)  ## The test suite; a part of it with T=tests/unit
 test-all: $(READY)  ## The test suite with the slow and long tests in full
 	$(BIN)/python -m pytest $(T) --full
 
-check: $(READY)  ## Lint, types and import rules
+check: $(READY)  ## Lint, types and import rules; images, compose file and manifests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint infra/docker/Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/python -m pytest -q $(DEPLOYED)
 
 fix: $(READY)  ## Format, and mend what the linter can mend by itself
 	$(BIN)/ruff format .

@@ -104,6 +104,10 @@ class Settings(BaseSettings):
     simulated_call_log: Path | None = None
     """A file to which the simulated engine appends a hash of every prompt it is asked, for tests that count."""
 
+    # -- what watches over a process
+    pulse_file: Path | None = None
+    """A file that the dispatcher and workers touch as often as they get on; `python -m infra.pulse` looks at it."""
+
     # -- logs
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least that is logged. At no level does a line hold what anybody sent."""

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from uuid import UUID
 
 import structlog
@@ -17,7 +18,7 @@ from redis.exceptions import RedisError
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import SQLAlchemyError
 
-from infra import callbacks, docket, roster
+from infra import callbacks, docket, pulse, roster
 from producer import windows
 from schemas.message import CALLBACK_QUEUE, CALLBACK_TASK, JUDGE_TASK, QUEUES, CallbackHint, ShardHint
 from schemas.states import Lane
@@ -165,14 +166,18 @@ def _sweep_callbacks(database: Database, app: Celery, pace: Pace) -> int:
     return len(lost)
 
 
-def run(database: Database, app: Celery, pace: Pace, stop: threading.Event) -> None:
-    """Release, tend and sweep until told to stop. What cannot be reached now is tried again, at a calmer pace."""
+def run(database: Database, app: Celery, pace: Pace, stop: threading.Event, *, pulse_file: Path | None = None) -> None:
+    """Release, tend and sweep until told to stop. What cannot be reached now is tried again, at a calmer pace.
+
+    The pulse beats once a turn, whether or not there was anything to reach.
+    """
     sweep_at = tend_at = call_at = 0.0
     bulk_slots = 0
     batches_live = False
     pause = pace.poll_seconds
     while not stop.wait(pause):
         pause = pace.poll_seconds
+        pulse.beat(pulse_file)
         try:
             now = time.monotonic()
             if now >= sweep_at:

@@ -176,8 +176,8 @@ def prepare(file_id: UUID, tenant: str, numbered: list[tuple[int, bytes]]) -> _P
             try:
                 line: Line = read_line(raw)
             except BadLineError as error:
-                message, param = column(str(error)), column(error.param)
-                piece.bad += b"%b\t%d\t\\N\t%b\t%b\t%b\n" % (source, number, error.code.encode(), message, param)
+                told = (column(error.custom_id), error.code.encode(), column(str(error)), column(error.param))
+                piece.bad += b"%b\t%d\t%b\t%b\t%b\t%b\n" % (source, number, *told)
                 continue
             piece.comparisons += b"%b\t%d\t%b\t%b\t%b\n" % (
                 source,

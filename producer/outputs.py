@@ -26,7 +26,7 @@ _HEX = "(SELECT replace(CAST(:id AS text), '-', ''))"
 _COMPARISON = f"""
     '{{"id":"cmp_' || {_HEX} || '_' || o.line || '","object":"comparison","status":"' || o.status
     || '","created_at":' || to_json(b.created_at) || ',"decided_at":' || to_json(o.decided_at)
-    || ',"custom_id":' || coalesce(to_json(c.custom_id)::text, 'null')
+    || ',"custom_id":' || coalesce(to_json(coalesce(c.custom_id, bad.custom_id))::text, 'null')
     || ',"metadata":' || CASE WHEN position('"metadata"' IN c.body) > 0 THEN coalesce(
            c.body::json -> 'body' ->> 'metadata', c.body::json ->> 'metadata', '{{}}') ELSE '{{}}' END
     || ',"verdict":' || CASE WHEN o.tally IS NULL THEN 'null' ELSE
@@ -39,7 +39,7 @@ _COMPARISON = f"""
 """
 
 _REQUEST = f"""'{{"id":"batch_req_' || {_HEX} || '_' || o.line || '","custom_id":'
-    || coalesce(to_json(c.custom_id)::text, 'null')"""
+    || coalesce(to_json(coalesce(c.custom_id, bad.custom_id))::text, 'null')"""
 
 _LINES: dict[Kind, tuple[str, str]] = {
     "results": (_COMPARISON, "true"),
@@ -65,6 +65,7 @@ _RUNS = {
         FROM outcomes o
         JOIN batches b ON b.id = o.filing_id
         LEFT JOIN comparisons c ON c.source_id = b.file_id AND c.line = o.line
+        LEFT JOIN bad_lines bad ON c.line IS NULL AND bad.file_id = b.file_id AND bad.line = o.line
         LEFT JOIN judges j ON j.id = o.judge_id
         WHERE o.filing_id = :id AND o.line BETWEEN :first AND :last AND {which}
     """)

@@ -27,11 +27,21 @@ _OPTIONS = frozenset({"order", "profile", "tie_margin", "metadata", "custom_id"}
 class BadLineError(ValueError):
     """The line is no comparison. The message names field or column, and never quotes the text."""
 
-    def __init__(self, code: str, message: str, *, param: str | None = None, column: int | None = None) -> None:
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        column: int | None = None,
+        custom_id: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.param = param
         self.column = column
+        self.custom_id = custom_id
+        """What the line calls itself, where that much of it could be understood."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +71,19 @@ def read_line(raw: bytes) -> Line:
         first = error.errors(include_url=False, include_input=False)[0]
         where = field_path(first["loc"])
         message = first["msg"].removeprefix("Value error, ")
-        raise BadLineError("invalid_request", f"{where or 'line'}: {message}", param=where or None) from None
+        named = not any(each["loc"][:1] == ("custom_id",) for each in error.errors(include_url=False))
+        raise BadLineError(
+            "invalid_request",
+            f"{where or 'line'}: {message}",
+            param=where or None,
+            custom_id=line.custom_id if named else None,
+        ) from None
     if line.request.get("callback_url") is not None:
         raise BadLineError(
-            "invalid_request", "callback_url: give it for the batch, with callback_comparisons", param="callback_url"
+            "invalid_request",
+            "callback_url: give it for the batch, with callback_comparisons",
+            param="callback_url",
+            custom_id=line.custom_id,
         )
     return line
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import SQLAlchemyError
 
-from infra import logs, roster
+from infra import logs, pulse, roster
 from infra.broker import make_celery, run_worker, worker_name
 from infra.database import connect
 from infra.local.model import embedded_model
@@ -121,6 +121,7 @@ def main() -> None:
     except Problem as problem:
         sys.exit(f"error: {problem.kind.title}. {problem.detail}")
     logs.configure(process="worker", level=settings.log_level, style=settings.log_format)
+    pulse.begin(settings.pulse_file)
     try:
         engine = open_engine(settings)
     except ValueError as error:
@@ -149,6 +150,8 @@ def main() -> None:
         },
     )
     heart.start()
+    # A thread of its own: an engine that hangs when it is asked stops the pulse, and no lease lapses over it.
+    pulse.keep(settings.pulse_file, every=settings.heartbeat_seconds, stop=stop, well=engine.health)
     log.info("worker_ready", worker=bench.rules.worker, engine=engine.card.engine, model=engine.card.model)
     try:
         status = run_worker(

@@ -1,6 +1,7 @@
 """The callback process: composition root of everything that delivers. Run as `python -m worker.callbacks_app`."""
 
 import sys
+import threading
 from functools import partial
 from typing import Any
 
@@ -9,7 +10,7 @@ from celery import Celery
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
-from infra import logs
+from infra import logs, pulse
 from infra.addresses import Allowed
 from infra.broker import make_celery, run_worker, worker_name
 from infra.database import connect
@@ -49,6 +50,8 @@ def main() -> None:
     except Problem as problem:
         sys.exit(f"error: {problem.kind.title}. {problem.detail}")
     logs.configure(process="callbacks", level=settings.log_level, style=settings.log_format)
+    pulse.begin(settings.pulse_file)
+    stop = threading.Event()
     database = connect(
         settings.database_url.get_secret_value(), application="callbacks", pool_size=_DATABASE_CONNECTIONS
     )
@@ -60,6 +63,7 @@ def main() -> None:
     )
     app = make_celery(settings.redis_url.get_secret_value(), name="callbacks")
     register(app, courier)
+    pulse.keep(settings.pulse_file, every=settings.heartbeat_seconds, stop=stop)
     log.info("callbacks_ready")
     try:
         status = run_worker(
@@ -71,6 +75,7 @@ def main() -> None:
             on_drain=courier.draining.set,
         )
     finally:
+        stop.set()
         database.dispose()
     log.info("callbacks_ended")
     sys.exit(status)

@@ -11,7 +11,7 @@ import typer
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import SQLAlchemyError
 
-from infra import logs, settings
+from infra import logs, pulse, settings
 from infra.broker import make_celery
 from infra.database import connect
 from infra.database import migrate as migrate_tables
@@ -45,6 +45,7 @@ def dispatcher() -> None:
     """
     chosen = settings.load()
     logs.configure(process="dispatcher", level=chosen.log_level, style=chosen.log_format)
+    pulse.begin(chosen.pulse_file)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -66,7 +67,7 @@ def dispatcher() -> None:
         ).start()
     log.info("dispatcher_ready")
     try:
-        dispatching.run(database, app, pace, stop)
+        dispatching.run(database, app, pace, stop, pulse_file=chosen.pulse_file)
     finally:
         app.close()
         database.dispose()

@@ -22,6 +22,8 @@ TOOLS = {
     "ruff format": ["ruff", "format", "--check", "."],
     "mypy": ["mypy"],
     "import rules": ["lint-imports"],
+    "hadolint": ["hadolint", "infra/docker/Dockerfile"],
+    "the Compose specification": ["check-jsonschema", "--builtin-schema", "vendor.compose-spec", "docker-compose.yml"],
 }
 PROBLEM_KINDS = [kind for kind in vars(problems).values() if isinstance(kind, ProblemKind)]
 

@@ -296,6 +296,14 @@ class TestABatch:
         assert json.loads(error)["line"] == 301
         assert json.loads(error)["error"]["code"] == "bad_line"
 
+    def test_a_bad_line_is_listed_under_its_own_name(self, clerk: Clerk):
+        """The error file names a bad line by the custom_id that it had, where that could be read."""
+        bad = b'{"custom_id": "mine", "prompt": "Q?", "response_a": "a"}\n'
+        ended = clerk.until(clerk.create(lines(2) + bad, on_bad_line="skip"), "completed")
+        [error] = clerk.http.get(f"/v1/files/{ended['error_file_id']}/content").text.splitlines()
+        assert (json.loads(error)["custom_id"], json.loads(error)["line"]) == ("mine", 3)
+        assert clerk.results(ended)[2]["custom_id"] == "mine"
+
     def test_a_batch_that_failed_whole_is_failed(self, clerk: Clerk):
         """When no line has a verdict the batch is `failed`, with the commonest reason."""
         batch = clerk.until(clerk.create(lines(5, prompt="word " * 40_000)), "completed", "failed")

@@ -1,0 +1,214 @@
+"""docker-compose.yml, read as compose would read it, for every choice of profile."""
+
+import re
+import stat
+import subprocess
+import tomllib
+
+import pytest
+from support.deployed import COMPOSE, ROOT, SECRETS, TMP, compose, stages
+from typer.main import get_command
+
+from infra import settings
+from infra.settings import Settings
+from producer.cli.app import app
+
+STAGES = stages()
+PROFILES = {"plain": {"cpu"}, "gpu": {"gpu"}, "engine": {"engine"}, "without a judge": set()}
+ALWAYS = {"postgres", "redis", "migrate", "api", "dispatcher", "callbacks"}
+SERVICES = compose()["services"]
+OURS = {name: service for name, service in SERVICES.items() if "build" in service}
+COMING = {"engine"}
+"""Commands that are deployed and not part of this version yet; a test sees to it that none stays here longer."""
+
+
+def variables_of_env_file(text: str) -> dict[str, str]:
+    """What compose reads from a .env."""
+    return dict(line.split("=", 1) for line in text.splitlines() if line and not line.startswith("#"))
+
+
+def commands() -> set[str]:
+    """The commands that nightcourt has."""
+    return set(get_command(app).commands)
+
+
+class TestProfiles:
+    @pytest.mark.parametrize("chosen", PROFILES.values(), ids=PROFILES)
+    def test_the_services_of_a_profile_stand_on_their_own(self, chosen):
+        """What a service waits for, mounts or is connected to is there under the same profile."""
+        document = compose(profiles=chosen)
+        for name, service in document["services"].items():
+            assert set(service.get("depends_on", {})) <= set(document["services"]), name
+            assert set(service.get("networks", [])) <= set(document["networks"]), name
+            volumes = {volume.split(":")[0] for volume in service.get("volumes", [])}
+            assert {volume for volume in volumes if not volume.startswith(".")} <= set(document["volumes"]), name
+
+    @pytest.mark.parametrize(
+        ("chosen", "judges"),
+        [({"cpu"}, {"judge-cpu"}), ({"gpu"}, {"judge-gpu"}), (set(), set())],
+        ids=["plain", "gpu", "none"],
+    )
+    def test_one_judge_runs_at_a_time(self, chosen, judges):
+        """The GPU profile has the GPU's judge and not the small one, whose verdicts would mix with its own."""
+        assert set(compose(profiles=chosen)["services"]) == ALWAYS | judges
+
+    def test_the_small_judge_is_what_a_plain_up_starts(self, tmp_path):
+        """The .env that the script writes names the profile, and compose lets --profile win over it."""
+        subprocess.run([ROOT / "infra" / "docker" / "secrets.sh", tmp_path / "env"], check=True, capture_output=True)
+        variables = variables_of_env_file((tmp_path / "env").read_text())
+        services = compose(variables, profiles=set(variables["COMPOSE_PROFILES"].split(",")))["services"]
+        assert "judge-cpu" in services
+        assert "judge-gpu" not in services
+
+
+class TestSecrets:
+    @pytest.mark.parametrize("name", SECRETS)
+    def test_a_password_has_no_default(self, name):
+        """Without it compose refuses, and says what to do."""
+        with pytest.raises(ValueError, match=re.escape("run infra/docker/secrets.sh first")):
+            compose({key: value for key, value in SECRETS.items() if key != name})
+
+    def test_no_password_stands_in_the_file(self):
+        """What is in the address of a store is a variable."""
+        for url in re.findall(r"://(\S*?)@", COMPOSE.read_text()):
+            assert re.fullmatch(r"\w*:\$\{\w+:\?[^}]+\}", url), url
+
+    def test_the_script_makes_them_up_for_the_owner_alone(self, tmp_path):
+        """Each run has passwords of its own, long ones that need no quoting in a URL, in a file nobody else reads."""
+        script = ROOT / "infra" / "docker" / "secrets.sh"
+        made = []
+        for name in ("one", "two"):
+            subprocess.run([script, tmp_path / name], check=True, capture_output=True, umask=0)
+            assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+            variables = variables_of_env_file((tmp_path / name).read_text())
+            made += [variables[key] for key in SECRETS]
+        assert all(re.fullmatch(r"[0-9a-f]{64}", password) for password in made)
+        assert len(set(made)) == 4
+
+    def test_the_script_writes_over_nothing(self, tmp_path):
+        """A second run leaves the first's passwords as they are, since a database was made with them."""
+        (tmp_path / "env").write_text("POSTGRES_PASSWORD=old")
+        ended = subprocess.run(
+            [ROOT / "infra" / "docker" / "secrets.sh", tmp_path / "env"], capture_output=True, text=True, check=False
+        )
+        assert ended.returncode == 1
+        assert "stays as it is" in ended.stderr
+        assert (tmp_path / "env").read_text() == "POSTGRES_PASSWORD=old"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+class TestEveryService:
+    def test_it_is_hardened(self, name):
+        """Its root is read-only, it has no capability and can gain none, and what it may write is named."""
+        service = SERVICES[name]
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert any(mount.startswith(TMP) for mount in service["tmpfs"])
+        assert "privileged" not in service
+        assert service["pids_limit"] > 0
+
+    def test_it_is_not_root(self, name):
+        """Ours have a user in the image; the others are told theirs, by number."""
+        service = SERVICES[name]
+        if "build" in service:
+            assert "user" not in service
+        else:
+            assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", service["user"])
+
+    def test_it_comes_back_by_itself_or_was_to_end(self, name):
+        """What runs is restarted; what is run once says how often it may be tried."""
+        once = {"migrate": "on-failure:3", "engine-build": "no"}
+        assert SERVICES[name]["restart"] == once.get(name, "unless-stopped")
+
+    def test_its_health_is_checked(self, name):
+        """A check of its own, or it was to end."""
+        check = SERVICES[name]["healthcheck"]
+        assert check.get("disable") is (True if name in {"migrate", "engine-build"} else None)
+        if "test" in check:
+            assert check["test"][0] in {"CMD", "CMD-SHELL"}
+            assert {"interval", "timeout", "start_period", "retries"} <= set(check)
+
+    def test_its_image_is_pinned(self, name):
+        """Ours carry the version of the project, and the others a tag and a digest."""
+        service = SERVICES[name]
+        if "build" in service:
+            version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+            assert service["image"] == f"nightcourt-{service['build']['target']}:{version}"
+            assert service["build"]["target"] in STAGES
+            assert (ROOT / service["build"]["dockerfile"]).is_file()
+        else:
+            assert re.fullmatch(r"[a-z]+:\d+\.\d+[\w.-]*@sha256:[0-9a-f]{64}", service["image"])
+
+    def test_only_this_machine_reaches_it(self, name):
+        """Ports are published on loopback, and the API's alone."""
+        ports = SERVICES[name].get("ports", [])
+        assert bool(ports) == (name == "api")
+        assert all(port.startswith("127.0.0.1:") for port in ports)
+
+    def test_only_what_has_to_can_reach_out(self, name):
+        """The stores' network leads nowhere; callbacks leave by another, and the API is published on a third."""
+        beyond = {"api": {"edge"}, "callbacks": {"outside"}}
+        service = SERVICES[name]
+        if name == "engine-build":
+            assert service["network_mode"] == "none"
+        else:
+            assert set(service["networks"]) == {"inside"} | beyond.get(name, set())
+        assert compose()["networks"]["inside"] == {"internal": True}
+
+
+@pytest.mark.parametrize("name", OURS)
+class TestOurServices:
+    def test_its_command_is_one_that_we_have(self, name):
+        """`nightcourt COMMAND` is a command, and `python -m MODULE` a module."""
+        program, *rest = OURS[name]["command"]
+        if program == "nightcourt":
+            assert rest[0] in commands() | COMING
+        else:
+            assert (program, rest[0]) == ("python", "-m")
+            assert (ROOT / rest[1].replace(".", "/")).with_suffix(".py").is_file()
+
+    def test_its_environment_is_one_that_settings_take(self, name):
+        """Every variable that it is given is a setting, with a value that the setting can have."""
+        given = OURS[name].get("environment", {})
+        fields = {key.removeprefix("NIGHTCOURT_").lower(): value for key, value in given.items()}
+        if "callback_allow" not in Settings.model_fields:
+            fields.pop("callback_allow", None)
+        assert set(fields) <= set(Settings.model_fields)
+        settings.load(**fields)
+
+    def test_a_pulse_is_looked_for_where_it_is_left(self, name):
+        """The file that the probe looks at is the one that the image tells the process to touch."""
+        test = OURS[name]["healthcheck"].get("test", [])
+        if "infra.pulse" in test:
+            environment = STAGES[OURS[name]["build"]["target"]].environment
+            assert test[test.index("infra.pulse") + 1] == environment["NIGHTCOURT_PULSE_FILE"]
+
+    def test_a_volume_it_writes_to_is_its_users(self, name):
+        """A new volume takes its owner from the image's folder, so the folder is made and given away there."""
+        target = STAGES[OURS[name]["build"]["target"]]
+        for volume in OURS[name].get("volumes", []):
+            source, folder, *mode = volume.split(":")
+            if not source.startswith(".") and mode != ["ro"]:
+                assert f"install --directory --owner 10001 --group 10001 {folder}" in target.all("RUN")
+
+
+class TestOrder:
+    def test_the_tables_are_there_before_anything_uses_them(self):
+        """All that runs waits for the migration to have succeeded, which waits for Postgres to answer."""
+        for name, service in OURS.items():
+            if name == "migrate":
+                assert service["depends_on"] == {"postgres": {"condition": "service_healthy"}}
+            elif name != "engine-build":
+                assert service["depends_on"]["migrate"] == {"condition": "service_completed_successfully"}
+
+    def test_redis_keeps_what_it_was_told(self):
+        """Hints are appended to a file on a volume, and none is evicted."""
+        command = SERVICES["redis"]["command"][-1]
+        assert "--appendonly yes" in command
+        assert "--maxmemory-policy noeviction" in command
+        assert SERVICES["redis"]["volumes"] == ["redis:/data"]
+
+    def test_what_was_coming_has_not_come_unnoticed(self):
+        """A command that is part of the program is checked like any other."""
+        assert not commands() & COMING
