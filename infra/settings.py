@@ -7,13 +7,14 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from schemas.problems import BAD_SETTING, Problem
 
-EngineName = Literal["llama_cpp", "simulated"]
+EngineName = Literal["llama_cpp", "openai_server", "simulated"]
 
 
 class Settings(BaseSettings):
@@ -75,7 +76,24 @@ class Settings(BaseSettings):
     threads: PositiveInt | None = None
     """CPU threads of the llama_cpp engine; the machine's cores when unset."""
     context_tokens: PositiveInt = 8192
-    """The longest prompt, in tokens, that the llama_cpp engine makes room for; the model's own limit caps it."""
+    """The longest prompt, in tokens, that the llama_cpp engine makes room for; the model's own limit caps it. For the
+    openai_server engine, the server's limit where the server does not say."""
+    engine_url: str | None = None
+    """The OpenAI-compatible server that the openai_server engine asks, for instance http://host:8000/v1."""
+    engine_key: SecretStr | None = None
+    """The key sent to that server as `Authorization: Bearer`."""
+    engine_model: str | None = None
+    """The model's name on that server; needed where it serves several."""
+    engine_tokenizer: Path | None = None
+    """The folder of the model's tokenizer.json and tokenizer_config.json; needed for every server but llama.cpp's."""
+    engine_requests: PositiveInt = 16
+    """Requests that one worker has under way at that server."""
+    engine_request_seconds: PositiveFloat = 120.0
+    """How long one request may take there, waiting in the server's queue included."""
+    engine_patience_seconds: PositiveFloat = 300.0
+    """How long a prompt is tried again while that server is overloaded or away, before the attempt counts as failed."""
+    engine_ca_file: Path | None = None
+    """Certificates to trust that server by, in PEM, instead of the usual authorities."""
     workers: PositiveInt | None = None
     """Worker processes that the embedded stack runs; one, or one a core with the simulated engine, when unset."""
     slots: PositiveInt = 8
@@ -99,6 +117,18 @@ class Settings(BaseSettings):
     """The least that is logged. At no level does a line hold what anybody sent."""
     log_format: Literal["auto", "console", "json"] = "auto"
     """'auto' is console on a terminal and JSON elsewhere."""
+
+    @model_validator(mode="after")
+    def _engine_has_its_server(self) -> "Settings":
+        if self.engine != "openai_server":
+            return self
+        parts = urlsplit(self.engine_url or "")
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username is not None or parts.query:
+            raise ValueError(
+                "NIGHTCOURT_ENGINE_URL must be the http or https URL of a server for the openai_server engine, such as "
+                "http://host:8000/v1, without a user name in it; NIGHTCOURT_ENGINE_KEY takes the key"
+            )
+        return self
 
     @model_validator(mode="after")
     def _times_agree(self) -> "Settings":

@@ -50,6 +50,20 @@ def open_engine(settings: Settings) -> Engine:
             max_prompt_tokens=settings.context_tokens,
             on_score=None if settings.simulated_call_log is None else call_log(settings.simulated_call_log),
         )
+    if settings.engine == "openai_server":
+        from worker.engines.openai_server import OpenAIServerEngine  # noqa: PLC0415 - no other engine needs a client
+
+        return OpenAIServerEngine(
+            settings.engine_url or "",
+            key=settings.engine_key.get_secret_value() if settings.engine_key else None,
+            model=settings.engine_model,
+            tokenizer=settings.engine_tokenizer,
+            context_tokens=settings.context_tokens,
+            requests=settings.engine_requests,
+            request_seconds=settings.engine_request_seconds,
+            patience_seconds=settings.engine_patience_seconds,
+            ca_file=settings.engine_ca_file,
+        )
     # Imported here, so that a worker with another engine needs no CPU runtime.
     from worker.engines.llama_cpp import LlamaCppEngine  # noqa: PLC0415
 

@@ -147,16 +147,19 @@ def _judge(bench: Bench, claim: Claim, step: Sequence[Case]) -> list[Outcome]:
 def _scored(bench: Bench, case: Case, scores: Sequence[Score]) -> Outcome:
     cast = []
     for order, score in zip(case.orders, scores, strict=True):
-        if not (math.isfinite(score.log_odds) and math.isfinite(score.mass)):
-            message = f"order {order}: the engine's odds are no number"
-            return _errored(case, OutcomeError.UNPARSEABLE, message, case.tokens, scores)
         if score.mass < bench.rules.mass_threshold:
             message = (
                 f"order {order}: the model put {score.mass:.3g} of its probability on A and B, "
                 f"under the threshold of {bench.rules.mass_threshold:g}"
             )
             return _errored(case, OutcomeError.UNPARSEABLE, message, case.tokens, scores)
-        cast.append(ballots.ballot(order, score.log_odds, score.mass))
+        if math.isnan(score.log_odds) or not math.isfinite(score.mass):
+            message = f"order {order}: the engine's odds are no number"
+            return _errored(case, OutcomeError.UNPARSEABLE, message, case.tokens, scores)
+        if math.isinf(score.log_odds):
+            cast.append(ballots.vote_only(order, "A" if score.log_odds > 0 else "B"))
+        else:
+            cast.append(ballots.ballot(order, score.log_odds, score.mass))
     return _succeeded(bench, case, cast, scores)
 
 

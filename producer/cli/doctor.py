@@ -68,6 +68,8 @@ def describe_model(chosen: Settings) -> str:
     Raises:
         LocalStackError, OSError, ValueError: there is none, or the file is of another kind; the message says so.
     """
+    if chosen.engine == "openai_server":
+        return f"is at {chosen.engine_url}; the worker tries it out when it starts"
     if chosen.engine != "llama_cpp":
         return f"engine {chosen.engine} needs none"
     path = chosen.model or embedded_model()

@@ -40,7 +40,8 @@ class EngineCard:
     engine_build: str
     model: str
     weights: str
-    """'sha256:...' of the weights, or of what determines the answers where there are none."""
+    """'sha256:...' of the weights, or of what determines the answers where there are none; 'unverified:sha256:...' of
+    what a server says of itself, where nobody here can see the weights."""
     quantisation: str
     verdict_tokens: VerdictTokens
     max_prompt_tokens: int
@@ -56,9 +57,10 @@ class Score(NamedTuple):
     """The model's opinion at the token after a prompt."""
 
     log_odds: float
-    """logit("A") - logit("B")."""
+    """logit("A") - logit("B"). Infinite, with its sign, where the engine knows which of the two is likelier and not by
+    how much; not a number where it knows neither."""
     mass: float
-    """P("A") + P("B") over the whole vocabulary, 0 to 1."""
+    """P("A") + P("B") over the whole vocabulary, 0 to 1; at least this much where the odds are not known."""
     cached_tokens: int
     """How many of the prompt's tokens were reused from an earlier prompt."""
     seconds: float

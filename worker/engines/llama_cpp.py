@@ -32,6 +32,7 @@ from worker.engines.base import (
 )
 from worker.engines.chat import ChatTemplate, ChatTemplateError, verdict_tokens
 from worker.engines.gguf import GgufHeader, read_gguf
+from worker.engines.naming import is_critic, plain
 
 STEP_TOKENS = 1024
 """One prompt at a time goes through, so a step is kept short: about one comparison in both orders."""
@@ -42,7 +43,6 @@ _ERRORS_ONLY = 1  # llama.cpp's log level
 _LONGEST_SOCKET_PATH = 100  # the kernel takes 107 bytes
 _SOCKET_TIMEOUT_SECONDS = 30.0
 
-_CRITIC = re.compile(r"skywork-critic-llama-?3-?1-(8|70)b(?![0-9a-z])")
 _STAND_IN = re.compile(r"smollm2-135m")
 
 
@@ -325,10 +325,10 @@ def _fingerprint(model: Path) -> str:
 
 def _caveat(header: GgufHeader, model: Path) -> str | None:
     """What a reader must know of a model that is not the critic; names are all there is to tell it by."""
-    names = [re.sub(r"[^0-9a-z]+", "-", name.lower()) for name in (header.name or "", model.stem)]
-    if any(_CRITIC.search(name) for name in names):
+    names = (header.name or "", model.stem)
+    if is_critic(*names):
         return None
-    if any(_STAND_IN.search(name) for name in names):
+    if any(_STAND_IN.search(plain(name)) for name in names):
         return (
             "SmolLM2-135M-Instruct is a stand-in that proves the pipeline: it judges no better than chance. "
             "Set NIGHTCOURT_MODEL to a Skywork-Critic GGUF for real verdicts."
