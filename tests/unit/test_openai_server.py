@@ -232,6 +232,13 @@ class TestEncryption:
             engine = open_engine(server, ca_file=certificate)
             assert engine.score([engine.encode(ASKED)])
 
+    def test_certificates_that_cannot_be_read_are_named(self, open_engine, tmp_path):
+        """A missing file and one that holds none are errors in words."""
+        (tmp_path / "empty.pem").write_text("")
+        for name in ("missing.pem", "empty.pem"):
+            with pytest.raises(ValueError, match=f"NIGHTCOURT_ENGINE_CA_FILE: .*{name} cannot be read"):
+                open_engine(ModelServer(), ca_file=tmp_path / name)
+
 
 class TestScores:
     def test_scores_come_in_the_order_of_the_prompts(self, start, open_engine):

@@ -60,6 +60,9 @@ class Remote:
         request_seconds: how long one request may take.
         patience_seconds: how long a call is tried again while the server is overloaded or cannot be reached.
         ca_file: certificates to trust, in PEM, instead of the usual authorities.
+
+    Raises:
+        ValueError: the certificates cannot be read.
     """
 
     def __init__(
@@ -80,7 +83,7 @@ class Remote:
             headers={"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {}),
             timeout=None,  # asyncio.timeout holds for the whole of a request
             limits=httpx2.Limits(max_connections=requests + 1, max_keepalive_connections=requests),
-            verify=ssl.create_default_context(cafile=str(ca_file)) if ca_file else True,
+            verify=_trust(ca_file) if ca_file else True,
             trust_env=False,
             follow_redirects=False,
         )
@@ -189,6 +192,13 @@ class Remote:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
         await self._http.aclose()
+
+
+def _trust(ca_file: Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=str(ca_file))
+    except OSError as error:  # ssl.SSLError is one
+        raise ValueError(f"NIGHTCOURT_ENGINE_CA_FILE: {ca_file} cannot be read: {error.strerror or error}") from None
 
 
 def _json(content: bytes) -> Any:
