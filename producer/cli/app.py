@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from producer.cli import batch, doctor, processes, purge, stack, submit
+from producer.cli import batch, doctor, plan, processes, purge, stack, submit
 from producer.cli.output import Exit, fail, progress
 from producer.client import ClientError, ServerProblem, ServerUnreachable
 from schemas.problems import NO_SERVER, UNAVAILABLE, Problem, ProblemKind
@@ -22,6 +22,7 @@ app.command(rich_help_panel="Everything here")(stack.up)
 app.command(rich_help_panel="Everything here")(stack.demo)
 app.command(rich_help_panel="Use a service")(submit.submit)
 app.add_typer(batch.app, name="batch", rich_help_panel="Use a service")
+app.command(rich_help_panel="Use a service")(plan.plan)
 app.command(rich_help_panel="Use a service")(doctor.doctor)
 app.command(rich_help_panel="Use a service")(purge.purge)
 app.command(rich_help_panel="Processes")(processes.api)

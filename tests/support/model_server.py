@@ -70,6 +70,8 @@ class ModelServer:
     tokenizer: Tokenizer = field(default_factory=toy_tokenizer)
     shift: int = 0
     """How far its ids are from those of the tokenizer's files."""
+    stumbles: bool = False
+    """Whether it fails at fields that are not OpenAI's."""
     most_alternatives: int = 20
     context: int | None = 4096
     mass: float = 0.9
@@ -111,6 +113,8 @@ class ModelServer:
 
     def complete(self, body: dict[str, Any]) -> tuple[int, Any]:
         """Answer a completion request."""
+        if self.stumbles and body.keys() - STANDARD:
+            return 500, {}
         if self.kind == "tensorrt_llm" and body.keys() - STANDARD:
             return 400, {"message": f"extra fields not permitted: {body['prompt']}"}
         if body["logprobs"] > self.most_alternatives and not (self.kind == "vllm" and "logprob_token_ids" in body):

@@ -18,6 +18,9 @@ from support.model_server import ModelServer, Trouble, serving, toy_tokenizer, w
 from support.waiting import wait_until
 from tokenizers import Tokenizer, decoders
 
+from infra import settings
+from schemas.problems import Problem
+from worker.app import open_engine as open_engine_of
 from worker.engines import remote
 from worker.engines.base import VERDICT_OPENING, Engine, EngineError, EngineGoneError, Prompt
 from worker.engines.chat import VerdictTokenError
@@ -49,8 +52,8 @@ def open_engine(folder: Path) -> Iterator[Open]:
     with ExitStack() as stack:
 
         def opened(server: ModelServer, **options) -> OpenAIServerEngine:
-            settings = {"tokenizer": folder, "patience_seconds": 5.0, "request_seconds": 2.0} | options
-            engine = OpenAIServerEngine(f"{server.url}/v1", **settings)
+            chosen = {"tokenizer": folder, "patience_seconds": 5.0, "request_seconds": 2.0} | options
+            engine = OpenAIServerEngine(f"{server.url}/v1", **chosen)
             stack.callback(engine.close)
             server.asked.clear()
             return engine
@@ -182,6 +185,13 @@ class TestOpening:
         with pytest.raises(UnusableServerError, match="refused /v1/completions with status 400"):
             open_engine(start(kind="tensorrt_llm", most_alternatives=1))
 
+    def test_a_form_that_a_server_fails_at_is_not_its_last(self, start, open_engine, quick):
+        """A server may take fields that it then stumbles over; the next form is tried."""
+        server = start(kind="somebody", stumbles=True)
+        engine = open_engine(server)
+        engine.score([engine.encode(ASKED)])
+        assert server.asked[0].keys() == {"model", "prompt", "max_tokens", "temperature", "logprobs"}
+
     @pytest.mark.parametrize("key", [None, "wrong"])
     def test_a_refused_key_is_named_and_not_repeated(self, start, open_engine, key):
         """The message names the setting; neither key is in it."""
@@ -202,6 +212,33 @@ class TestOpening:
             url = server.url
         with pytest.raises(UnusableServerError, match=r"could not be brought to answer.*ConnectError"):
             OpenAIServerEngine(url, tokenizer=folder, patience_seconds=0.2)
+
+
+class TestSettings:
+    def test_the_worker_opens_what_the_settings_name(self, start, folder):
+        """Each setting reaches the engine: server, key, model, tokenizer, how many requests."""
+        server = start(key="right", models=["toy", "two"])
+        chosen = settings.load(
+            engine="openai_server",
+            engine_url=f"{server.url}/v1",
+            engine_key="right",
+            engine_model="two",
+            engine_tokenizer=folder,
+            engine_requests=3,
+        )
+        assert "right" not in repr(chosen)
+        engine = open_engine_of(chosen)
+        try:
+            assert (engine.card.model, engine.card.step_tokens) == ("two", 3 * 1024)
+        finally:
+            engine.close()
+
+    @pytest.mark.parametrize("url", [None, "gpu-host:8000", "ftp://gpu-host", "http://", "http://me:secret@gpu-host/v1"])
+    def test_an_url_that_is_none_is_refused(self, url):
+        """The sentence names the setting, and does not repeat a password."""
+        with pytest.raises(Problem, match="NIGHTCOURT_ENGINE_URL must be") as caught:
+            settings.load(engine="openai_server", engine_url=url)
+        assert "secret" not in caught.value.detail
 
 
 class TestEncryption:
@@ -457,6 +494,9 @@ CANARY = """
 import sys
 from pathlib import Path
 from infra import logs
+from infra import settings
+from schemas.problems import Problem
+from worker.app import open_engine as open_engine_of
 from worker.engines import remote
 from worker.engines.base import EngineError, Prompt
 from worker.engines.openai_server import OpenAIServerEngine

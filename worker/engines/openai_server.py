@@ -27,7 +27,7 @@ from worker.engines.base import (
 )
 from worker.engines.chat import ChatTemplateError, verdict_tokens
 from worker.engines.naming import is_critic
-from worker.engines.remote import RefusedError, Remote
+from worker.engines.remote import AwayError, RefusedError, Remote
 from worker.engines.tokenising import PromptTokenizer
 
 STEP_TOKENS_A_REQUEST = 1024
@@ -249,9 +249,9 @@ class OpenAIServerEngine:
                 form = Form({"logprobs": alternatives} | extra, by_text, salted=bool(extra))
                 try:
                     odds = dict(zip(probes, self._remote.run(self._scores([*probes.values()], form)), strict=True))
-                except RefusedError as error:
-                    if error.status in {401, 403}:
-                        raise
+                except AwayError:
+                    raise
+                except EngineError as error:
                     reason = str(error)
                     continue
                 if odds["A"].log_odds > 0 > odds["B"].log_odds and min(each.mass for each in odds.values()) > 1 / 2:

@@ -42,6 +42,10 @@ class RefusedError(EngineError):
         self.status = status
 
 
+class AwayError(EngineError):
+    """The server could not be reached, or was too busy, for as long as there was patience."""
+
+
 class Reply(NamedTuple):
     """What came back for one request."""
 
@@ -128,7 +132,8 @@ class Remote:
 
         Raises:
             RefusedError: the server will not, with a 4xx other than 429.
-            EngineError: it could not be brought to answer, or not with JSON.
+            AwayError: it did not answer in all the time that there was.
+            EngineError: it failed at this each time, or its answer is not JSON.
         """
         async with self._turns:
             return await self._persist(path, body)
@@ -164,7 +169,8 @@ class Remote:
                 else:
                     raise RefusedError(path, reply.status)
             if faults == _MOST_FAULTS or time.monotonic() + wait > give_up_at:
-                raise EngineError(f"the server could not be brought to answer {path} in {tries} tries: {trouble}")
+                kind = EngineError if faults == _MOST_FAULTS else AwayError
+                raise kind(f"the server could not be brought to answer {path} in {tries} tries: {trouble}")
             log.warning("engine_waits", path=path, trouble=trouble, tries=tries, retry_in=round(wait, 2))
             await asyncio.sleep(wait)
             pause = min(pause * 2, _LONGEST_PAUSE)
