@@ -9,10 +9,11 @@ from schemas.problems import OutcomeError
 from schemas.verdict import Tally
 from worker import judging
 from worker.admission import Gate
+from worker.cases import Case
 from worker.engines import completions
 from worker.engines.base import EngineError, Score, VerdictTokens
 from worker.engines.completions import Position
-from worker.judging import Bench, Case, Rules
+from worker.judging import Bench, Rules
 
 TOKENS = VerdictTokens(a=32, b=33)
 
