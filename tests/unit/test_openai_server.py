@@ -233,7 +233,9 @@ class TestSettings:
         finally:
             engine.close()
 
-    @pytest.mark.parametrize("url", [None, "gpu-host:8000", "ftp://gpu-host", "http://", "http://me:secret@gpu-host/v1"])
+    @pytest.mark.parametrize(
+        "url", [None, "gpu-host:8000", "ftp://gpu-host", "http://", "http://me:secret@gpu-host/v1"]
+    )
     def test_an_url_that_is_none_is_refused(self, url):
         """The sentence names the setting, and does not repeat a password."""
         with pytest.raises(Problem, match="NIGHTCOURT_ENGINE_URL must be") as caught:
