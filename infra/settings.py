@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from schemas.problems import BAD_SETTING, Problem
 
-EngineName = Literal["llama_cpp", "simulated"]
+EngineName = Literal["llama_cpp", "simulated", "tensorrt_llm"]
 
 
 class Settings(BaseSettings):
@@ -76,6 +76,15 @@ class Settings(BaseSettings):
     """CPU threads of the llama_cpp engine; the machine's cores when unset."""
     context_tokens: PositiveInt = 8192
     """The longest prompt, in tokens, that the llama_cpp engine makes room for; the model's own limit caps it."""
+    engine_folder: Path | None = None
+    """What `nightcourt engine build` made, for the tensorrt_llm engine. On a local disk: each prompt reads in it."""
+    engine_memory_share: float = Field(default=0.85, gt=0.0, lt=1.0)
+    """How much of the GPU memory that the weights leave free the tensorrt_llm engine takes for its KV cache."""
+    engine_reuse: bool = True
+    """Whether the tensorrt_llm engine uses again what it computed for prompts of a tenant that begin alike. Without, it is
+    slower, and the same prompt gets the same odds more nearly."""
+    engine_timeout_seconds: PositiveFloat = 120.0
+    """How long the tensorrt_llm engine may take for one step; then its prompts are called off and tried again."""
     workers: PositiveInt | None = None
     """Worker processes that the embedded stack runs; one, or one a core with the simulated engine, when unset."""
     slots: PositiveInt = 8
@@ -99,6 +108,15 @@ class Settings(BaseSettings):
     """The least that is logged. At no level does a line hold what anybody sent."""
     log_format: Literal["auto", "console", "json"] = "auto"
     """'auto' is console on a terminal and JSON elsewhere."""
+
+    @model_validator(mode="after")
+    def _engine_has_its_folder(self) -> "Settings":
+        if self.engine == "tensorrt_llm" and self.engine_folder is None:
+            raise ValueError(
+                "NIGHTCOURT_ENGINE_FOLDER must name an engine folder for the tensorrt_llm engine; "
+                "`nightcourt engine build` makes one"
+            )
+        return self
 
     @model_validator(mode="after")
     def _times_agree(self) -> "Settings":
