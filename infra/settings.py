@@ -81,8 +81,8 @@ class Settings(BaseSettings):
     engine_memory_share: float = Field(default=0.85, gt=0.0, lt=1.0)
     """How much of the GPU memory that the weights leave free the tensorrt_llm engine takes for its KV cache."""
     engine_reuse: bool = True
-    """Whether the tensorrt_llm engine uses again what it computed for prompts of a tenant that begin alike. Without, it is
-    slower, and the same prompt gets the same odds more nearly."""
+    """Whether the tensorrt_llm engine uses again what it computed for prompts of a tenant that begin alike. Without, it
+    is slower, and the same prompt gets the same odds more nearly."""
     engine_timeout_seconds: PositiveFloat = 120.0
     """How long the tensorrt_llm engine may take for one step; then its prompts are called off and tried again."""
     workers: PositiveInt | None = None

@@ -58,7 +58,8 @@ LEAST_VOTES = 0.99
 LEAST_MASS = 0.90
 """What the median prompt has to put on A and B together."""
 LEAST_AGREEMENT = 0.60
-"""How many pairs have to get the same winner in both orders: chance has half."""
+"""How many pairs have to get the same winner in both orders: chance has half. Of fewer than a hundred pairs, more have
+to: two standard errors above chance."""
 MOST_GROWTH = 256 * 1024 * 1024
 """Bytes that the soak may add to the memory in use, after its first tenth."""
 MOST_DRIFT = 0.35
@@ -155,7 +156,7 @@ class _Agreement:
         mass = statistics.median(self.masses) if self.masses else 0.0
         share = self.consistent / judged if judged else 0.0
         return {
-            "passed": judged > 0 and mass >= LEAST_MASS and share >= LEAST_AGREEMENT,
+            "passed": judged > 0 and mass >= LEAST_MASS and share >= max(LEAST_AGREEMENT, 0.5 + judged**-0.5),
             "mass_median": mass,
             "mass_smallest": min(self.masses, default=0.0),
             "orders_agree": share,
