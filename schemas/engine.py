@@ -106,6 +106,8 @@ class BuildOrder(BaseModel):
     """A folder with a Hugging Face checkpoint, or the name of one on a hub, `owner/name`."""
     folder: Path
     """The engine folder to make."""
+    name: str | None = None
+    """What the model is called in verdicts; None takes the last part of `checkpoint`."""
     quantisation: Quantisation | None = None
     """None chooses by the GPU."""
     pairs: Path | None = None

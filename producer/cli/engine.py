@@ -31,6 +31,9 @@ def _run(command: str, order: BaseModel) -> None:
 def build(
     checkpoint: Annotated[str, typer.Argument(help="Folder of a Hugging Face checkpoint, or OWNER/NAME on the hub.")],
     folder: Annotated[Path, typer.Argument(help="The engine folder to make.")],
+    name: Annotated[
+        str | None, typer.Option(help="What verdicts call the model; by default the last part of CHECKPOINT.")
+    ] = None,
     quantisation: Annotated[
         Quantisation | None,
         typer.Option(help="By default what the GPU does best: fp8 from Ada on, bf16 on Ampere, fp16 before."),
@@ -56,6 +59,7 @@ def build(
         BuildOrder(
             checkpoint=checkpoint,
             folder=folder,
+            name=name,
             quantisation=quantisation,
             pairs=pairs,
             samples=samples,

@@ -132,10 +132,10 @@ def test_thousands_of_comparisons_through_threads(
 def test_refusals_and_lateness_cost_attempts_and_nothing_else(engine: dict[str, Any], tmp_path: Path) -> None:
     """Refused and late requests fail their step, are called off and tried again; every line is decided once."""
     with (
-        gpu_host(report=str(tmp_path), refuse_every=701, late_every=977),
+        gpu_host(report=str(tmp_path), refuse_every=401, late_every=577),
         running_service(tmp_path / "data", **engine, max_attempts=5) as service,
     ):
-        judge_many(service, tmp_path, 1500)
+        judge_many(service, tmp_path, 800)
         failed = [line for line in service.log("worker") if line["event"] == "attempt_failed"]
         service.signal("worker", signal.SIGTERM)
         counts = wait_until(lambda: counted(tmp_path), within=30, what="the executor leaves its counts")
@@ -148,11 +148,11 @@ def test_an_executor_that_dies_takes_its_process_along(engine: dict[str, Any], t
     """The worker ends itself, another starts, and what was in hand is decided once each."""
     marker = tmp_path / "died"
     with (
-        gpu_host(report=str(tmp_path), die_after=700, die_once=str(marker), tokens_per_second=200_000),
+        gpu_host(report=str(tmp_path), die_after=500, die_once=str(marker), tokens_per_second=200_000),
         running_service(tmp_path / "data", **engine, max_attempts=5) as service,
     ):
         first = service.pid("worker")
-        judge_many(service, tmp_path, 1500)
+        judge_many(service, tmp_path, 800)
         gone = [line for line in service.log("worker") if line["event"] == "engine_gone"]
         assert marker.exists()
         assert gone

@@ -109,6 +109,11 @@ class TestManifest:
         assert first.weights != second.weights
         assert first.tokenizer == second.tokenizer
 
+    def test_the_model_is_called_by_its_folder_or_as_somebody_says(self, order: Any, tmp_path: Path):
+        """A checkpoint that is mounted under another name keeps its own in every verdict."""
+        assert run(order()).model == "Skywork-Critic-Llama-3.1-8B"
+        assert run(order(name="Critic", folder=tmp_path / "second")).model == "Critic"
+
     def test_builds_can_be_told_apart(self, order: Any, tmp_path: Path):
         """Two builds from the same inputs have names of their own, as their engines differ."""
         first, second = run(order()), run(order(folder=tmp_path / "second", quantisation="bf16"))

@@ -53,7 +53,7 @@ def build(order: BuildOrder, say: Say) -> Manifest:
     texts = _calibration(order, quantisation, vocabulary, say)
     say("hashing the weights")
     wanted = Manifest(
-        model=order.checkpoint.rstrip("/").rpartition("/")[2],
+        model=order.name or order.checkpoint.rstrip("/").rpartition("/")[2],
         weights=hash_files(weight_files(checkpoint)),
         tokenizer=vocabulary.fingerprint,
         prompt=prompts.PROFILES["card"].sha256,
