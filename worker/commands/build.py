@@ -28,12 +28,12 @@ from schemas.engine import (
 )
 from schemas.problems import ENGINE_BUILD, Problem
 from worker import prompts
+from worker.cases import ORDERS
 from worker.commands.pairs import read_pairs
 from worker.commands.saying import Say
 from worker.engines.tensorrt_llm.compiler import compile_engine
 from worker.engines.tensorrt_llm.gpu import Gpu, gpu_at_hand
 from worker.engines.vocabulary import FILES, Vocabulary
-from worker.judging import ORDERS
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FEWEST_SAMPLES = 16

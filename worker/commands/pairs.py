@@ -3,7 +3,7 @@
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -101,7 +101,7 @@ def _cut(comparison: Filed, first: str, second: str, tokens: int, encode: Encode
 
 
 def _with(comparison: Filed, first: str, second: str) -> Filed:
-    return replace(comparison, response_a=first, response_b=second)
+    return comparison._replace(response_a=first, response_b=second)
 
 
 def _length(comparison: Filed, encode: Encode) -> int:
