@@ -229,8 +229,12 @@ class LLM:
         config = json.loads((folder / "config.json").read_text())
         self._scratch = None
         if "build_config" not in config:
-            self._scratch = tempfile.TemporaryDirectory(dir=self._args.workspace, ignore_cleanup_errors=True)
-            folder = self._build(folder, config, Path(self._scratch.name) / "tmp.engine")
+            self._scratch = tempfile.TemporaryDirectory(dir=self._args.workspace)
+            try:
+                folder = self._build(folder, config, Path(self._scratch.name) / "tmp.engine")
+            except Exception:
+                self._scratch.cleanup()
+                raise
         elif not (folder / "rank0.engine").stat().st_size:
             raise RuntimeError("the engine cannot be deserialized")
         self._engine_dir = folder
