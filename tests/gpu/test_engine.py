@@ -3,6 +3,7 @@
 Nothing of this has been run yet: no GPU was at hand when it was written.
 """
 
+import importlib.util
 import inspect
 import os
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 from support.checkpoints import write_pairs
-from support.gpu import gpu_host as pretended_host
+from support.gpu import STAND_INS
 from support.waiting import wait_until
 
 from worker import prompts
@@ -35,18 +36,14 @@ def steps(engine: TensorRtLlmEngine, tmp_path_factory: pytest.TempPathFactory) -
     return [both_orders(pair.comparison, engine.encode) for pair in pairs]
 
 
-def table() -> Any:
-    """The stand-in's table of names."""
-    with pretended_host():
-        from tensorrt_llm import _surface  # noqa: PLC0415 - the stand-in's
-
-        return _surface
-
-
 @pytest.fixture(scope="module")
 def surface() -> Any:
-    """What the stand-in takes the library to take."""
-    return table()
+    """What the stand-in takes the library to take: its table, read beside the real library and not in its place."""
+    file = STAND_INS / "tensorrt_llm" / "_surface.py"
+    spec = importlib.util.spec_from_file_location("standin_surface", file)
+    table = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(table)
+    return table
 
 
 class TestLibrary:

@@ -127,6 +127,13 @@ class TestWhole:
         assert unfit(report) is None
         assert not (built / "engine" / REPORT).exists()
 
+    def test_a_report_that_cannot_be_written_is_told_instead(self, proof: Any, tmp_path: Path):
+        """Half an hour of work is not lost over a folder that is not there."""
+        kept = tmp_path / "nightcourt-reference.json"
+        proof(soak=0)
+        with pytest.raises(Problem, match=r'No such file or directory. The report was: \{\s+"build"'):
+            proof(soak=0, checkpoint=None, reference=kept, report=tmp_path / "nowhere" / "report.json")
+
     def test_another_checkpoint_is_no_reference(self, proof: Any, tmp_path: Path):
         """The reference has to be the model that the engine was built from."""
         other = make_checkpoint(tmp_path / "other", weights=b"other noise")

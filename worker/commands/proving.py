@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from infra.engine_folder import REPORT, build_of, check_files, hash_files, read_manifest
 from infra.settings import Settings
 from schemas.engine import Manifest, VerifyOrder
-from schemas.problems import BAD_INPUT_FILE, ENGINE_UNFIT, Problem
+from schemas.problems import BAD_INPUT_FILE, BAD_OUTPUT_FILE, ENGINE_UNFIT, Problem
 from worker import prompts
 from worker.commands import verify as checks
 from worker.commands.build import find_checkpoint, weight_files
@@ -21,6 +21,8 @@ from worker.commands.saying import Say
 from worker.commands.verify import Reference
 from worker.engines.tensorrt_llm.engine import TensorRtLlmEngine
 from worker.engines.vocabulary import Vocabulary
+
+_REPORT = Path("nightcourt-verify.json")
 
 
 def prove(order: VerifyOrder, settings: Settings, say: Say) -> dict[str, Any]:
@@ -66,9 +68,9 @@ def prove(order: VerifyOrder, settings: Settings, say: Say) -> dict[str, Any]:
             "statistics": engine.statistics.snapshot(),
         }
     text = json.dumps(report, indent=2) + "\n"
-    (order.report or Path("nightcourt-verify.json")).write_text(text)
+    _write(order.report or _REPORT, text)
     if report["passed"]:
-        (order.folder / REPORT).write_text(text)
+        _write(order.folder / REPORT, text)
     return report
 
 
@@ -110,11 +112,17 @@ def _reference(
         prompts=asked,
         log_odds=checks.compute_reference(checkpoint, asked, vocabulary.verdict_tokens, say),
     )
-    beside = order.report or Path("nightcourt-verify.json")
-    kept = beside.with_name("nightcourt-reference.json")
-    kept.write_text(reference.model_dump_json())
+    kept = (order.report or _REPORT).with_name("nightcourt-reference.json")
+    _write(kept, reference.model_dump_json())
     say(f"kept the reference as {kept}; give it with --reference the next time")
     return reference
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise Problem(BAD_OUTPUT_FILE, f"{path}: {error.strerror}. The report was: {text}") from None
 
 
 def _agree(what: Path, weights: str, tokenizer: str, manifest: Manifest) -> None:
