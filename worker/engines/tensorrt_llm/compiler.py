@@ -1,5 +1,6 @@
 """From a Hugging Face checkpoint to an engine: what of the build is TensorRT-LLM's own work."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ def compile_engine(
         workspace: room for what is made on the way: about twice the checkpoint.
     """
     keep_to_one_process()
+    # `datasets` keeps what it reads in the user's home, which an image may have sealed.
+    os.environ["HF_DATASETS_CACHE"] = str(workspace / "datasets")  # noqa: TID251 - set for a library, not read
     from tensorrt_llm import BuildConfig  # noqa: PLC0415 - on GPU hosts alone
     from tensorrt_llm._tensorrt_engine import LLM  # noqa: PLC0415
     from tensorrt_llm.llmapi import CalibConfig, QuantAlgo, QuantConfig  # noqa: PLC0415
