@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from schemas.problems import BAD_SETTING, Problem
 
-EngineName = Literal["llama_cpp", "openai_server", "simulated"]
+EngineName = Literal["llama_cpp", "openai_server", "simulated", "tensorrt_llm"]
 
 
 class Settings(BaseSettings):
@@ -94,6 +94,15 @@ class Settings(BaseSettings):
     """How long a prompt is tried again while that server is overloaded or away, before the attempt counts as failed."""
     engine_ca_file: Path | None = None
     """Certificates to trust that server by, in PEM, instead of the usual authorities."""
+    engine_folder: Path | None = None
+    """What `nightcourt engine build` made, for the tensorrt_llm engine. On a local disk: each prompt reads in it."""
+    engine_memory_share: float = Field(default=0.85, gt=0.0, lt=1.0)
+    """How much of the GPU memory that the weights leave free the tensorrt_llm engine takes for its KV cache."""
+    engine_reuse: bool = True
+    """Whether the tensorrt_llm engine uses again what it computed for prompts of a tenant that begin alike. Without, it
+    is slower, and the same prompt gets the same odds more nearly."""
+    engine_timeout_seconds: PositiveFloat = 120.0
+    """How long the tensorrt_llm engine may take for one step; then its prompts are called off and tried again."""
     workers: PositiveInt | None = None
     """Worker processes that the embedded stack runs; one, or one a core with the simulated engine, when unset."""
     slots: PositiveInt = 8
@@ -127,6 +136,15 @@ class Settings(BaseSettings):
             raise ValueError(
                 "NIGHTCOURT_ENGINE_URL must be the http or https URL of a server for the openai_server engine, such as "
                 "http://host:8000/v1, without a user name in it; NIGHTCOURT_ENGINE_KEY takes the key"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _engine_has_its_folder(self) -> "Settings":
+        if self.engine == "tensorrt_llm" and self.engine_folder is None:
+            raise ValueError(
+                "NIGHTCOURT_ENGINE_FOLDER must name an engine folder for the tensorrt_llm engine; "
+                "`nightcourt engine build` makes one"
             )
         return self
 

@@ -43,6 +43,7 @@ def open_engine(settings: Settings) -> Engine:
 
     Raises:
         ValueError: the model cannot be used as a judge; the message says why.
+        Problem: the engine folder, the GPU and the libraries do not fit each other.
     """
     if settings.engine == "simulated":
         return SimulatedEngine(
@@ -63,6 +64,16 @@ def open_engine(settings: Settings) -> Engine:
             request_seconds=settings.engine_request_seconds,
             patience_seconds=settings.engine_patience_seconds,
             ca_file=settings.engine_ca_file,
+        )
+    if settings.engine == "tensorrt_llm" and settings.engine_folder is not None:
+        from worker.engines.tensorrt_llm.engine import TensorRtLlmEngine  # noqa: PLC0415 - on GPU hosts alone
+
+        return TensorRtLlmEngine(
+            settings.engine_folder,
+            prompt=prompts.PROFILES["card"].sha256,
+            memory_share=settings.engine_memory_share,
+            reuse=settings.engine_reuse,
+            timeout_seconds=settings.engine_timeout_seconds,
         )
     # Imported here, so that a worker with another engine needs no CPU runtime.
     from worker.engines.llama_cpp import LlamaCppEngine  # noqa: PLC0415
@@ -96,7 +107,7 @@ def make_bench(settings: Settings, engine: Engine, database: Database) -> Bench:
     worker = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     return Bench(
         engine=engine,
-        gate=Gate(card.step_tokens),
+        gate=Gate(card.step_tokens * card.steps_ahead),
         database=database,
         rules=Rules(
             worker=worker,
@@ -147,7 +158,7 @@ def main() -> None:
     warnings.simplefilter("ignore", SecurityWarning)
     try:
         engine = open_engine(settings)
-    except ValueError as error:
+    except (ValueError, Problem) as error:
         log.error("engine_refused", reason=str(error))  # noqa: TRY400 - the message is the whole story
         sys.exit(2)
     database = connect(settings.database_url.get_secret_value(), application="worker", pool_size=settings.slots + 1)

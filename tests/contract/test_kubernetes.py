@@ -29,7 +29,7 @@ OUR_KEDA = {"ScaledObject": keda.ScaledObject, "TriggerAuthentication": keda.Tri
 KEDAS = [name for name, each in OBJECTS.items() if each["kind"] in OUR_KEDA]
 TRIGGER_KEYS = {"query", "targetQueryValue", "activationTargetQueryValue"}
 """Of what KEDA's documentation lists for its postgresql trigger, what we use."""
-COMING = {"callbacks-worker", "engine"}
+COMING = {"callbacks-worker"}
 STORES = {5432, 6379}
 PRIVATE = {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fd00::/8"}
 

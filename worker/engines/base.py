@@ -48,6 +48,8 @@ class EngineCard:
     """The longest prompt that `score` takes, in tokens, opening included."""
     step_tokens: int
     """How many prompt tokens one engine step should hold. Admission lets in about this much at a time."""
+    steps_ahead: int = 1
+    """How many steps' worth admission lets in: 2 where the engine batches by itself and would idle between steps."""
     simulated: bool = False
     caveat: str | None = None
     """What a reader must know before believing this engine's verdicts; None for the judge itself."""
@@ -104,12 +106,15 @@ class Engine(Protocol):
         """
         ...
 
-    def score(self, prompts: Sequence[Sequence[int]]) -> list[Score]:
+    def score(self, prompts: Sequence[Sequence[int]], *, salt: str = "") -> list[Score]:
         """Run one forward pass for each prompt and read the verdict token's odds.
 
         Args:
             prompts: token ids, each at most `card.max_prompt_tokens` long; neighbours that share a beginning are
                 cheaper.
+            salt: whose prompts these are. An engine that keeps what it computed, and can tell callers apart, uses
+                it again for prompts of the same salt alone: how fast an answer comes is to tell nobody what
+                somebody else asked.
 
         Returns:
             One score for each prompt, in the same order.
@@ -120,8 +125,8 @@ class Engine(Protocol):
         """
         ...
 
-    def generate(self, prompt: Sequence[int], max_tokens: int) -> Generation:
-        """Let the model write greedily, at most `max_tokens` tokens, until it ends its turn.
+    def generate(self, prompt: Sequence[int], max_tokens: int, *, salt: str = "") -> Generation:
+        """Let the model write greedily, at most `max_tokens` tokens, until it ends its turn. `salt` is as in `score`.
 
         Raises:
             EngineError: the step failed and may be tried again.
