@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -14,7 +15,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from infra.addresses import Allowed
 from schemas.problems import BAD_SETTING, Problem
 
-EngineName = Literal["llama_cpp", "simulated"]
+EngineName = Literal["llama_cpp", "openai_server", "simulated", "tensorrt_llm"]
 
 
 class Settings(BaseSettings):
@@ -89,7 +90,33 @@ class Settings(BaseSettings):
     threads: PositiveInt | None = None
     """CPU threads of the llama_cpp engine; the machine's cores when unset."""
     context_tokens: PositiveInt = 8192
-    """The longest prompt, in tokens, that the llama_cpp engine makes room for; the model's own limit caps it."""
+    """The longest prompt, in tokens, that the llama_cpp engine makes room for; the model's own limit caps it. For the
+    openai_server engine, the server's limit where the server does not say."""
+    engine_url: str | None = None
+    """The OpenAI-compatible server that the openai_server engine asks, for instance http://host:8000/v1."""
+    engine_key: SecretStr | None = None
+    """The key sent to that server as `Authorization: Bearer`."""
+    engine_model: str | None = None
+    """The model's name on that server; needed where it serves several."""
+    engine_tokenizer: Path | None = None
+    """The folder of the model's tokenizer.json and tokenizer_config.json; needed for every server but llama.cpp's."""
+    engine_requests: PositiveInt = 16
+    """Requests that one worker has under way at that server."""
+    engine_request_seconds: PositiveFloat = 120.0
+    """How long one request may take there, waiting in the server's queue included."""
+    engine_patience_seconds: PositiveFloat = 300.0
+    """How long a prompt is tried again while that server is overloaded or away, before the attempt counts as failed."""
+    engine_ca_file: Path | None = None
+    """Certificates to trust that server by, in PEM, instead of the usual authorities."""
+    engine_folder: Path | None = None
+    """What `nightcourt engine build` made, for the tensorrt_llm engine. On a local disk: each prompt reads in it."""
+    engine_memory_share: float = Field(default=0.85, gt=0.0, lt=1.0)
+    """How much of the GPU memory that the weights leave free the tensorrt_llm engine takes for its KV cache."""
+    engine_reuse: bool = True
+    """Whether the tensorrt_llm engine uses again what it computed for prompts of a tenant that begin alike. Without, it
+    is slower, and the same prompt gets the same odds more nearly."""
+    engine_timeout_seconds: PositiveFloat = 120.0
+    """How long the tensorrt_llm engine may take for one step; then its prompts are called off and tried again."""
     workers: PositiveInt | None = None
     """Worker processes that the embedded stack runs; one, or one a core with the simulated engine, when unset."""
     slots: PositiveInt = 8
@@ -126,6 +153,27 @@ class Settings(BaseSettings):
     def _allowable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         Allowed.parse(value)
         return value
+
+    @model_validator(mode="after")
+    def _engine_has_its_server(self) -> "Settings":
+        if self.engine != "openai_server":
+            return self
+        parts = urlsplit(self.engine_url or "")
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username is not None or parts.query:
+            raise ValueError(
+                "NIGHTCOURT_ENGINE_URL must be the http or https URL of a server for the openai_server engine, such as "
+                "http://host:8000/v1, without a user name in it; NIGHTCOURT_ENGINE_KEY takes the key"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _engine_has_its_folder(self) -> "Settings":
+        if self.engine == "tensorrt_llm" and self.engine_folder is None:
+            raise ValueError(
+                "NIGHTCOURT_ENGINE_FOLDER must name an engine folder for the tensorrt_llm engine; "
+                "`nightcourt engine build` makes one"
+            )
+        return self
 
     @model_validator(mode="after")
     def _times_agree(self) -> "Settings":

@@ -59,6 +59,10 @@ BAD_INPUT_FILE = ProblemKind("bad_input_file", HTTPStatus.BAD_REQUEST, "The inpu
 BAD_OUTPUT_FILE = ProblemKind("bad_output_file", HTTPStatus.BAD_REQUEST, "The output file cannot be written")
 BAD_SETTING = ProblemKind("bad_setting", HTTPStatus.INTERNAL_SERVER_ERROR, "A setting cannot be used")
 BATCH_FAILED = ProblemKind("batch_failed", HTTPStatus.UNPROCESSABLE_ENTITY, "The batch did not end well")
+ENGINE_FOLDER = ProblemKind("engine_folder", HTTPStatus.INTERNAL_SERVER_ERROR, "The engine folder cannot be used")
+ENGINE_BUILD = ProblemKind("engine_build", HTTPStatus.INTERNAL_SERVER_ERROR, "The engine cannot be built")
+ENGINE_UNFIT = ProblemKind("engine_unfit", HTTPStatus.INTERNAL_SERVER_ERROR, "The engine did not pass")
+NO_GPU = ProblemKind("no_gpu", HTTPStatus.INTERNAL_SERVER_ERROR, "The GPU cannot be used")
 NOT_DECIDED = ProblemKind("not_decided", HTTPStatus.GATEWAY_TIMEOUT, "Not everything was decided in time")
 
 

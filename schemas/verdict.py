@@ -33,7 +33,9 @@ class Judge(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     model: str = Field(description="The model's own name")
-    weights: str = Field(description="Hash of the weights, 'sha256:...'")
+    weights: str = Field(
+        description="Hash of the weights, 'sha256:...'; 'unverified:sha256:...' for what a server says of its model"
+    )
     quantisation: str = Field(description="How the weights are stored, for instance 'Q4_K_M' or 'FP8'")
     engine: str = Field(description="The engine that ran the model, for instance 'llama_cpp'")
     engine_build: str = Field(description="The engine's version")

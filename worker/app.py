@@ -39,12 +39,37 @@ def open_engine(settings: Settings) -> Engine:
 
     Raises:
         ValueError: the model cannot be used as a judge; the message says why.
+        Problem: the engine folder, the GPU and the libraries do not fit each other.
     """
     if settings.engine == "simulated":
         return SimulatedEngine(
             tokens_per_second=settings.simulated_tokens_per_second,
             max_prompt_tokens=settings.context_tokens,
             on_score=None if settings.simulated_call_log is None else call_log(settings.simulated_call_log),
+        )
+    if settings.engine == "openai_server":
+        from worker.engines.openai_server import OpenAIServerEngine  # noqa: PLC0415 - no other engine needs a client
+
+        return OpenAIServerEngine(
+            settings.engine_url or "",
+            key=settings.engine_key.get_secret_value() if settings.engine_key else None,
+            model=settings.engine_model,
+            tokenizer=settings.engine_tokenizer,
+            context_tokens=settings.context_tokens,
+            requests=settings.engine_requests,
+            request_seconds=settings.engine_request_seconds,
+            patience_seconds=settings.engine_patience_seconds,
+            ca_file=settings.engine_ca_file,
+        )
+    if settings.engine == "tensorrt_llm" and settings.engine_folder is not None:
+        from worker.engines.tensorrt_llm.engine import TensorRtLlmEngine  # noqa: PLC0415 - on GPU hosts alone
+
+        return TensorRtLlmEngine(
+            settings.engine_folder,
+            prompt=prompts.PROFILES["card"].sha256,
+            memory_share=settings.engine_memory_share,
+            reuse=settings.engine_reuse,
+            timeout_seconds=settings.engine_timeout_seconds,
         )
     # Imported here, so that a worker with another engine needs no CPU runtime.
     from worker.engines.llama_cpp import LlamaCppEngine  # noqa: PLC0415
@@ -77,7 +102,7 @@ def make_bench(settings: Settings, engine: Engine, database: Database) -> Bench:
         ids = {name: roster.enroll(connection, judge) for name, judge in judges.items()}
     return Bench(
         engine=engine,
-        gate=Gate(card.step_tokens),
+        gate=Gate(card.step_tokens * card.steps_ahead),
         database=database,
         rules=Rules(
             worker=worker_name(),
@@ -124,7 +149,7 @@ def main() -> None:
     pulse.begin(settings.pulse_file)
     try:
         engine = open_engine(settings)
-    except ValueError as error:
+    except (ValueError, Problem) as error:
         log.error("engine_refused", reason=str(error))  # noqa: TRY400 - the message is the whole story
         sys.exit(2)
     database = connect(settings.database_url.get_secret_value(), application="worker", pool_size=settings.slots + 1)

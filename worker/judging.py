@@ -139,33 +139,37 @@ def _judge(bench: Bench, claim: Claim, step: Sequence[Case]) -> list[Outcome]:
     """Put one step to the engine, when its turn has come."""
     with bench.gate.admit(sum(case.tokens for case in step), claim.lane):
         if prompts.PROFILES[step[0].comparison.profile].writes:
-            return [_written(bench, case) for case in step]
-        scores = iter(bench.engine.score([ids for case in step for ids in case.prompts]))
+            return [_written(bench, case, claim.tenant) for case in step]
+        scores = iter(bench.engine.score([ids for case in step for ids in case.prompts], salt=claim.tenant))
         return [_scored(bench, case, [next(scores) for _ in case.prompts]) for case in step]
 
 
 def _scored(bench: Bench, case: Case, scores: Sequence[Score]) -> Outcome:
     cast = []
     for order, score in zip(case.orders, scores, strict=True):
-        if not (math.isfinite(score.log_odds) and math.isfinite(score.mass)):
-            message = f"order {order}: the engine's odds are no number"
-            return _errored(case, OutcomeError.UNPARSEABLE, message, case.tokens, scores)
         if score.mass < bench.rules.mass_threshold:
             message = (
                 f"order {order}: the model put {score.mass:.3g} of its probability on A and B, "
                 f"under the threshold of {bench.rules.mass_threshold:g}"
             )
             return _errored(case, OutcomeError.UNPARSEABLE, message, case.tokens, scores)
-        cast.append(ballots.ballot(order, score.log_odds, score.mass))
+        if math.isnan(score.log_odds) or not math.isfinite(score.mass):
+            message = f"order {order}: the engine's odds are no number"
+            return _errored(case, OutcomeError.UNPARSEABLE, message, case.tokens, scores)
+        if math.isinf(score.log_odds):
+            cast.append(ballots.vote_only(order, "A" if score.log_odds > 0 else "B"))
+        else:
+            cast.append(ballots.ballot(order, score.log_odds, score.mass))
     return _succeeded(bench, case, cast, scores)
 
 
-def _written(bench: Bench, case: Case) -> Outcome:
+def _written(bench: Bench, case: Case, tenant: str) -> Outcome:
     cast: list[Ballot] = []
     scores: list[Score] = []
     room = bench.engine.card.max_prompt_tokens
     for order, ids in zip(case.orders, case.prompts, strict=True):
-        written = bench.engine.generate(ids, min(prompts.MAX_GENERATED_TOKENS, max(1, room - len(ids))))
+        limit = min(prompts.MAX_GENERATED_TOKENS, max(1, room - len(ids)))
+        written = bench.engine.generate(ids, limit, salt=tenant)
         scores.append(Score(0.0, 0.0, cached_tokens=written.cached_tokens, seconds=written.seconds))
         vote = parse(written.text)
         if vote is None:

@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from infra import roster, settings
 from infra.database import connect
+from infra.engine_folder import describe as describe_engine
 from infra.local import LocalStackError
 from infra.local.folder import running_stack
 from infra.local.model import embedded_model
@@ -22,6 +23,7 @@ from infra.settings import Settings
 from producer.cli.output import Exit, console
 from producer.cli.submit import find_server
 from producer.client import Client, ClientError
+from schemas.problems import Problem
 
 _CALLBACKS_LATE = 60
 """Seconds that a callback to a receiver that does well may be due before something must be wrong."""
@@ -61,7 +63,7 @@ def examine(chosen: Settings) -> Iterator[Finding]:
 def _look(part: str, look: Callable[[], str]) -> Finding:
     try:
         return Finding(part, ok=True, says=look())
-    except (ClientError, LocalStackError, RedisError, OSError, ValueError) as error:
+    except (ClientError, LocalStackError, Problem, RedisError, OSError, ValueError) as error:
         return Finding(part, ok=False, says=str(error))
 
 
@@ -69,8 +71,12 @@ def describe_model(chosen: Settings) -> str:
     """Say which model the worker would load, in words.
 
     Raises:
-        LocalStackError, OSError, ValueError: there is none, or the file is of another kind; the message says so.
+        LocalStackError, OSError, Problem, ValueError: there is none, or it cannot be used; the message says so.
     """
+    if chosen.engine == "openai_server":
+        return f"is at {chosen.engine_url}; the worker tries it out when it starts"
+    if chosen.engine == "tensorrt_llm" and chosen.engine_folder is not None:
+        return describe_engine(chosen.engine_folder)
     if chosen.engine != "llama_cpp":
         return f"engine {chosen.engine} needs none"
     path = chosen.model or embedded_model()

@@ -93,13 +93,13 @@ class SimulatedEngine:
         words += (_ROLES["assistant"], _text_words(prompt.opening))
         return memoryview(b"".join(words)).cast("I")
 
-    def score(self, prompts: Sequence[Sequence[int]]) -> list[Score]:
+    def score(self, prompts: Sequence[Sequence[int]], *, salt: str = "") -> list[Score]:  # noqa: ARG002 - nothing is kept
         """The opinion on each prompt, after as long as the pretended device takes for all of them."""
         self._admit(prompts)
         self._work(sum(len(prompt) for prompt in prompts))
         return [self._opinion(prompt) for prompt in prompts]
 
-    def generate(self, prompt: Sequence[int], max_tokens: int) -> Generation:
+    def generate(self, prompt: Sequence[int], max_tokens: int, *, salt: str = "") -> Generation:  # noqa: ARG002 - as above
         """Write the verdict and nothing else, in three tokens."""
         self._admit([prompt])
         opinion = self._opinion(prompt)
