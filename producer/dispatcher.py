@@ -41,7 +41,7 @@ class Pace:
     worker_seconds: float
     """A worker not heard of for this long is not counted on."""
     max_attempts: int
-    tend_seconds: float = 0.25
+    tend_seconds: float = 0.1
     """How often windows and the ends of batches are looked at: what an operator does has effect within this."""
     shards_per_slot: int = 1
     clock_shift_seconds: float = 0.0
