@@ -126,10 +126,15 @@ class Settings(BaseSettings):
     mass_threshold: float = Field(default=0.05, ge=0.0, le=1.0)
     """A ballot with less probability than this on A and B together is no verdict. The embedded model puts .15 to .40
     there; a judge trained to say A or B puts nearly everything there, and may be held to more."""
+    calibration_file: Path | None = None
+    """What `nightcourt eval calibrate` wrote: the temperature of one judge. A worker with another judge refuses it."""
     simulated_tokens_per_second: float = Field(default=0.0, ge=0.0)
     """The simulated engine's speed; 0 answers at once."""
     simulated_call_log: Path | None = None
     """A file to which the simulated engine appends a hash of every prompt it is asked, for tests that count."""
+    simulated_strengths: bool = False
+    """Let the simulated engine prefer by marks in the answers, such as `{{strength=1.5}}`, for trying out evals on
+    verdicts whose truth is known."""
 
     # -- what watches over a process
     pulse_file: Path | None = None

@@ -58,6 +58,7 @@ LOCAL_STACK = ProblemKind("local_stack", HTTPStatus.INTERNAL_SERVER_ERROR, "The 
 BAD_INPUT_FILE = ProblemKind("bad_input_file", HTTPStatus.BAD_REQUEST, "The input file cannot be used")
 BAD_OUTPUT_FILE = ProblemKind("bad_output_file", HTTPStatus.BAD_REQUEST, "The output file cannot be written")
 BAD_SETTING = ProblemKind("bad_setting", HTTPStatus.INTERNAL_SERVER_ERROR, "A setting cannot be used")
+MISSING_EXTRA = ProblemKind("missing_extra", HTTPStatus.INTERNAL_SERVER_ERROR, "A part of the program is not installed")
 BATCH_FAILED = ProblemKind("batch_failed", HTTPStatus.UNPROCESSABLE_ENTITY, "The batch did not end well")
 ENGINE_FOLDER = ProblemKind("engine_folder", HTTPStatus.INTERNAL_SERVER_ERROR, "The engine folder cannot be used")
 ENGINE_BUILD = ProblemKind("engine_build", HTTPStatus.INTERNAL_SERVER_ERROR, "The engine cannot be built")

@@ -42,6 +42,9 @@ class Judge(BaseModel):
     profile: str = Field(description="The prompt profile")
     prompt: str = Field(description="Hash of the profile's prompt text, 'sha256:...'")
     temperature: float = Field(description="T in P = sigmoid(d / T); 1 unless calibrated")
+    calibration: str | None = Field(
+        default=None, description="Hash of the calibration that T comes from, 'sha256:...'; null where there is none"
+    )
     simulated: bool = Field(description="True where no model was asked at all")
     caveat: str | None = Field(description="What a reader must know before believing the verdict")
 

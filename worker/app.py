@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -15,15 +16,17 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from infra import logs, pulse, roster
 from infra.broker import make_celery, run_worker, worker_name
+from infra.calibration import read_calibration
 from infra.database import connect
 from infra.local.model import embedded_model
 from infra.settings import Settings, load
+from schemas.calibration import CalibratedJudge
 from schemas.message import JUDGE_TASK, QUEUES, ShardHint
 from schemas.problems import Problem
 from schemas.verdict import Judge
 from worker import prompts
 from worker.admission import Gate
-from worker.engines.base import Engine, EngineGoneError
+from worker.engines.base import Engine, EngineCard, EngineGoneError
 from worker.engines.simulated import SimulatedEngine, call_log
 from worker.heartbeat import beat, keep_beating
 from worker.judging import Bench, Rules, judge_shard
@@ -46,6 +49,7 @@ def open_engine(settings: Settings) -> Engine:
             tokens_per_second=settings.simulated_tokens_per_second,
             max_prompt_tokens=settings.context_tokens,
             on_score=None if settings.simulated_call_log is None else call_log(settings.simulated_call_log),
+            strengths=settings.simulated_strengths,
         )
     if settings.engine == "openai_server":
         from worker.engines.openai_server import OpenAIServerEngine  # noqa: PLC0415 - no other engine needs a client
@@ -80,10 +84,33 @@ def open_engine(settings: Settings) -> Engine:
 
 
 def make_bench(settings: Settings, engine: Engine, database: Database) -> Bench:
-    """Put together what this worker judges with, and enter its judges in the tables."""
-    card = engine.card
-    temperature = 1.0
-    judges = {
+    """Put together what this worker judges with, and enter its judges in the tables.
+
+    Raises:
+        ValueError: the calibration cannot be used with this engine; the message says why.
+    """
+    judges = calibrate(judges_of(engine.card), settings.calibration_file)
+    with database.begin() as connection:
+        ids = {name: roster.enroll(connection, judge) for name, judge in judges.items()}
+    return Bench(
+        engine=engine,
+        gate=Gate(engine.card.step_tokens * engine.card.steps_ahead),
+        database=database,
+        rules=Rules(
+            worker=worker_name(),
+            lease_seconds=settings.lease_seconds,
+            max_attempts=settings.max_attempts,
+            mass_threshold=settings.mass_threshold,
+            temperature=1.0,
+            calibrated={name: judge.temperature for name, judge in judges.items() if judge.calibration},
+        ),
+        judges=ids,
+    )
+
+
+def judges_of(card: EngineCard) -> dict[str, Judge]:
+    """Name the judges that an engine is, by profile, none of them calibrated."""
+    return {
         profile.name: Judge(
             model=card.model,
             weights=card.weights,
@@ -92,27 +119,33 @@ def make_bench(settings: Settings, engine: Engine, database: Database) -> Bench:
             engine_build=card.engine_build,
             profile=profile.name,
             prompt=profile.sha256,
-            temperature=temperature,
+            temperature=1.0,
             simulated=card.simulated,
             caveat=card.caveat,
         )
         for profile in prompts.PROFILES.values()
     }
-    with database.begin() as connection:
-        ids = {name: roster.enroll(connection, judge) for name, judge in judges.items()}
-    return Bench(
-        engine=engine,
-        gate=Gate(card.step_tokens * card.steps_ahead),
-        database=database,
-        rules=Rules(
-            worker=worker_name(),
-            lease_seconds=settings.lease_seconds,
-            max_attempts=settings.max_attempts,
-            mass_threshold=settings.mass_threshold,
-            temperature=temperature,
-        ),
-        judges=ids,
-    )
+
+
+def calibrate(judges: dict[str, Judge], file: Path | None) -> dict[str, Judge]:
+    """Give the judge that a calibration file was made for its temperature.
+
+    Raises:
+        ValueError: there is no such file, or it was made for a judge that is none of these.
+    """
+    if file is None:
+        return judges
+    calibration = read_calibration(file)
+    fitting = [name for name, judge in judges.items() if CalibratedJudge.of(judge) == calibration.judge]
+    if not fitting:
+        made_for = calibration.judge
+        raise ValueError(
+            f"{file} was made for {made_for.model} ({made_for.quantisation}, {made_for.engine}, profile "
+            f"{made_for.profile}, weights {made_for.weights[:19]}), which is not the judge of this worker; calibrate "
+            "this one, or unset NIGHTCOURT_CALIBRATION_FILE"
+        )
+    changes = {"temperature": calibration.temperature, "calibration": calibration.sha256}
+    return judges | {name: judges[name].model_copy(update=changes) for name in fitting}
 
 
 def register(app: Celery, bench: Bench) -> None:
@@ -153,7 +186,11 @@ def main() -> None:
         log.error("engine_refused", reason=str(error))  # noqa: TRY400 - the message is the whole story
         sys.exit(2)
     database = connect(settings.database_url.get_secret_value(), application="worker", pool_size=settings.slots + 1)
-    bench = make_bench(settings, engine, database)
+    try:
+        bench = make_bench(settings, engine, database)
+    except ValueError as error:
+        log.error("calibration_refused", reason=str(error))  # noqa: TRY400 - the message is the whole story
+        sys.exit(2)
     # What is loaded stays; a shard's lines come and go by the thousand.
     gc.collect()
     gc.freeze()

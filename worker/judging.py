@@ -45,6 +45,9 @@ class Rules:
     max_attempts: int
     mass_threshold: float
     temperature: float
+    """T where no calibration says another."""
+    calibrated: dict[str, float] = field(default_factory=dict)
+    """T by profile."""
     patience_seconds: float = 60.0
     """How long a result in hand is kept while Postgres cannot be reached."""
 
@@ -193,7 +196,8 @@ def parse(text: str) -> Literal["A", "B"] | None:
 
 
 def _succeeded(bench: Bench, case: Case, cast: Sequence[Ballot], scores: Sequence[Score]) -> Outcome:
-    tally = ballots.count(cast, temperature=bench.rules.temperature, tie_margin=case.comparison.tie_margin)
+    temperature = bench.rules.calibrated.get(case.comparison.profile, bench.rules.temperature)
+    tally = ballots.count(cast, temperature=temperature, tie_margin=case.comparison.tie_margin)
     return Outcome(
         line=case.comparison.line,
         status=OutcomeStatus.SUCCEEDED,

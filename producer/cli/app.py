@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from producer.cli import batch, callbacks, doctor, engine, plan, processes, purge, stack, submit
+from producer.cli import batch, callbacks, doctor, engine, evals, plan, processes, purge, stack, submit
 from producer.cli.output import Exit, fail, progress
 from producer.client import ClientError, ServerProblem, ServerUnreachable
 from schemas.problems import NO_SERVER, UNAVAILABLE, Problem, ProblemKind
@@ -24,6 +24,7 @@ app.command(rich_help_panel="Use a service")(submit.submit)
 app.add_typer(batch.app, name="batch", rich_help_panel="Use a service")
 app.add_typer(callbacks.app, name="callbacks", rich_help_panel="Use a service")
 app.command(rich_help_panel="Use a service")(plan.plan)
+app.add_typer(evals.app, name="eval", rich_help_panel="Use a service")
 app.command(rich_help_panel="Use a service")(doctor.doctor)
 app.command(rich_help_panel="Use a service")(purge.purge)
 app.add_typer(engine.app, name="engine", rich_help_panel="The judge model")

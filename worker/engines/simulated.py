@@ -4,11 +4,15 @@ An opinion is a hash of the token ids and of a seed, spread like N(0, 2) in log-
 and nothing else, so it cannot know that two prompts are the same comparison in two orders: about half of
 its verdicts are inconsistent, as those of a model that judges by chance would be. The card says in every
 verdict that it is simulated.
+
+Where strengths are asked for, the first two marks in a prompt, such as `{{strength=1.5}}`, are read from its ids, and
+their difference is added to the log-odds: verdicts whose truth is known, for trying out what is made of verdicts.
 """
 
 import hashlib
 import math
 import os
+import re
 import struct
 import threading
 import time
@@ -30,6 +34,9 @@ from worker.engines.base import (
 
 CAVEAT = "Simulated: no model was asked. The verdict is a hash of the text and means nothing."
 
+STRENGTHS_CAVEAT = "Simulated: no model was asked. The verdict is chance, and marks in the answers where there are any."
+
+_STRENGTH = re.compile(rb"\{\{strength=(-?\d+(?:\.\d+)?)\}\}")
 _TEXT_IDS = 1 << 31  # ids below are text; the control tokens above are what no text can spell
 _ROLES = {role: struct.pack("I", _TEXT_IDS + number) for number, role in enumerate(("system", "user", "assistant"))}
 _END = struct.pack("I", _TEXT_IDS + 3)
@@ -48,6 +55,7 @@ class SimulatedEngine:
         tokens_per_second: the speed of the pretended device, for prompt and generated tokens alike, with
             nothing ever reused; 0 answers at once.
         max_prompt_tokens: the longest prompt to accept.
+        strengths: prefer by marks in the answers.
         on_score: called with the prompts before each `score` and `generate`, outside any lock. A test can
             wait, count or raise in it.
     """
@@ -58,26 +66,29 @@ class SimulatedEngine:
         seed: int = 0,
         tokens_per_second: float = 0.0,
         max_prompt_tokens: int = 8192,
+        strengths: bool = False,
         on_score: Callable[[Sequence[Sequence[int]]], None] | None = None,
     ) -> None:
         if tokens_per_second < 0:
             raise ValueError("tokens_per_second must not be negative; 0 answers at once")
         self._key = hashlib.blake2b(str(seed).encode(), digest_size=16).digest()
         self._tokens_per_second = tokens_per_second
+        self._strengths = strengths
         self._on_score = on_score
         self._device = threading.Lock()
         self._closed = False
+        mark = b"simulated 1 strengths " if strengths else b"simulated 1 "
         self._card = EngineCard(
             engine="simulated",
             engine_build="1",
             model="simulated",
-            weights=f"sha256:{hashlib.sha256(b'simulated 1 ' + self._key).hexdigest()}",
+            weights=f"sha256:{hashlib.sha256(mark + self._key).hexdigest()}",
             quantisation="none",
             verdict_tokens=_VERDICT_TOKENS,
             max_prompt_tokens=max_prompt_tokens,
             step_tokens=_STEP_TOKENS,
             simulated=True,
-            caveat=CAVEAT,
+            caveat=STRENGTHS_CAVEAT if strengths else CAVEAT,
         )
 
     @property
@@ -148,11 +159,17 @@ class SimulatedEngine:
         first, second, third = _THREE_WORDS.unpack(hashlib.blake2b(seen, key=self._key, digest_size=24).digest())
         normal = math.sqrt(-2 * math.log(1 - first / 2**64)) * math.cos(2 * math.pi * (second / 2**64))
         return Score(
-            log_odds=_SPREAD * normal,
+            log_odds=_SPREAD * normal + (_difference(ids.tobytes()) if self._strengths else 0.0),
             mass=0.95 + 0.05 * (third / 2**64),
             cached_tokens=0,
             seconds=self._seconds(len(prompt)),
         )
+
+
+def _difference(data: bytes) -> float:
+    """Tell how much stronger the first marked answer is than the second; 0 where there are not two marks."""
+    marks = [float(mark) for mark in _STRENGTH.findall(data)]
+    return marks[0] - marks[1] if len(marks) > 1 else 0.0
 
 
 def fingerprint(prompt: Sequence[int]) -> str:
