@@ -75,7 +75,7 @@ def count(judged: Judged) -> Gold:
         accuracy_average=averaged,
         accuracy_both=_orders(rows, "both"),
         consistent=share(rows, _BOTH, {"consistent": True}),
-        first_slot=share(rows, _BOTH | {"consistent": False}, {"first_slot": True}),
+        first_slot=share(rows, {**_BOTH, "consistent": False}, {"first_slot": True}),
         position_bias=mean(rows, {"odds": True}, "position_bias"),
         agreement=alpha([(row.winner, row.label) for row in select(rows, _LABELLED)]),
         agreement_of_orders=alpha([(row.vote_ab, row.vote_ba) for row in rows]),
@@ -83,8 +83,8 @@ def count(judged: Judged) -> Gold:
         subsets=[
             Part(
                 subset=name,
-                accuracy=share(part, {"subset": name} | _LABELLED, {"correct": True}),
-                consistent=share(part, {"subset": name} | _BOTH, {"consistent": True}),
+                accuracy=share(part, {"subset": name, **_LABELLED}, {"correct": True}),
+                consistent=share(part, {"subset": name, **_BOTH}, {"consistent": True}),
             )
             for name, part in subsets(rows).items()
         ],
@@ -114,7 +114,7 @@ def calibration(rows: Sequence[Row]) -> Calibration | None:
         return None
     table = []
     for index in sorted({row.bin for row in scored if row.bin is not None}):
-        where: Where = _SCORED | {"bin": index}
+        where: Where = {**_SCORED, "bin": index}
         table.append(
             Bin(
                 low=0.5 + index / 2 / BINS,

@@ -16,7 +16,14 @@ def log_loss(logits: Floats, targets: Floats) -> Floats:
     return np.asarray(np.logaddexp(0.0, logits) - targets * logits)
 
 
-def fit(design: Floats, targets: Floats, *, weights: Floats | None = None, ridge: float = 0.0) -> Floats:
+def fit(
+    design: Floats,
+    targets: Floats,
+    *,
+    weights: Floats | None = None,
+    ridge: float = 0.0,
+    start: Floats | None = None,
+) -> Floats:
     """Find the coefficients that make the targets likeliest, by L-BFGS on the convex loss.
 
     Args:
@@ -25,6 +32,7 @@ def fit(design: Floats, targets: Floats, *, weights: Floats | None = None, ridge
         weights: by row; ones when left out.
         ridge: half of this times the squared coefficients is added to the summed loss, so that what the data does
             not tell stays finite.
+        start: coefficients to begin from, for refits on nearly the same rows.
     """
     each = np.ones(len(targets)) if weights is None else weights
 
@@ -33,5 +41,6 @@ def fit(design: Floats, targets: Floats, *, weights: Floats | None = None, ridge
         slope = design.T @ (each * (special.expit(logits) - targets)) + ridge * beta
         return float(each @ log_loss(logits, targets) + 0.5 * ridge * beta @ beta), slope
 
-    found = optimize.minimize(loss, np.zeros(design.shape[1]), jac=True, method="L-BFGS-B", options={"gtol": 1e-8})
+    begin = np.zeros(design.shape[1]) if start is None else start
+    found = optimize.minimize(loss, begin, jac=True, method="L-BFGS-B", options={"gtol": 1e-7})
     return np.asarray(found.x)

@@ -1,7 +1,7 @@
 """Numbers that know their interval and their rows, and what every result has in common."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,7 +12,7 @@ from scipy import stats
 from producer.evals.rows import Judged, Row
 from schemas.verdict import Judge
 
-Where: TypeAlias = dict[str, str | int | bool | list[str] | None]
+Where: TypeAlias = Mapping[str, str | int | bool | list[str] | None]
 """Selects the rows whose columns have these values, or one of those listed; of `systems`, the one or the other."""
 Floats: TypeAlias = NDArray[np.float64]
 

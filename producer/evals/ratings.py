@@ -128,12 +128,13 @@ def fit_with_style(rows: Sequence[Row], systems: Sequence[str]) -> StyleFit | No
     generator = np.random.default_rng(SEED)
     size = int(group.max()) + 1
 
+    fitted = logistic.fit(design, targets, ridge=_RIDGE)
+
     def refit() -> Floats:
         weights = generator.multinomial(size, np.full(size, 1.0 / size))[group].astype(np.float64)
-        return logistic.fit(design, targets, weights=weights, ridge=_RIDGE)
+        return logistic.fit(design, targets, weights=weights, ridge=_RIDGE, start=fitted)
 
     count = len(systems)
-    fitted = logistic.fit(design, targets, ridge=_RIDGE)
     drawn = np.array([refit() for _ in range(_REFITS)])
     return StyleFit(
         strengths=fitted[:count] - fitted[:count].mean(),

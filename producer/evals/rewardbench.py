@@ -175,8 +175,8 @@ def _subset(name: str, rows: list[Row]) -> Subset:
     return Subset(
         subset=name,
         published_protocol=Number(value=float(scores.mean()), low=low, high=high, n=len(rows), where=where),
-        both_orders=share(rows, where | _JUDGED, {"correct": True}),
-        consistent=share(rows, where | {"both": True}, {"consistent": True}),
+        both_orders=share(rows, {**where, **_JUDGED}, {"correct": True}),
+        consistent=share(rows, {**where, "both": True}, {"consistent": True}),
     )
 
 
@@ -205,7 +205,7 @@ def _score(name: str, sections: Sequence[str], parts: Mapping[str, list[Row]]) -
         section=name,
         published_protocol=_number(sections, parts, _one_placement, {"subset": among}),
         other_placement=_number(sections, parts, _other_placement, {"subset": among}).value,
-        both_orders=_number(sections, parts, _verdicts, {"subset": among} | _JUDGED),
+        both_orders=_number(sections, parts, _verdicts, {"subset": among, **_JUDGED}),
     )
 
 

@@ -12,6 +12,7 @@ from producer.evals.numbers import Floats, Frozen, Number, Result, Where, common
 from producer.evals.ratings import MEAN, POINTS, STYLES
 from producer.evals.rows import Judged, Pair, Row
 from producer.evals.schedule import Field, Schedule, seek, spread_evenly
+from schemas.verdict import Judge
 
 JudgeRound = Callable[[list[Pair], int], Judged]
 """Has the pairs of a round judged; told the number of the round, from 1."""
@@ -110,7 +111,7 @@ def play(field: Field, plan: Plan, judge: JudgeRound, tell: Callable[[Round, int
     everything = sum(room.values())
     budget = everything if plan.budget is None else min(plan.budget, everything)
     rows: list[Row] = []
-    judges = {}
+    judges: dict[str, Judge] = {}
     number = 0
     while len(rows) < budget:
         number += 1
@@ -196,7 +197,7 @@ def _standing(
     fit: ratings.StyleFit | None,
 ) -> Standing:
     name = systems[index]
-    where: Where = {"systems": name} | _DECIDED
+    where: Where = {"systems": name, **_DECIDED}
     own = select(rows, where)
     ranks = 1 + (drawn > drawn[:, [index]]).sum(axis=1)
     best, worst = np.percentile(ranks, [2.5, 97.5], method="nearest")
@@ -233,7 +234,7 @@ def _gaps(rows: Sequence[Row], systems: Sequence[str], strength: Floats, drawn: 
 
 
 def _meeting(rows: Sequence[Row], one: str, other: str) -> Meeting:
-    where: Where = {"system_a": one, "system_b": other} | _DECIDED
+    where: Where = {"system_a": one, "system_b": other, **_DECIDED}
     own = select(rows, where)
     return Meeting(
         system_a=one,

@@ -7,12 +7,12 @@ from pydantic import Field
 from scipy import special, stats
 
 from producer.evals import logistic
-from producer.evals.numbers import LEVEL, SEED, Frozen, Number, Result, Where, common, mean, select, share
+from producer.evals.numbers import LEVEL, SEED, Floats, Frozen, Number, Result, Where, common, mean, select, share
 from producer.evals.rows import Judged, Row, subsets
 
 _DECIDED: Where = {"decided": True}
 _BOTH: Where = {"both": True}
-_REFITS = 500
+_REFITS = 200
 _OVERLAP = 0.2
 """Under this share of prompts with the other length order, adjusting is extrapolating: on AlpacaEval's published
 annotations the adjusted rate is within 2 points of the leaderboard's own above it, and 3 to 19 off below."""
@@ -75,7 +75,7 @@ def count(judged: Judged, system: str, baseline: str) -> Versus:
     win_rate = mean(rows, _DECIDED, "preference_b")
     wins, losses, ties = (share(rows, _DECIDED, {"winner": winner}) for winner in ("B", "A", "tie"))
     decided = select(rows, _DECIDED)
-    spread = float(np.std([row.preference_b for row in decided], ddof=1)) if len(decided) > 1 else None
+    spread = float(np.std(_preferences(decided), ddof=1)) if len(decided) > 1 else None
     real = None if win_rate.low is None or win_rate.high is None else not win_rate.low <= _EVEN <= win_rate.high
     return Versus(
         **common("versus", judged),
@@ -89,13 +89,17 @@ def count(judged: Judged, system: str, baseline: str) -> Versus:
         discrete_win_rate=_halves([row.winner for row in decided]),
         agreed_win_rate=_halves([row.agreed for row in select(rows, _BOTH)]),
         consistent=share(rows, _BOTH, {"consistent": True}),
-        first_slot=share(rows, _BOTH | {"consistent": False}, {"first_slot": True}),
+        first_slot=share(rows, {**_BOTH, "consistent": False}, {"first_slot": True}),
         position_bias=mean(rows, {"odds": True}, "position_bias"),
         length_adjusted=adjust_for_length(decided),
         subsets=[_part(name, part) for name, part in subsets(rows).items()],
         real=real,
         sentence=_sentence(win_rate, spread, system, baseline),
     )
+
+
+def _preferences(rows: Sequence[Row]) -> Floats:
+    return np.array([row.preference_b for row in rows], dtype=np.float64)
 
 
 def _halves(winners: Sequence[str | None]) -> float | None:
@@ -107,9 +111,9 @@ def _part(name: str, rows: list[Row]) -> Part:
     where: Where = {"subset": name}
     return Part(
         subset=name,
-        win_rate=mean(rows, where | _DECIDED, "preference_b"),
-        wins=share(rows, where | _DECIDED, {"winner": "B"}),
-        consistent=share(rows, where | _BOTH, {"consistent": True}),
+        win_rate=mean(rows, {**where, **_DECIDED}, "preference_b"),
+        wins=share(rows, {**where, **_DECIDED}, {"winner": "B"}),
+        consistent=share(rows, {**where, **_BOTH}, {"consistent": True}),
     )
 
 
@@ -127,11 +131,11 @@ def adjust_for_length(rows: Sequence[Row]) -> LengthAdjusted | None:
     if not spread:
         return None
     design = np.column_stack([np.ones(len(rows)), np.tanh(differences / spread)])
-    targets = np.array([row.preference_b for row in rows])
-    intercept, slope = logistic.fit(design, targets)
+    targets = _preferences(rows)
+    fitted = logistic.fit(design, targets)
     drawn = stats.bootstrap(
         (np.arange(len(rows)),),
-        lambda picked: special.expit(logistic.fit(design[picked], targets[picked], ridge=1e-6)[0]),
+        lambda picked: special.expit(logistic.fit(design[picked], targets[picked], ridge=1e-6, start=fitted)[0]),
         vectorized=False,
         n_resamples=_REFITS,
         confidence_level=LEVEL,
@@ -150,13 +154,13 @@ def adjust_for_length(rows: Sequence[Row]) -> LengthAdjusted | None:
         )
     return LengthAdjusted(
         win_rate=Number(
-            value=float(special.expit(intercept)),
+            value=float(special.expit(fitted[0])),
             low=float(drawn.low),
             high=float(drawn.high),
             n=len(rows),
             where=_DECIDED,
         ),
-        coefficient=float(slope),
+        coefficient=float(fitted[1]),
         length_baseline=float(np.mean([row.length_a for row in rows])),
         length_system=float(np.mean([row.length_b for row in rows])),
         overlap=overlap,

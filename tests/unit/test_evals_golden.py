@@ -139,13 +139,14 @@ class TestAlpacaEval:
 def test_bradley_terry_is_evalicas(shared_data):
     """From evalica's matches between foods, the strengths are those of its golden file."""
     sides = {"left": "A", "right": "B", "tie": "tie"}
+    matches = csv.DictReader((shared_data / "golden" / "evalica_food.csv").read_text().splitlines())
     rows = [
         Row(id=str(n), group=str(n), system_a=row["left"], system_b=row["right"], winner=sides[row["winner"]])
-        for n, row in enumerate(csv.DictReader((shared_data / "golden" / "evalica_food.csv").open()))
+        for n, row in enumerate(matches)
     ]
     golden = {
         row["item"]: float(row["score"])
-        for row in csv.DictReader((shared_data / "golden" / "evalica_food-golden.csv").open())
+        for row in csv.DictReader((shared_data / "golden" / "evalica_food-golden.csv").read_text().splitlines())
         if row["algorithm"] == "bradley_terry"
     }
     found = np.exp(ratings.strengths(ratings.wins_by_group(rows, list(golden)).sum(axis=0)))
