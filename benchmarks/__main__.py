@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import callbacks, embedded, latency, throughput, waiting
+from benchmarks import callbacks, embedded, latency, throughput, tournament, waiting
 
 
 def main() -> None:
@@ -16,6 +16,7 @@ def main() -> None:
         "throughput": throughput.measure,
         "callbacks": callbacks.measure,
         "embedded": embedded.measure,
+        "tournament": tournament.measure,
     }
     names = sys.argv[1:] or list(benchmarks)
     unknown = set(names) - set(benchmarks)

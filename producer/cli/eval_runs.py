@@ -55,7 +55,7 @@ def versus_files(asked: Asked, file: Path, baseline: Path | None) -> None:
         judged = judge(pairs)
     result = versus.count(judged, system=pairs[0].system_b or "response B", baseline=pairs[0].system_a or "response A")
     eval_show.conclude(result, eval_show.versus, as_json=asked.as_json)
-    _write(asked, result, judged, {pair.id: pair for pair in pairs})
+    _write(asked, result, judged, None if baseline is None else {pair.id: pair for pair in pairs})
 
 
 def tournament_of(asked: Asked, files: Sequence[Path], plan: Plan, seed: int) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import TypeVar
 
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -15,6 +16,7 @@ from producer.evals.rewardbench import SECTIONS, RewardBench, Section
 from producer.evals.tournament import Round, Tournament
 from producer.evals.versus import Versus
 
+_WIDE = 240
 _Result = TypeVar("_Result", bound=Result)
 
 
@@ -73,6 +75,14 @@ def _table(first: str, *others: str) -> Table:
     return table
 
 
+def _show(table: Table) -> None:
+    """Print a table: as wide as it is where nobody sees a screen's edge."""
+    if console.is_terminal:
+        console.print(table)
+    else:
+        Console(file=console.file, width=_WIDE, highlight=False).print(table)
+
+
 def _consistency(consistent: Number, first_slot: Number, bias: Number) -> None:
     _say(f"Both orders name the same winner: {_share(consistent)}")
     _say(f"Of those that do not, preferred what came first: {_share(first_slot)}")
@@ -100,7 +110,7 @@ def versus(result: Versus) -> None:
         table = _table("subset", "prompts", "win rate", "orders agree")
         for part in result.subsets:
             table.add_row(escape(part.subset), str(part.win_rate.n), _percent(part.win_rate), _percent(part.consistent))
-        console.print(table)
+        _show(table)
 
 
 def _rate(result: Versus) -> str:
@@ -134,13 +144,13 @@ def tournament(result: Tournament) -> None:
             f"{each.mean_length:.0f}",
             _points(each.style_adjusted),
         )
-    console.print(table)
+    _show(table)
     for gap in result.gaps:
         real = "above" if gap.real else "not surely above"
         _say(f"{gap.above} is {real} {gap.below}: {_points(gap.difference)} points")
     if result.styles:
         effects = "; ".join(f"{each.style} {_points(each.points)}" for each in result.styles)
-        _say(f"What a standard deviation more of a style is worth, in points: {effects}")
+        _say(f"What more of a style is worth, in points for a difference of the usual size: {effects}")
     _say(f"{result.pairs} of {result.matches_full} possible matches, schedule {result.schedule}")
 
 
@@ -149,7 +159,7 @@ def rewardbench(result: RewardBench) -> None:
     table = _table("section", "published protocol", "other placement", "both orders", "rows")
     for section in [*result.sections, result.overall]:
         table.add_row(*_section(section))
-    console.print(table)
+    _show(table)
     peers = _table("published", *SECTIONS, "Overall", "source")
     for each in result.published:
         peers.add_row(
@@ -158,7 +168,7 @@ def rewardbench(result: RewardBench) -> None:
             f"{each.overall:.1f}",
             each.source.partition(",")[0],
         )
-    console.print(peers)
+    _show(peers)
     _say(result.note)
     if result.unknown:
         rows = ", ".join(f"{name} ({count})" for name, count in result.unknown.items())
@@ -196,12 +206,12 @@ def gold(result: Gold) -> None:
         for each in found.bins:
             span = f"{each.low:.0%} to {each.high:.0%}"
             table.add_row(span, str(each.accuracy.n), f"{each.confidence:.1%}", _percent(each.accuracy))
-        console.print(table)
+        _show(table)
     if len(result.subsets) > 1:
         table = _table("subset", "pairs", "accuracy", "orders agree")
         for part in result.subsets:
             table.add_row(escape(part.subset), str(part.accuracy.n), _percent(part.accuracy), _percent(part.consistent))
-        console.print(table)
+        _show(table)
 
 
 def calibrate(result: Fitted) -> None:

@@ -93,7 +93,7 @@ class StyleFit:
 
     strengths: Floats
     coefficients: Floats
-    """By style: log-odds for one standard deviation of the difference."""
+    """By style: log-odds for a difference of the usual size (root mean square)."""
     drawn_strengths: Floats
     drawn_coefficients: Floats
 
@@ -101,8 +101,8 @@ class StyleFit:
 def fit_with_style(rows: Sequence[Row], systems: Sequence[str]) -> StyleFit | None:
     """Fit Bradley-Terry with style beside: logistic regression on who met whom and on differences of style.
 
-    The differences are (a - b) / (a + b) of length and of Markdown headers, list items and bold runs, standardised,
-    with a ridge of 0.5: Chatbot Arena's style control (Li et al. 2024, "Does style matter?").
+    The differences are (a - b) / (a + b) of length and of Markdown headers, list items and bold runs, in units of
+    their root mean square, with a ridge of 0.5: Chatbot Arena's style control (Li et al. 2024, "Does style matter?").
 
     Args:
         rows: with a verdict each.
@@ -119,10 +119,11 @@ def fit_with_style(rows: Sequence[Row], systems: Sequence[str]) -> StyleFit | No
     first = np.array([row.style_a for row in rows], dtype=np.float64)
     second = np.array([row.style_b for row in rows], dtype=np.float64)
     differences = (first - second) / np.maximum(first + second, 1.0)
-    spread = differences.std(axis=0)
-    if not spread.any():
+    # Not centred: which system is A is no matter of chance here, and zero has to stay "the same style".
+    scale = np.sqrt((differences**2).mean(axis=0))
+    if not scale.any():
         return None
-    design = np.hstack([met, (differences - differences.mean(axis=0)) / np.where(spread > 0, spread, 1.0)])
+    design = np.hstack([met, differences / np.where(scale > 0, scale, 1.0)])
     targets = np.array([_HALF[row.winner or "tie"][0] for row in rows])
     _, group = np.unique([row.group for row in rows], return_inverse=True)
     generator = np.random.default_rng(SEED)

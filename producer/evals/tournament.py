@@ -69,7 +69,9 @@ class StyleEffect(Frozen):
     """What a style is worth with this judge."""
 
     style: str
-    points: Number = Described(description="For one standard deviation more of it than the other answer has")
+    points: Number = Described(
+        description="For as much more of it than the other answer has as is usual (root mean square)"
+    )
 
 
 class Round(Frozen):

@@ -74,25 +74,31 @@ class TestRecovery:
     def test_adaptive_reaches_the_full_schedules_interval_with_at_most_sixty_percent_of_its_matches(self, shared_data):
         """What the full schedule leaves least sure after 4,000 matches is as sure after 2,400 at most."""
         shares = []
-        for seed in range(4):
+        for seed in range(3):
             field, strengths = alpaca_field(shared_data, seed)
             judge = planted(strengths, seed)
             full = how_sure(play(field, Plan(budget=4000), judge).rows, field.systems, 1)
             plan = Plan("adaptive", budget=4000, target=full.width, round_size=100)
             judged = play(field, plan, judge)
-            found = count(judged, field, plan)
-            assert found.rounds[-1].width <= full.width
-            assert [each.system for each in found.standings] == sorted(strengths, key=strengths.get, reverse=True)
+            last = max(row.round for row in judged.rows)
+            assert how_sure(judged.rows, field.systems, last).width <= full.width
+            found = ratings.strengths(ratings.wins_by_group(judged.rows, field.systems).sum(axis=0))
+            assert [field.systems[each] for each in np.argsort(-found)] == sorted(
+                strengths, key=strengths.get, reverse=True
+            )
             shares.append(len(judged.rows) / 4000)
         assert max(shares) <= 0.6
 
     def test_equal_systems_are_not_told_apart(self):
-        """Three systems of the same strength: no order is claimed to be real."""
-        field = a_field(150, names=("a", "b", "c"))
-        judged = play(field, Plan(), planted(dict.fromkeys(field.systems, 0.0), 3))
-        found = count(judged, field, Plan())
-        assert not any(gap.real for gap in found.gaps)
-        assert {(each.rank_low, each.rank_high) for each in found.standings} == {(1, 3)}
+        """Of twenty tournaments of two systems of the same strength, about one in twenty claims an order."""
+        field = a_field(80, names=("a", "b"))
+        claims = 0
+        for seed in range(20):
+            found = count(play(field, Plan(), planted({"a": 0.0, "b": 0.0}, seed)), field, Plan())
+            claims += found.gaps[0].real
+            ranks = {(each.rank_low, each.rank_high) for each in found.standings}
+            assert ranks == ({(1, 1), (2, 2)} if found.gaps[0].real else {(1, 2)})
+        assert claims <= 3
 
 
 class TestPlay:
