@@ -45,7 +45,7 @@ SECTIONS: dict[str, dict[str, int]] = {
 """The weight of each subset: its rows in the set, but for math-prm, whose 447 rows weigh as much as all code together.
 EXAMPLE_COUNTS and SUBSET_MAPPING of allenai/reward-bench (commit 05a9005); XSTest's two counts as mended in 6552e93."""
 
-PAPER = "arXiv:2409.14664v3, table 7 (leaderboard of 20 September 2024)"
+PAPER = "arXiv:2409.14664v3, table 7, or the models' own cards (leaderboard of 20 September 2024)"
 CARD = "model card of Skywork-Critic-Llama-3.1-8B"
 
 
