@@ -30,6 +30,8 @@ from producer.files import SHARD_LINES
 
 LINES = 100_000
 PLAIN_LINES = 2_000
+_PARTS = ("api", "dispatcher", "worker.app", "worker.callbacks_app", "redis-server")
+"""What a process' command line tells it by."""
 _OUTCOME_BYTES = 420
 """What an outcome of ours weighs: a tally with two ballots as JSON."""
 
@@ -72,16 +74,7 @@ class Watch:
                     size = child.memory_info().rss // (1 << 20)
                 except psutil.Error:
                     continue
-                name = next(
-                    (
-                        part
-                        for part in ("api", "dispatcher", "worker.app", "callbacks-worker", "worker.callbacks_app")
-                        if part in line
-                    ),
-                    None,
-                )
-                if name is None and line and "redis-server" in line[0]:
-                    name = "redis-server"
+                name = next((part for part in _PARTS if part in line or (line and part in line[0])), None)
                 if name is not None:
                     self.peaks[name] = max(size, self.peaks.get(name, 0))
 
