@@ -209,6 +209,7 @@ class TestObjects:
             "profile",
             "prompt",
             "temperature",
+            "calibration",
             "simulated",
             "caveat",
         ]
