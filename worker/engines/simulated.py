@@ -42,6 +42,7 @@ _ROLES = {role: struct.pack("I", _TEXT_IDS + number) for number, role in enumera
 _END = struct.pack("I", _TEXT_IDS + 3)
 _VERDICT_TOKENS = VerdictTokens(a=_TEXT_IDS + 4, b=_TEXT_IDS + 5)
 _BYTES_PER_TOKEN = 4
+_SEVEN_BITS = bytes(byte & 0x7F for byte in range(256))
 _SPREAD = 2.0
 _STEP_TOKENS = 8192
 _THREE_WORDS = struct.Struct("<3Q")
@@ -193,12 +194,9 @@ def call_log(path: Path) -> Callable[[Sequence[Sequence[int]]], None]:
 def _text_words(text: str) -> bytes:
     """Four bytes a token: nothing like a real tokenizer, but as many tokens as English text would have.
 
-    The topmost bit of each is cleared, for all at once as one large number: what follows a token's limit is control.
-    ASCII has it clear already.
+    The topmost bit of every byte is cleared, which ASCII has clear already: ids from a token's limit on are control.
     """
     data = text.encode("utf-8", "replace")
-    data += b" " * (-len(data) % _BYTES_PER_TOKEN)
-    if text.isascii():
-        return data
-    below = int.from_bytes(b"\xff\xff\xff\x7f" * (len(data) // _BYTES_PER_TOKEN), "little")
-    return (int.from_bytes(data, "little") & below).to_bytes(len(data), "little")
+    if not text.isascii():
+        data = data.translate(_SEVEN_BITS)
+    return data + b" " * (-len(data) % _BYTES_PER_TOKEN)
