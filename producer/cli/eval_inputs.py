@@ -2,19 +2,22 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from producer.cli import inputs
+from producer.evals.curating import Source
 from producer.evals.rows import Pair
 from producer.evals.schedule import Field, Prompt
 from schemas.comparison import Comparison
 from schemas.ids import parse_comparison_id
 from schemas.lines import BadLineError, parse, read_line
 from schemas.problems import BAD_INPUT_FILE, Problem
+
+_EMPTY = "there is nothing in it; give one JSON object a line"
 
 
 def _bad(file: Path, why: str) -> Problem:
@@ -31,21 +34,60 @@ def read_pairs(file: Path, baseline: Path | None = None) -> list[Pair]:
     """
     pairs: dict[str, Pair] = {}
     names = (None, None) if baseline is None else (inputs.generator(baseline), inputs.generator(file))
+    for number, found in _lines(file, baseline, names):
+        if isinstance(found, BadLineError):
+            raise _bad(file, f"line {number}: {str(found).rstrip('.')}")
+        if found.id in pairs:
+            raise _bad(file, f"line {number}: another line has the same id; ids must be unique")
+        pairs[found.id] = found
+    if not pairs:
+        raise _bad(file, _EMPTY)
+    return list(pairs.values())
+
+
+def read_preferences(file: Path, *, skip: bool = False) -> Source:
+    """Read preference rows: pairs that say which response is the better.
+
+    Args:
+        file: in any form that a batch takes.
+        skip: note lines that are none, instead of refusing the file.
+
+    Raises:
+        Problem: the file cannot be read, is empty, or a line is no preference row, or has the id of another.
+    """
+    pairs: dict[str, Pair] = {}
+    unreadable: list[str] = []
+    for number, found in _lines(file, None, (None, None)):
+        if isinstance(found, BadLineError):
+            why = str(found).rstrip(".")
+        elif found.label is None:
+            why = "it does not say which response is the better, by chosen and rejected or by a label"
+        elif found.id in pairs:
+            why = "another line has the same id; ids must be unique"
+        else:
+            pairs[found.id] = found
+            continue
+        if not skip:
+            raise _bad(file, f"line {number}: {why}. With --on-bad-line skip the others are curated")
+        unreadable.append(f"line {number}")
+    if not pairs and not unreadable:
+        raise _bad(file, _EMPTY)
+    return Source(list(pairs.values()), unreadable)
+
+
+def _lines(
+    file: Path, baseline: Path | None, names: tuple[str | None, str | None]
+) -> Iterator[tuple[int, Pair | BadLineError]]:
+    """Read a file's lines with their numbers; what is no comparison is the reason why."""
     with inputs.json_lines(file, baseline) as source, inputs.opened(source) as lines:
         for number, raw in enumerate(lines, start=1):
             text = raw.removeprefix(b"\xef\xbb\xbf").strip()
             if not text:
                 continue
             try:
-                pair = _pair(text, number, names)
+                yield number, _pair(text, number, names)
             except BadLineError as error:
-                raise _bad(file, f"line {number}: {str(error).rstrip('.')}") from None
-            if pair.id in pairs:
-                raise _bad(file, f"line {number}: another line has the same id; ids must be unique")
-            pairs[pair.id] = pair
-    if not pairs:
-        raise _bad(file, "there is nothing in it; give one JSON object a line")
-    return list(pairs.values())
+                yield number, error
 
 
 def _pair(raw: bytes, number: int, names: tuple[str | None, str | None]) -> Pair:

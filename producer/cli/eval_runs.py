@@ -8,16 +8,28 @@ from typing import Any
 
 from infra import settings
 from producer.cli import eval_show
-from producer.cli.eval_inputs import read_field, read_pairs
+from producer.cli.eval_inputs import read_field, read_pairs, read_preferences
 from producer.cli.eval_judging import JudgePairs, judging
 from producer.cli.output import progress, write_lines
-from producer.evals import calibrating, exports, gold, rewardbench, tournament, versus
+from producer.cli.training import described, write_training
+from producer.evals import calibrating, curating, exports, gold, rewardbench, tournament, versus
+from producer.evals.curating import Rules
 from producer.evals.numbers import Result
 from producer.evals.rows import Judged, Pair
 from producer.evals.tournament import Plan
 from schemas.problems import BAD_INPUT_FILE, BAD_OUTPUT_FILE, Problem
 
-__all__ = ["Asked", "Plan", "calibrate_file", "gold_file", "rewardbench_file", "tournament_of", "versus_files"]
+__all__ = [
+    "Asked",
+    "Plan",
+    "Rules",
+    "calibrate_file",
+    "curate_file",
+    "gold_file",
+    "rewardbench_file",
+    "tournament_of",
+    "versus_files",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +129,22 @@ def calibrate_file(asked: Asked, file: Path, write: Path) -> None:
         markup=False,
         soft_wrap=True,
     )
+    _write(asked, result, judged)
+
+
+def curate_file(asked: Asked, file: Path, write: Path, form: curating.Format, rules: Rules, *, skip: bool) -> None:
+    """Keep, flip or leave out preference rows, and write the datasheet beside them."""
+    source = read_preferences(file, skip=skip)
+    with asked.judge() as judge:
+        to_judge = source.to_judge()
+        judged = curating.settle(source, judge(to_judge) if to_judge else Judged([], []), rules)
+    pairs = {pair.id: pair for pair in source.pairs}
+    written = write_training(list(curating.training_rows(judged.rows, pairs, form)), write)
+    result = curating.count(judged, rules, source=described(file, len(judged.rows)), written=written, form=form)
+    datasheet = write.with_name(f"{write.name}.datasheet.json")
+    write_lines([result.model_dump_json(indent=1).encode()], datasheet)
+    eval_show.conclude(result, eval_show.curate, as_json=asked.as_json)
+    progress.print(f"Wrote {write}, and its datasheet {datasheet}", markup=False, soft_wrap=True)
     _write(asked, result, judged)
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 from producer.cli.output import console, progress
 from producer.cli.submit import print_json
 from producer.evals.calibrating import Fitted
+from producer.evals.curating import WRITTEN, Curated
 from producer.evals.gold import Gold
 from producer.evals.numbers import Number, Result
 from producer.evals.rewardbench import SECTIONS, RewardBench, Section
@@ -222,3 +223,18 @@ def calibrate(result: Fitted) -> None:
     _say(f"Expected calibration error: {result.expected_error_before:.1%}, then {result.expected_error_after:.1%}")
     if not result.better:
         console.print("[yellow]It does not lower the held-out log-loss: leave T at 1.[/]")
+
+
+def curate(result: Curated) -> None:
+    """Show what became of preference rows."""
+    written = sum(each.rows.hits or 0 for each in result.fates if each.fate in WRITTEN)
+    _say(f"{written} of {result.pairs} rows written, as {result.written.rows} {result.format} rows", bold=True)
+    table = _table("fate", "rows", "share", "meaning")
+    table.columns[-1].justify = "left"
+    for each in result.fates:
+        if each.rows.hits:
+            table.add_row(each.fate, str(each.rows.hits), f"{each.rows.value:.1%}", each.meaning)
+    _show(table)
+    _say(f"The judge prefers the labelled response: {_share(result.agreement)}")
+    _say(f"Both orders name the same winner: {_share(result.consistent)}")
+    _say(f"The better is the longer: {_percent(result.longer_before)} before, {_percent(result.longer_after)} after")

@@ -165,3 +165,49 @@ def calibrate(
     runs = _bodies()
     asked = runs.Asked(server, data_dir, profile, None, verdicts, output, fresh, as_json)
     runs.calibrate_file(asked, file, write)
+
+
+@app.command()
+def curate(
+    file: Annotated[
+        Path, typer.Argument(help="Rows with chosen and rejected, or pairs with a label: JSON lines or .parquet.")
+    ],
+    write: Annotated[Path, typer.Option(help="The training file to write: .jsonl or .parquet.")] = Path(
+        "curated.jsonl"
+    ),
+    form: Annotated[
+        Literal["dpo", "kto", "reward"], typer.Option("--format", help="What it is for; reward rows have a margin.")
+    ] = "dpo",
+    min_confidence: Annotated[
+        float, typer.Option(min=0.5, max=1, help="Keep a row where P(labelled response better) is this at least.")
+    ] = 0.6,
+    flip_confidence: Annotated[
+        float, typer.Option(min=0.5, max=1, help="Turn a label round where P(other better) is this at least.")
+    ] = 0.9,
+    flip: Annotated[bool, typer.Option(help="Turn labels round at all.")] = True,
+    consistent: Annotated[bool, typer.Option(help="Leave out rows whose two orders disagree.")] = True,
+    on_bad_line: Annotated[
+        Literal["fail", "skip"], typer.Option(help="fail: nothing is curated. skip: the others are.")
+    ] = "fail",
+    server: Server = None,
+    data_dir: DataDir = None,
+    profile: Profile = None,
+    verdicts: Verdicts = None,
+    output: Output = None,
+    fresh: Fresh = False,
+    as_json: AsJson = False,
+) -> None:
+    """Keep the preference rows that a judge is sure of, turn wrong labels round, and count every row's fate.
+
+    Example: nightcourt eval curate preferences.parquet --write curated.jsonl --format dpo
+    """
+    if write.suffix not in {".jsonl", ".parquet"}:
+        raise typer.BadParameter("is to end in .jsonl or .parquet", param_hint="--write")
+    if write.resolve() == file.resolve():
+        raise typer.BadParameter("is the input itself", param_hint="--write")
+    runs = _bodies()
+    asked = runs.Asked(server, data_dir, profile, None, verdicts, output, fresh, as_json)
+    rules = runs.Rules(
+        min_confidence=min_confidence, flip_confidence=flip_confidence if flip else None, consistent=consistent
+    )
+    runs.curate_file(asked, file, write, form, rules, skip=on_bad_line == "skip")

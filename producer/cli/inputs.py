@@ -82,6 +82,20 @@ def opened(file: Path) -> Iterator[IO[bytes]]:
         raise _bad(file, error.strerror or str(error)) from None
 
 
+@contextmanager
+def raw(file: Path) -> Iterator[IO[bytes]]:
+    """Open a file as it lies there.
+
+    Raises:
+        Problem: it cannot be read.
+    """
+    try:
+        with file.open("rb") as found:
+            yield found
+    except OSError as error:
+        raise _bad(file, error.strerror or str(error)) from None
+
+
 def known(file: Path) -> Iterator[Known]:
     """Read what the lines of a file say beside their comparisons. What is no comparison is passed over."""
     with opened(file) as lines:

@@ -12,7 +12,7 @@ from scipy import stats
 from producer.evals.rows import Judged, Row
 from schemas.verdict import Judge
 
-Where: TypeAlias = Mapping[str, str | int | bool | list[str] | None]
+Where: TypeAlias = Mapping[str, str | int | bool | list[str] | list[bool] | None]
 """Selects the rows whose columns have these values, or one of those listed; of `systems`, the one or the other."""
 Floats: TypeAlias = NDArray[np.float64]
 

@@ -10,6 +10,8 @@ from schemas.comparison import Comparison
 from schemas.verdict import Ballot, Judge, Winner
 
 Side = Literal["A", "B"]
+_EDGE = 1e-9
+"""A probability that rounded to 0 or 1 is held to be this far from it: a margin of 20.7 at most."""
 BINS = 10
 """Of the reliability table: each a twentieth wide, from a confidence of one half to one."""
 
@@ -69,6 +71,8 @@ class Row:
     style_b: Style = NO_STYLE
     round: int | None = None
     """Of a tournament, from 1."""
+    fate: str | None = None
+    """What curating made of it (`producer/evals/curating.py`)."""
 
     @property
     def decided(self) -> bool:
@@ -209,22 +213,71 @@ class Row:
     @property
     def brier(self) -> float | None:
         """(1 - the probability given to the label) squared."""
-        return None if self._of_label is None else (1.0 - self._of_label) ** 2
+        return None if self.label_probability is None else (1.0 - self.label_probability) ** 2
 
     @property
     def log_loss(self) -> float | None:
         """-log of the probability given to the label, which is held to be no less than 1e-15."""
-        return None if self._of_label is None else -math.log(max(self._of_label, 1e-15))
+        return None if self.label_probability is None else -math.log(max(self.label_probability, 1e-15))
 
     @property
-    def _of_label(self) -> float | None:
+    def label_probability(self) -> float | None:
+        """The probability given to the label."""
         if self.label is None or self.probability_a is None:
             return None
         return self.probability_a if self.label == "A" else 1.0 - self.probability_a
 
+    @property
+    def longer(self) -> Side | None:
+        """The longer response; None where both have as many characters."""
+        return _more(self.length_a, self.length_b)
+
+    @property
+    def longer_won(self) -> bool | None:
+        """Whether the longer response won; None without a winner, or without a longer one."""
+        return _won(self.winner, self.longer)
+
+    @property
+    def label_longer(self) -> bool | None:
+        """Whether the label is the longer response; None without a label, or without a longer one."""
+        return _won(self.label, self.longer)
+
+    @property
+    def more_formatted_won(self) -> bool | None:
+        """Whether the response with more headers, list items and bold runs won; None where there is no such."""
+        return _won(self.winner, _more(sum(self.style_a[1:]), sum(self.style_b[1:])))
+
+    @property
+    def chosen(self) -> Side | None:
+        """After curating: the response that is the better in what was written out; None where it was left out."""
+        if self.fate == "flipped":
+            return "B" if self.label == "A" else "A"
+        return self.label if self.fate == "kept" else None
+
+    @property
+    def chosen_longer(self) -> bool | None:
+        """After curating: whether the better is the longer; None as for `label_longer`."""
+        return _won(self.chosen, self.longer)
+
+    @property
+    def margin(self) -> float | None:
+        """After curating: the log-odds of the better over the other, at the judge's temperature."""
+        if self.chosen is None or self.probability_a is None:
+            return None
+        chance = min(max(self.probability_a, _EDGE), 1.0 - _EDGE)
+        return math.log(chance / (1.0 - chance)) * (1 if self.chosen == "A" else -1)
+
     def as_dict(self) -> dict[str, Any]:
         """Give all columns, those that are worked out too."""
         return asdict(self) | {name: getattr(self, name) for name in DERIVED}
+
+
+def _more(a: int, b: int) -> Side | None:
+    return None if a == b else ("A" if a > b else "B")
+
+
+def _won(better: Winner | None, side: Side | None) -> bool | None:
+    return None if side is None or better not in {"A", "B"} else better == side
 
 
 DERIVED = tuple(name for name, value in vars(Row).items() if isinstance(value, property) and name[0] != "_")
