@@ -10,9 +10,9 @@ from infra import settings
 from producer.cli import eval_show
 from producer.cli.eval_inputs import read_field, read_pairs, read_preferences
 from producer.cli.eval_judging import JudgePairs, judging
-from producer.cli.output import progress, write_lines
+from producer.cli.output import progress, write_bytes, write_lines
 from producer.cli.training import described, write_training
-from producer.evals import calibrating, curating, exports, gold, rewardbench, tournament, versus
+from producer.evals import calibrating, curating, exports, gold, html, rewardbench, tournament, versus
 from producer.evals.curating import Rules
 from producer.evals.numbers import Result
 from producer.evals.rows import Judged, Pair
@@ -67,7 +67,7 @@ def versus_files(asked: Asked, file: Path, baseline: Path | None) -> None:
         judged = judge(pairs)
     result = versus.count(judged, system=pairs[0].system_b or "response B", baseline=pairs[0].system_a or "response A")
     eval_show.conclude(result, eval_show.versus, as_json=asked.as_json)
-    _write(asked, result, judged, None if baseline is None else {pair.id: pair for pair in pairs})
+    _write(asked, result, judged, pairs, systems=baseline is not None)
 
 
 def tournament_of(asked: Asked, files: Sequence[Path], plan: Plan, seed: int) -> None:
@@ -88,7 +88,7 @@ def tournament_of(asked: Asked, files: Sequence[Path], plan: Plan, seed: int) ->
     except ValueError as error:
         raise Problem(BAD_INPUT_FILE, f"{str(error).capitalize()}.") from None
     eval_show.conclude(result, eval_show.tournament, as_json=asked.as_json)
-    _write(asked, result, judged, pairs)
+    _write(asked, result, judged, list(pairs.values()), systems=True)
 
 
 def rewardbench_file(asked: Asked, file: Path) -> None:
@@ -100,7 +100,7 @@ def rewardbench_file(asked: Asked, file: Path) -> None:
         judged = judge(pairs)
     result = rewardbench.count(judged)
     eval_show.conclude(result, eval_show.rewardbench, as_json=asked.as_json)
-    _write(asked, result, judged)
+    _write(asked, result, judged, pairs)
 
 
 def gold_file(asked: Asked, file: Path) -> None:
@@ -110,7 +110,7 @@ def gold_file(asked: Asked, file: Path) -> None:
         judged = judge(pairs)
     result = gold.count(judged)
     eval_show.conclude(result, eval_show.gold, as_json=asked.as_json)
-    _write(asked, result, judged)
+    _write(asked, result, judged, pairs)
 
 
 def calibrate_file(asked: Asked, file: Path, write: Path) -> None:
@@ -129,7 +129,7 @@ def calibrate_file(asked: Asked, file: Path, write: Path) -> None:
         markup=False,
         soft_wrap=True,
     )
-    _write(asked, result, judged)
+    _write(asked, result, judged, pairs)
 
 
 def curate_file(asked: Asked, file: Path, write: Path, form: curating.Format, rules: Rules, *, skip: bool) -> None:
@@ -145,7 +145,7 @@ def curate_file(asked: Asked, file: Path, write: Path, form: curating.Format, ru
     write_lines([result.model_dump_json(indent=1).encode()], datasheet)
     eval_show.conclude(result, eval_show.curate, as_json=asked.as_json)
     progress.print(f"Wrote {write}, and its datasheet {datasheet}", markup=False, soft_wrap=True)
-    _write(asked, result, judged)
+    _write(asked, result, judged, source.pairs)
 
 
 def _labelled(file: Path) -> list[Pair]:
@@ -157,7 +157,7 @@ def _labelled(file: Path) -> list[Pair]:
     return pairs
 
 
-def _write(asked: Asked, result: Result, judged: Judged, pairs: dict[str, Pair] | None = None) -> None:
+def _write(asked: Asked, result: Result, judged: Judged, pairs: Sequence[Pair], *, systems: bool = False) -> None:
     """Write the report and the rows behind it; where systems met, also in the forms of other tools."""
     if asked.output is None:
         return
@@ -166,10 +166,12 @@ def _write(asked: Asked, result: Result, judged: Judged, pairs: dict[str, Pair] 
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Problem(BAD_OUTPUT_FILE, f"{folder}: {error.strerror}.") from None
+    texts = {pair.id: pair for pair in pairs}
+    write_bytes(html.render(result, judged, texts), folder / "report.html")
     write_lines([result.model_dump_json(indent=1).encode()], folder / "report.json")
     write_lines(exports.as_csv(judged.rows), folder / "rows.csv")
     write_lines(exports.as_json_lines(judged.rows), folder / "rows.jsonl")
-    if pairs is not None:
-        write_lines(exports.as_annotations(judged, pairs), folder / "annotations.json")
+    if systems:
+        write_lines(exports.as_annotations(judged, texts), folder / "annotations.json")
         write_lines(exports.as_evalica(judged.rows), folder / "comparisons.csv")
-    progress.print(f"Report: {folder}", markup=False, soft_wrap=True)
+    progress.print(f"Report: {folder / 'report.html'}", markup=False, soft_wrap=True)

@@ -15,7 +15,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_LIBRARIES = frozenset({"evalica", "numpy", "pandas", "scipy"})
+_LIBRARIES = frozenset({"evalica", "jinja2", "markupsafe", "numpy", "pandas", "scipy"})
 
 Profile = Annotated[str | None, typer.Option(help="The prompt profile; the service's default when unset.")]
 Verdicts = Annotated[
