@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from producer.cli.eval_inputs import read_field, read_pairs, read_preferences
 from producer.cli.eval_judging import JudgePairs, judging
 from producer.cli.output import progress, write_bytes, write_lines
 from producer.cli.training import described, write_training
-from producer.evals import calibrating, curating, exports, gold, html, rewardbench, tournament, versus
+from producer.evals import audit, calibrating, curating, exports, gold, html, rewardbench, tournament, versus
 from producer.evals.curating import Rules
 from producer.evals.numbers import Result
 from producer.evals.rows import Judged, Pair
@@ -23,6 +23,7 @@ __all__ = [
     "Asked",
     "Plan",
     "Rules",
+    "audit_file",
     "calibrate_file",
     "curate_file",
     "gold_file",
@@ -146,6 +147,17 @@ def curate_file(asked: Asked, file: Path, write: Path, form: curating.Format, ru
     eval_show.conclude(result, eval_show.curate, as_json=asked.as_json)
     progress.print(f"Wrote {write}, and its datasheet {datasheet}", markup=False, soft_wrap=True)
     _write(asked, result, judged, source.pairs)
+
+
+def audit_file(asked: Asked, file: Path, most: int) -> None:
+    """Find what sways a judge, by rows and by pairs made from them."""
+    own = [replace(pair, subset=audit.OWN) for pair in read_pairs(file)]
+    pairs = [*own, *audit.controlled(own, most)]
+    with asked.judge() as judge:
+        judged = judge(pairs)
+    result = audit.count(judged)
+    eval_show.conclude(result, eval_show.audit, as_json=asked.as_json)
+    _write(asked, result, judged, pairs)
 
 
 def _labelled(file: Path) -> list[Pair]:

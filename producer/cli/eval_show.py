@@ -9,6 +9,7 @@ from rich.table import Table
 
 from producer.cli.output import console, progress
 from producer.cli.submit import print_json
+from producer.evals.audit import Audit
 from producer.evals.calibrating import Fitted
 from producer.evals.curating import WRITTEN, Curated
 from producer.evals.gold import Gold
@@ -238,3 +239,24 @@ def curate(result: Curated) -> None:
     _say(f"The judge prefers the labelled response: {_share(result.agreement)}")
     _say(f"Both orders name the same winner: {_share(result.consistent)}")
     _say(f"The better is the longer: {_percent(result.longer_before)} before, {_percent(result.longer_after)} after")
+
+
+def audit(result: Audit) -> None:
+    """Show what sways a judge."""
+    for finding in result.findings:
+        _say(finding, bold=True)
+    _say(f"Flip rate of {result.own} rows: {_share(result.flip_rate)}")
+    first, same = _percent(result.first_slot), _share(result.same_first)
+    _say(f"  preferred what came first: of those {first}; of the same text twice {same}")
+    _say(f"The longer won: {_share(result.longer_wins)}; the more formatted won: {_share(result.formatted_wins)}")
+    if result.right_when_longer.n or result.right_when_shorter.n:
+        _say(
+            f"Right where the label is the longer: {_share(result.right_when_longer)}; "
+            f"the shorter: {_share(result.right_when_shorter)}"
+        )
+    table = _table("change", "pairs", "preferred", "where orders agree", "what was changed")
+    table.columns[-1].justify = "left"
+    for each in result.controlled:
+        preferred, agreeing = _percent(each.preferred), _percent(each.consistently)
+        table.add_row(each.change, str(each.preferred.n), preferred, agreeing, each.meaning)
+    _show(table)

@@ -211,3 +211,24 @@ def curate(
         min_confidence=min_confidence, flip_confidence=flip_confidence if flip else None, consistent=consistent
     )
     runs.curate_file(asked, file, write, form, rules, skip=on_bad_line == "skip")
+
+
+@app.command()
+def audit(
+    file: Annotated[Path, typer.Argument(help="Pairs, with or without labels: JSON lines or .parquet.")],
+    most: Annotated[int, typer.Option("--controlled", min=0, help="Rows that changed pairs are made from.")] = 200,
+    server: Server = None,
+    data_dir: DataDir = None,
+    profile: Profile = None,
+    verdicts: Verdicts = None,
+    output: Output = None,
+    fresh: Fresh = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find what sways a judge: the order, length and formatting, in your rows and in changed copies of them.
+
+    Example: nightcourt eval audit pairs.jsonl --output report
+    """
+    runs = _bodies()
+    asked = runs.Asked(server, data_dir, profile, None, verdicts, output, fresh, as_json)
+    runs.audit_file(asked, file, most)

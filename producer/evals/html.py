@@ -16,8 +16,9 @@ import jinja2
 from markupsafe import Markup
 
 from producer.evals import plots
+from producer.evals.layout import Figure, figures
 from producer.evals.numbers import Number, Result, select
-from producer.evals.pages import Figure, figures, page
+from producer.evals.pages import page
 from producer.evals.rows import Judged, Pair, Row
 
 PAIRS = 200

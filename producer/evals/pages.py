@@ -1,55 +1,17 @@
 """What a report's page shows of each eval: a headline, figures, and tables, all of numbers that name their rows."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
+from producer.evals.audit import Audit
 from producer.evals.calibrating import Fitted
 from producer.evals.curating import Curated
-from producer.evals.gold import Calibration, Gold
+from producer.evals.gold import Gold
+from producer.evals.layout import Cell, Figure, Page, Table, bias, consistency, over, percent, plain, unless_empty
 from producer.evals.numbers import Number, Result
 from producer.evals.rewardbench import SECTIONS, RewardBench, Section
 from producer.evals.tournament import Tournament
 from producer.evals.versus import Versus
-
-Unit = Literal["share", "points", "plain"]
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A number with its name, and how to draw it."""
-
-    label: str
-    number: Number
-    unit: Unit = "share"
-    even: float | None = None
-    """Where nothing would be preferred; drawn as a line."""
-    note: str = ""
-
-
-Cell = str | int | float | Figure | None
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A table that can be sorted by each column."""
-
-    title: str
-    columns: list[str]
-    rows: list[list[Cell]]
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """All that stands above the pairs."""
-
-    title: str
-    headline: str
-    figures: list[Figure]
-    tables: list[Table] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    reliability: Calibration | None = None
 
 
 def page(result: Result) -> Page:
@@ -61,50 +23,31 @@ def page(result: Result) -> Page:
     return _PAGES[result.kind](result)
 
 
-def _consistency(result: Any) -> list[Figure]:
-    return [
-        Figure("Both orders name the same winner", result.consistent),
-        Figure(
-            "Of those that do not: preferred what came first",
-            result.first_slot,
-            even=0.5,
-            note="At 50 % it leans to neither slot.",
-        ),
-    ]
-
-
-def _of(value: float | None, of: Number) -> Number:
-    """Give a figure that has no interval, of the rows that another was made of."""
-    return Number(value=value, n=of.n, where=of.where)
-
-
-def _bias(number: Number) -> Figure:
-    return Figure("Position bias, in log-odds", number, "plain", 0.0, "Over 0 it leans to what is shown first.")
-
-
 def _versus(result: Versus) -> Page:
     figures = [
         Figure(f"Win rate of {result.system}", result.win_rate, even=0.5, note="Mean of P(better)."),
         Figure("Won", result.wins),
         Figure("Lost", result.losses),
         Figure("Tied", result.ties),
-        *_consistency(result),
-        _bias(result.position_bias),
+        *consistency(result),
+        bias(result.position_bias),
     ]
     decided = result.win_rate
     figures[1:1] = [
-        Figure("Standard error of the win rate", _of(result.standard_error, decided), "plain"),
-        Figure("Counted by winners, a tie as half", _of(result.discrete_win_rate, decided), even=0.5),
+        Figure("Standard error of the win rate", over(result.standard_error, decided), "plain"),
+        Figure("Counted by winners, a tie as half", over(result.discrete_win_rate, decided), even=0.5),
         Figure(
-            "The same, with a tie wherever orders disagree", _of(result.agreed_win_rate, result.consistent), even=0.5
+            "The same, with a tie wherever orders disagree",
+            over(result.agreed_win_rate, result.consistent),
+            even=0.5,
         ),
     ]
     adjusted = result.length_adjusted
     if adjusted is not None:
         figures[1:1] = [
             Figure("Length-adjusted win rate", adjusted.win_rate, even=0.5, note=adjusted.warning or ""),
-            Figure("Mean characters", _of(adjusted.length_system, decided), "points"),
-            Figure(f"Mean characters of {result.baseline}", _of(adjusted.length_baseline, decided), "points"),
+            Figure("Mean characters", over(adjusted.length_system, decided), "points"),
+            Figure(f"Mean characters of {result.baseline}", over(adjusted.length_baseline, decided), "points"),
         ]
     rows: list[list[Cell]] = [
         [
@@ -116,16 +59,12 @@ def _versus(result: Versus) -> Page:
         ]
         for part in result.subsets
     ]
-    tables = _unless_empty(Table("By subset", ["subset", "prompts", "win rate", "won", "orders agree"], rows))
+    tables = unless_empty(Table("By subset", ["subset", "prompts", "win rate", "won", "orders agree"], rows))
     return Page(f"{result.system} against {result.baseline}", result.sentence, figures, tables)
 
 
 def _cell(name: str, part: Any, number: Number, even: float | None = None) -> Figure:
     return Figure(f"{part.subset}: {name}", number, even=even)
-
-
-def _unless_empty(*tables: Table) -> list[Table]:
-    return [table for table in tables if table.rows]
 
 
 def _gold(result: Gold) -> Page:
@@ -134,19 +73,22 @@ def _gold(result: Gold) -> Page:
         Figure("Accuracy in order ab alone", result.accuracy_ab, even=0.5),
         Figure("Accuracy in order ba alone", result.accuracy_ba, even=0.5),
         Figure("Right in both orders", result.accuracy_both),
-        *_consistency(result),
-        _bias(result.position_bias),
+        *consistency(result),
+        bias(result.position_bias),
     ]
     figures += [
         Figure(
             "Krippendorff's alpha, with the labels",
-            _of(result.agreement, result.accuracy),
+            over(result.agreement, result.accuracy),
             "plain",
             0.0,
             "1 is agreement, 0 what chance would give.",
         ),
         Figure(
-            "Krippendorff's alpha, of the two orders", _of(result.agreement_of_orders, result.consistent), "plain", 0.0
+            "Krippendorff's alpha, of the two orders",
+            over(result.agreement_of_orders, result.consistent),
+            "plain",
+            0.0,
         ),
     ]
     tables = [
@@ -170,29 +112,29 @@ def _gold(result: Gold) -> Page:
             Figure("Log-loss", found.log_loss, "plain", note="A coin's is 0.693."),
             Figure("Brier score", found.brier, "plain", note="A coin's is 0.25."),
         ]
-        figures.append(Figure("Expected calibration error", _of(found.expected_error, found.log_loss)))
+        figures.append(Figure("Expected calibration error", over(found.expected_error, found.log_loss)))
         bins: list[list[Cell]] = [
             [
                 f"{each.low:.0%} to {each.high:.0%}",
                 each.accuracy.n,
-                Figure(f"Mean of {each.low:.0%} to {each.high:.0%}", _of(each.confidence, each.accuracy)),
+                Figure(f"Mean of {each.low:.0%} to {each.high:.0%}", over(each.confidence, each.accuracy)),
                 Figure(f"Sure by {each.low:.0%} to {each.high:.0%}: right", each.accuracy),
             ]
             for each in found.bins
         ]
         tables.append(Table("Is it as right as it is sure?", ["how sure", "verdicts", "mean", "right"], bins))
-    headline = f"The judge agrees with {_percent(result.accuracy)} of {result.accuracy.n} labels."
-    return Page("A judge against gold labels", headline, figures, _unless_empty(*tables), reliability=found)
+    headline = f"The judge agrees with {percent(result.accuracy)} of {result.accuracy.n} labels."
+    return Page("A judge against gold labels", headline, figures, unless_empty(*tables), reliability=found)
 
 
 def _calibrate(result: Fitted) -> Page:
     better = "lowers" if result.better else "does not lower"
     headline = (
-        f"T = {_plain(result.temperature.value)} {better} the held-out log-loss: {result.log_loss_before:.4f} at T 1, "
+        f"T = {plain(result.temperature.value)} {better} the held-out log-loss: {result.log_loss_before:.4f} at T 1, "
         f"{result.log_loss_after:.4f} at the fitted T."
     )
     fitted = result.temperature
-    before, after = _of(result.log_loss_before, fitted), _of(result.log_loss_after, fitted)
+    before, after = over(result.log_loss_before, fitted), over(result.log_loss_after, fitted)
     return Page(
         "Calibration of a judge",
         headline,
@@ -200,8 +142,8 @@ def _calibrate(result: Fitted) -> Page:
             Figure("Temperature", fitted, "plain", 1.0, "1 leaves the model's odds as they are."),
             Figure("Log-loss at T 1", before, "plain", note="A coin's is 0.693."),
             Figure("Log-loss at the fitted T, held out", after, "plain"),
-            Figure("Expected calibration error at T 1", _of(result.expected_error_before, fitted)),
-            Figure("Expected calibration error, held out", _of(result.expected_error_after, fitted)),
+            Figure("Expected calibration error at T 1", over(result.expected_error_before, fitted)),
+            Figure("Expected calibration error, held out", over(result.expected_error_after, fitted)),
         ],
     )
 
@@ -224,13 +166,13 @@ def _rewardbench(result: RewardBench) -> Page:
     protocols = ["published protocol", "both orders"]
     return Page(
         "RewardBench",
-        f"Overall {_percent(result.overall.published_protocol)} by the published protocol, "
-        f"{_percent(result.overall.both_orders)} in both orders.",
+        f"Overall {percent(result.overall.published_protocol)} by the published protocol, "
+        f"{percent(result.overall.both_orders)} in both orders.",
         [
             Figure("Overall, published protocol", result.overall.published_protocol, even=0.5),
             Figure("Overall, both orders", result.overall.both_orders, even=0.5),
         ],
-        _unless_empty(
+        unless_empty(
             Table("Sections", ["section", "rows", *protocols, "other placement"], sections),
             Table("Subsets", ["subset", "rows", *protocols, "orders agree"], subsets),
             Table("Published figures", ["model", *SECTIONS, "overall", "source"], published, result.note),
@@ -245,7 +187,9 @@ def _section(section: Section) -> list[Cell]:
         Figure(f"{section.section}: published protocol", section.published_protocol, even=0.5),
         Figure(f"{section.section}: both orders", section.both_orders, even=0.5),
         Figure(
-            f"{section.section}: other placement", _of(section.other_placement, section.published_protocol), even=0.5
+            f"{section.section}: other placement",
+            over(section.other_placement, section.published_protocol),
+            even=0.5,
         ),
     ]
 
@@ -293,7 +237,7 @@ def _tournament(result: Tournament) -> Page:
         "Tournament",
         f"{result.standings[0].system} is first of {len(result.standings)} systems, by {result.decided} matches.",
         [],
-        _unless_empty(
+        unless_empty(
             Table("Leaderboard", columns, standings, "Mean 1000; 400 points are odds of ten to one."),
             Table("Between neighbours", ["above", "below", "points", "surely"], gaps),
             Table("Meetings", ["A", "B", "matches", "A won", "tied"], meetings),
@@ -331,12 +275,12 @@ def _curate(result: Curated) -> Page:
         f"{result.format} rows were written.",
         [
             Figure("The judge prefers the labelled response", result.agreement, even=0.5),
-            *_consistency(result),
+            *consistency(result),
             Figure("The labelled response is the longer, before", result.longer_before, even=0.5),
             Figure("The better response is the longer, in what was written", result.longer_after, even=0.5),
             Figure("Margin of what was written, in log-odds", result.margin, "plain", 0.0),
         ],
-        _unless_empty(
+        unless_empty(
             Table("Every row's fate", ["fate", "rows", "share", "meaning"], fates),
             Table("By subset", ["subset", "rows", "kept", "flipped", "agreement"], subsets),
         ),
@@ -348,15 +292,43 @@ def _curate(result: Curated) -> Page:
     )
 
 
-def _percent(number: Number) -> str:
-    if number.value is None:
-        return "-"
-    interval = "" if number.low is None else f" (95 %: {100 * number.low:.1f} to {100 * (number.high or 0.0):.1f})"
-    return f"{number.value:.1%}{interval}"
-
-
-def _plain(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _audit(result: Audit) -> Page:
+    changes: list[list[Cell]] = [
+        [
+            each.change,
+            each.preferred.n,
+            Figure(f"{each.change}: preferred", each.preferred, even=0.5),
+            Figure(f"{each.change}: preferred, orders agreeing", each.consistently, even=0.5),
+            "-" if each.biased is None else ("yes" if each.biased else "no"),
+            each.meaning,
+        ]
+        for each in result.controlled
+    ]
+    columns = ["change", "pairs", "preferred", "where orders agree", "surely biased", "what was changed"]
+    return Page(
+        "What sways the judge",
+        " ".join(result.findings),
+        [
+            Figure("Flip rate: another winner in the other order", result.flip_rate),
+            Figure("Of those: preferred what came first", result.first_slot, even=0.5),
+            Figure("The same text twice: preferred what came first", result.same_first, even=0.5),
+            bias(result.position_bias),
+            Figure("The longer response won", result.longer_wins, even=0.5, note="Longer may also be better."),
+            Figure("The more formatted response won", result.formatted_wins, even=0.5, note="It may also be better."),
+            Figure("Right where the label is the longer", result.right_when_longer),
+            Figure("Right where the label is the shorter", result.right_when_shorter),
+        ],
+        unless_empty(
+            Table(
+                "Changes that say nothing new",
+                columns,
+                changes,
+                "Response A is a response of your rows, B the same with one change. A judge that it does not sway "
+                "prefers either as often.",
+            )
+        ),
+        [f"{result.own} of your rows, and {result.pairs - result.own} pairs made from them."],
+    )
 
 
 _PAGES: dict[str, Callable[[Any], Page]] = {
@@ -366,12 +338,5 @@ _PAGES: dict[str, Callable[[Any], Page]] = {
     "rewardbench": _rewardbench,
     "tournament": _tournament,
     "curate": _curate,
+    "audit": _audit,
 }
-
-
-def figures(laid_out: Page) -> Sequence[Figure]:
-    """Give every figure of a page, in the order in which they stand."""
-    return [
-        *laid_out.figures,
-        *(cell for table in laid_out.tables for row in table.rows for cell in row if isinstance(cell, Figure)),
-    ]

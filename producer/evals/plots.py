@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from markupsafe import Markup
 
 from producer.evals.gold import Calibration
-from producer.evals.pages import Figure
+from producer.evals.layout import Figure
 
 Scale = tuple[float, float]
 

@@ -11,8 +11,8 @@ from support.browser import CHROMIUM, Browser, running_browser
 from support.judged import JUDGE, chance
 
 from producer.evals import gold, html, versus
+from producer.evals.layout import Figure
 from producer.evals.numbers import Number, select
-from producer.evals.pages import Figure
 from producer.evals.plots import interval, scale
 from producer.evals.rows import Judged, Pair, Row
 from producer.evals.style import style
