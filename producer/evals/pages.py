@@ -33,7 +33,7 @@ def _versus(result: Versus) -> Page:
         bias(result.position_bias),
     ]
     decided = result.win_rate
-    figures[1:1] = [
+    figures += [
         Figure("Standard error of the win rate", over(result.standard_error, decided), "plain"),
         Figure("Counted by winners, a tie as half", over(result.discrete_win_rate, decided), even=0.5),
         Figure(
@@ -44,8 +44,9 @@ def _versus(result: Versus) -> Page:
     ]
     adjusted = result.length_adjusted
     if adjusted is not None:
-        figures[1:1] = [
-            Figure("Length-adjusted win rate", adjusted.win_rate, even=0.5, note=adjusted.warning or ""),
+        adjusted_rate = Figure("Length-adjusted win rate", adjusted.win_rate, even=0.5, note=adjusted.warning or "")
+        figures.insert(1, adjusted_rate)
+        figures += [
             Figure("Mean characters", over(adjusted.length_system, decided), "points"),
             Figure(f"Mean characters of {result.baseline}", over(adjusted.length_baseline, decided), "points"),
         ]

@@ -30,9 +30,12 @@ def scale(figures: Iterable[object]) -> Scale:
 
 
 def interval(figure: Figure, over: Scale) -> Markup:
-    """Draw a figure: a dot for the value, a bar for the interval, a line where nothing would be preferred."""
+    """Draw a figure: a dot for the value, a bar for the interval, a line where nothing would be preferred.
+
+    What has neither an interval nor a scale of its own is not drawn.
+    """
     number = figure.number
-    if number.value is None:
+    if number.value is None or (number.low is None and figure.unit != "share"):
         return Markup()
     middle = _HEIGHT / 2
     parts = [f'<line class="axis" x1="{_EDGE}" x2="{_WIDTH - _EDGE}" y1="{middle}" y2="{middle}"/>']
