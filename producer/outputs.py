@@ -14,7 +14,7 @@ from uuid import UUID
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-Kind = Literal["results", "output", "errors"]
+Kind = Literal["results", "output", "errors", "asked"]
 
 _RUN = 2000
 """Line numbers that one statement reads."""
@@ -46,6 +46,11 @@ _REQUEST = f"""'{{"id":"batch_req_' || {_HEX} || '_' || o.line || '","custom_id"
 
 _LINES: dict[Kind, tuple[str, str]] = {
     "results": (_COMPARISON, "true"),
+    "asked": (
+        f"""'{{{{"line":' || o.line || ',"body":' || coalesce(c.body, 'null') || ',"comparison":'
+            || {_COMPARISON} || '}}}}'""",
+        "true",
+    ),
     "output": (
         f"""{_REQUEST} || ',"response":{{"status_code":' || 200 || ',"request_id":"batch_req_' || {_HEX} || '_'
             || o.line || '","body":' || {_COMPARISON} || '}},"error":' || 'null}}'""",
@@ -82,7 +87,8 @@ async def stream(database: AsyncEngine, batch_id: UUID, kind: Kind) -> AsyncIter
     Args:
         database: where to read.
         batch_id: the batch; that the asker may read it was seen to before.
-        kind: every outcome as a comparison object, or OpenAI's output or error lines.
+        kind: every outcome as a comparison object; the same beside the line that it came of; or OpenAI's output or
+            error lines.
     """
     async for part in read_out(database, batch_id, last=_LAST, run=_RUNS[kind]):
         yield part

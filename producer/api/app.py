@@ -13,7 +13,7 @@ from infra import logs
 from infra.addresses import Allowed
 from infra.database import connect_async
 from infra.settings import Settings
-from producer.api import batches, callbacks, comparisons, files, health, problems
+from producer.api import batch_report, batches, callbacks, comparisons, files, health, problems
 from producer.api.requests import RequestIds
 from producer.results import Waiter
 from schemas.problems import ProblemDocument
@@ -58,6 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(comparisons.router)
     app.include_router(files.router)
     app.include_router(batches.router)
+    app.include_router(batch_report.router)
     app.include_router(callbacks.router)
     app.include_router(health.router)
     problems.install(app)

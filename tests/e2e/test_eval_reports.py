@@ -9,6 +9,7 @@ import pytest
 from support.browser import CHROMIUM, running_browser
 from support.program import Cli
 from support.service import Service, running_service
+from support.waiting import wait_until
 
 SYSTEMS = ("curt", "wordy")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian's package chromium)")
@@ -91,6 +92,7 @@ class TestEveryEval:
         pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
         files = outputs(tmp_path, 10) if command in {"versus", "tournament"} else [pairs]
         options = ["--write", tmp_path / "out.jsonl"] if command in {"calibrate", "curate"} else []
+        options += ["--controlled", 10] if command == "audit" else []
         cli = Cli(tmp_path)
         ended = cli("eval", command, *files, *options, "--output", tmp_path / "report", server=service.url)
         assert ended.status == 0, ended.err
@@ -115,3 +117,38 @@ class TestEveryEval:
                 )
             ]
             assert len(found) == number["n"], number
+
+
+class TestOverHttp:
+    def test_a_batch_says_what_its_verdicts_say(self, service: Service):
+        """Accuracy, consistency and their intervals come by one request, and labels from the lines themselves."""
+        rows = [
+            {
+                "id": str(n),
+                "prompt": f"Q{n}",
+                "chosen": "yes {{strength=4}}",
+                "rejected": "no {{strength=0}}",
+                "subset": "s",
+            }
+            for n in range(60)
+        ]
+        lines = "".join(json.dumps(row) + "\n" for row in rows) + json.dumps(
+            {"custom_id": "p", "prompt": "tab\tand \\ é", "response_a": "x", "response_b": "y"}
+        )
+        sent = service.http.post("/v1/files", files={"file": ("b.jsonl", lines)}, data={"purpose": "batch"}).json()
+        asked = {"input_file_id": sent["id"], "endpoint": "/v1/comparisons", "completion_window": "24h"}
+        batch = service.http.post("/v1/batches", json=asked).json()["id"]
+        wait_until(
+            lambda: service.http.get(f"/v1/batches/{batch}").json()["status"] == "completed",
+            within=60,
+            what="the batch is completed",
+        )
+        report = service.http.get(f"/v1/batches/{batch}/report").json()
+        assert (report["kind"], report["pairs"], report["labelled"]) == ("gold", 61, 60)
+        assert report["accuracy"]["value"] > 0.9
+        assert report["consistent"]["n"] == 61
+        assert [part["subset"] for part in report["subsets"]] == ["s"]
+        assert report["judges"][0]["simulated"]
+        assert report["caveat"].startswith("Simulated")
+        missing = service.http.get("/v1/batches/batch_00000000000000000000000000000000/report")
+        assert missing.status_code == 404
