@@ -47,8 +47,8 @@ _REQUEST = f"""'{{"id":"batch_req_' || {_HEX} || '_' || o.line || '","custom_id"
 _LINES: dict[Kind, tuple[str, str]] = {
     "results": (_COMPARISON, "true"),
     "asked": (
-        f"""'{{{{"line":' || o.line || ',"body":' || coalesce(c.body, 'null') || ',"comparison":'
-            || {_COMPARISON} || '}}}}'""",
+        f"""'{{"line":' || o.line || ',"body":' || coalesce(c.body, 'null') || ',"comparison":' || {_COMPARISON}
+            || '}}'""",
         "true",
     ),
     "output": (
