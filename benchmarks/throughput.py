@@ -30,6 +30,8 @@ from producer.files import SHARD_LINES
 
 LINES = 100_000
 PLAIN_LINES = 2_000
+_PARTS = ("api", "dispatcher", "worker.app", "worker.callbacks_app", "redis-server")
+"""What a process' command line tells it by."""
 _OUTCOME_BYTES = 420
 """What an outcome of ours weighs: a tally with two ballots as JSON."""
 
@@ -72,11 +74,7 @@ class Watch:
                     size = child.memory_info().rss // (1 << 20)
                 except psutil.Error:
                     continue
-                name = next(
-                    (part for part in ("api", "dispatcher", "worker.app", "redis-server") if part in line), None
-                )
-                if name is None and line and "redis-server" in line[0]:
-                    name = "redis-server"
+                name = next((part for part in _PARTS if part in line or (line and part in line[0])), None)
                 if name is not None:
                     self.peaks[name] = max(size, self.peaks.get(name, 0))
 
@@ -203,3 +201,18 @@ def measure(count: int = LINES, plain_count: int = PLAIN_LINES) -> dict[str, Any
         "a_to_c": round(ours["lines_per_second"] / alone["lines_per_second"], 3),
         "peak_rss_mb": watch.peaks,
     }
+
+
+def million(count: int = 1_000_000) -> dict[str, Any]:
+    """Measure arm (a) at a million lines beside the same at a tenth of them, each on a stack of its own."""
+    chosen = settings.load(engine="simulated", log_level="warning")
+    arms: dict[str, Any] = {}
+    for lines in (count // 10, count):
+        with tempfile.TemporaryDirectory() as folder, Stack(chosen, Path(folder) / "data", port=0) as stack:
+            file = Path(folder) / "rows.jsonl"
+            with file.open("wb") as out:
+                out.writelines(rows(lines))
+            with Watch() as watch:
+                arms[str(lines)] = {**nightcourt(stack, file, lines), "peak_rss_mb": watch.peaks}
+    rates = [arm["lines_per_second"] for arm in arms.values()]
+    return {**arms, "rate_to_rate": round(rates[1] / rates[0], 3)}

@@ -1,9 +1,17 @@
 """The one Celery app factory. Celery over Redis is a hint channel; the settings below make it a prompt and tame one."""
 
-from celery import Celery
+import os
+import socket
+import uuid
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from celery import Celery, signals
+from celery.exceptions import SecurityWarning
 from kombu.entity import Queue
 
-from schemas.message import QUEUES, VISIBILITY_SECONDS
+from schemas.message import CALLBACK_QUEUE, QUEUES, VISIBILITY_SECONDS
 
 
 def make_celery(redis_url: str, *, name: str) -> Celery:
@@ -23,7 +31,7 @@ def make_celery(redis_url: str, *, name: str) -> Celery:
         task_ignore_result=True,
         task_store_errors_even_if_ignored=False,
         result_backend=None,
-        task_queues=[Queue(queue) for queue in QUEUES.values()],  # type: ignore[no-untyped-call]
+        task_queues=[Queue(queue) for queue in (*QUEUES.values(), CALLBACK_QUEUE)],  # type: ignore[no-untyped-call]
         task_default_queue=next(iter(QUEUES.values())),
         task_create_missing_queues=False,
         # A hint is acknowledged after its shard's turn. Were it lost before, the sweep would send another.
@@ -56,3 +64,56 @@ def make_celery(redis_url: str, *, name: str) -> Celery:
         timezone="UTC",
     )
     return app
+
+
+def worker_name() -> str:
+    """Make a name that no other worker has: the host, the process, and chance."""
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
+def run_worker(
+    app: Celery,
+    *,
+    name: str,
+    slots: int,
+    queues: Sequence[str],
+    log_level: str,
+    on_drain: Callable[[], None],
+) -> int:
+    """Take messages until SIGTERM or SIGINT, and finish what is begun.
+
+    Args:
+        app: with its tasks.
+        name: the worker's.
+        slots: threads that messages are worked on by.
+        queues: where they come from.
+        log_level: what Celery logs too.
+        on_drain: called when the worker is told to end, before it waits for what is begun.
+
+    Returns:
+        The exit status.
+    """
+
+    def leave_logging_alone(**_: Any) -> None:
+        """Answer Celery's signal: it would set up logging of its own unless somebody does."""
+
+    def drain(**_: Any) -> None:
+        on_drain()
+
+    signals.setup_logging.connect(leave_logging_alone, weak=False)
+    signals.worker_shutting_down.connect(drain, weak=False)
+    # Celery warns of running as root because of pickled messages; ours are JSON, and nothing else is taken.
+    warnings.simplefilter("ignore", SecurityWarning)
+    worker = app.Worker(
+        pool="threads",
+        concurrency=slots,
+        queues=list(queues),
+        hostname=f"{name}@nightcourt",
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        quiet=True,
+        loglevel=log_level,
+    )
+    worker.start()
+    return int(worker.exitcode or 0)

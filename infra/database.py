@@ -1,13 +1,22 @@
 """How Postgres is reached: psycopg 3 everywhere, asynchronous at the HTTP edge and synchronous elsewhere."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
+import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -68,6 +77,28 @@ def newest_form() -> str | None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     return ScriptDirectory.from_config(config).get_current_head()
+
+
+def persist(database: Engine, write: Callable[[Connection], T], *, patience_seconds: float) -> T:
+    """Run one transaction, again and again while Postgres cannot be reached: work in hand is worth waiting for.
+
+    It has to be safe to repeat after a commit whose answer was lost.
+
+    Raises:
+        sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError: it could not be reached for all that time.
+    """
+    give_up_at = time.monotonic() + patience_seconds
+    pause = 0.1
+    while True:
+        try:
+            with database.begin() as connection:
+                return write(connection)
+        except (OperationalError, InterfaceError) as error:
+            if time.monotonic() + pause > give_up_at:
+                raise
+            log.warning("database_unreachable", error=type(error).__name__, retry_in=pause)
+            time.sleep(pause)
+            pause = min(pause * 2, 5.0)
 
 
 def migrate(url: str) -> None:

@@ -22,7 +22,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, TextClause
 
-from infra import docket_sql, outcomes
+from infra import callbacks, docket_sql, outcomes
 from infra.filed import Filed, from_row, to_row
 from infra.outcomes import Outcome
 from schemas.problems import OutcomeError
@@ -84,6 +84,7 @@ def file(
     shard_lines: int = 1,
     priority: int = 0,
     deadline_in: float | None = None,
+    notify: bool = False,
 ) -> int:
     """Store comparisons and the shards that will carry them, waiting.
 
@@ -96,6 +97,7 @@ def file(
         shard_lines: how many lines travel together, at most.
         priority: higher goes first within the lane.
         deadline_in: seconds after which what is undecided expires; None for never.
+        notify: whether the end of each is an event; it is one anyway where the tenant has an endpoint that wants it.
 
     Returns:
         How many shards there are.
@@ -110,18 +112,24 @@ def file(
             "shard_lines": shard_lines,
             "priority": priority,
             "deadline_in": deadline_in,
+            "notify": notify,
         },
     )
     return len(result.all())
 
 
-def file_batch(connection: Connection, batch_id: UUID) -> int:
+def file_batch(connection: Connection, batch_id: UUID, *, notify: bool = False) -> int:
     """Make the shards that will carry a batch's lines, waiting. The batch's row is there already.
+
+    Args:
+        connection: in a transaction.
+        batch_id: the batch.
+        notify: whether the end of each line is an event.
 
     Returns:
         How many shards there are.
     """
-    return len(connection.execute(docket_sql.FILE_BATCH, {"batch": batch_id}).all())
+    return len(connection.execute(docket_sql.FILE_BATCH, {"batch": batch_id, "notify": notify}).all())
 
 
 def release_bulk(connection: Connection, *, room: int, limit: int) -> list[int]:
@@ -250,6 +258,8 @@ def _store(
     new = outcomes.unstored(connection, held.filing_id, decided) if held.begun else decided
     if new:
         outcomes.copy_in(connection, new, filing_id=held.filing_id, tenant=held.tenant, attempt=held.attempt)
+        if held.notify:
+            callbacks.tell_comparisons(connection, filing_id=held.filing_id, lines=[each.line for each in new])
     connection.execute(move, {**asdict(lease), **outcomes.counts(new), **parameters})
     return len(new)
 

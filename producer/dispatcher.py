@@ -1,4 +1,4 @@
-"""The dispatcher: the only writer to Redis. It lets due shards go, and brings back what was lost.
+"""The dispatcher: the only writer to Redis. It lets due shards and callbacks go, and brings back what was lost.
 
 Several may run at once: each takes what the others have not locked. It polls, since a notification would put a
 database-wide lock into every producer's commit (docs/decisions/0003).
@@ -6,8 +6,10 @@ database-wide lock into every producer's commit (docs/decisions/0003).
 
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import UUID
 
 import structlog
 from celery import Celery
@@ -16,9 +18,9 @@ from redis.exceptions import RedisError
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import SQLAlchemyError
 
-from infra import docket, losses, pulse, roster
+from infra import callbacks, docket, losses, pulse, roster
 from producer import windows
-from schemas.message import JUDGE_TASK, QUEUES, ShardHint
+from schemas.message import CALLBACK_QUEUE, CALLBACK_TASK, JUDGE_TASK, QUEUES, CallbackHint, ShardHint
 from schemas.states import Lane
 
 log = structlog.get_logger()
@@ -39,10 +41,16 @@ class Pace:
     worker_seconds: float
     """A worker not heard of for this long is not counted on."""
     max_attempts: int
-    tend_seconds: float = 0.25
+    tend_seconds: float = 0.1
     """How often windows and the ends of batches are looked at: what an operator does has effect within this."""
     shards_per_slot: int = 1
     clock_shift_seconds: float = 0.0
+    callback_seconds: float = 0.05
+    """How often callbacks are looked at while none is due."""
+    callback_room: int = 256
+    """Callbacks that may be out at a time, hinted or being sent."""
+    callback_cap: int = 8
+    """Of one endpoint."""
 
 
 def hint(database: Database, app: Celery, lane: Lane, shards: list[int]) -> None:
@@ -62,6 +70,45 @@ def hint(database: Database, app: Celery, lane: Lane, shards: list[int]) -> None
         with database.begin() as connection:
             docket.withdraw(connection, shards)
         raise
+
+
+def hint_callbacks(database: Database, app: Celery, released: Sequence[UUID]) -> None:
+    """Send hints of released callbacks. Where Redis takes them not, the callbacks wait again.
+
+    Raises:
+        kombu.exceptions.OperationalError, redis.exceptions.RedisError: Redis cannot be reached; nothing is lost.
+    """
+    if not released:
+        return
+    try:
+        with app.producer_or_acquire() as producer:
+            for callback in released:
+                message = CallbackHint(callback=callback.hex).model_dump()
+                app.send_task(CALLBACK_TASK, kwargs=message, queue=CALLBACK_QUEUE, producer=producer)
+    except Exception:
+        with database.begin() as connection:
+            callbacks.withdraw(connection, released)
+        raise
+
+
+def call_back(database: Database, app: Celery, pace: Pace) -> int:
+    """Make callbacks of fresh events, let those go that are due, and hint them.
+
+    Returns:
+        How many events were fresh and callbacks let go.
+
+    Raises:
+        kombu.exceptions.OperationalError, redis.exceptions.RedisError: Redis cannot be reached; nothing is lost.
+    """
+    shift = pace.clock_shift_seconds
+    with database.begin() as connection:
+        fresh = callbacks.fan_out(connection, limit=_AT_ONCE, shift=shift)
+    with database.begin() as connection:
+        released = callbacks.release(
+            connection, room=pace.callback_room, cap=pace.callback_cap, limit=_AT_ONCE, shift=shift
+        )
+    hint_callbacks(database, app, released)
+    return fresh + len(released)
 
 
 def release(database: Database, app: Celery, *, bulk_room: int) -> int:
@@ -99,8 +146,24 @@ def sweep(database: Database, app: Celery, pace: Pace) -> None:
             shards = docket.hint_again(connection, lane=lane, older_than=pace.hint_seconds, limit=_AT_ONCE)
         hint(database, app, lane, shards)
         hinted += len(shards)
+    hinted += _sweep_callbacks(database, app, pace)
     if reclaimed or expired or hinted:
         log.info("swept", reclaimed=reclaimed, expired=expired, hinted_again=hinted)
+
+
+def _sweep_callbacks(database: Database, app: Celery, pace: Pace) -> int:
+    """Bring back callbacks whose worker was lost, end those without hope, and repeat hints. Returns how many hints."""
+    shift = pace.clock_shift_seconds
+    with database.begin() as connection:
+        reclaimed = callbacks.reclaim(connection, limit=_AT_ONCE, shift=shift)
+    with database.begin() as connection:
+        buried = callbacks.bury(connection, limit=10 * _AT_ONCE, shift=shift)
+    with database.begin() as connection:
+        lost = callbacks.hint_again(connection, older_than=pace.hint_seconds, limit=_AT_ONCE)
+    hint_callbacks(database, app, lost)
+    if reclaimed or buried:
+        log.info("callbacks_swept", reclaimed=reclaimed, buried=buried)
+    return len(lost)
 
 
 def run(database: Database, app: Celery, pace: Pace, stop: threading.Event, *, pulse_file: Path | None = None) -> None:
@@ -108,7 +171,7 @@ def run(database: Database, app: Celery, pace: Pace, stop: threading.Event, *, p
 
     The pulse beats once a turn, whether or not there was anything to reach.
     """
-    sweep_at = tend_at = 0.0
+    sweep_at = tend_at = call_at = 0.0
     bulk_slots = 0
     batches_live = False
     pause = pace.poll_seconds
@@ -129,6 +192,8 @@ def run(database: Database, app: Celery, pace: Pace, stop: threading.Event, *, p
             released = release(database, app, bulk_room=bulk_slots * pace.shards_per_slot if batches_live else 0)
             if released:
                 log.debug("released", shards=released)
+            if now >= call_at and not call_back(database, app, pace):
+                call_at = now + pace.callback_seconds
         except (BrokerError, RedisError) as error:
             log.warning("redis_unreachable", error=type(error).__name__)
             pause = 1.0

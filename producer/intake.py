@@ -6,8 +6,9 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from infra import docket
+from infra.addresses import Allowed
 from infra.filed import Filed
-from producer import idempotency
+from producer import callback_endpoints, idempotency
 from schemas.comparison import ComparisonRequest
 from schemas.ids import SINGLE_LINE, ComparisonKey, new_filing_id
 from schemas.states import Lane
@@ -28,6 +29,7 @@ async def file_comparison(
     tenant: str,
     idempotency_key: str | None,
     request_id: str | None,
+    allowed: Allowed,
 ) -> Receipt:
     """File one comparison, in the interactive lane.
 
@@ -37,9 +39,10 @@ async def file_comparison(
         tenant: whose it is.
         idempotency_key: with a key seen before, nothing is filed and the receipt is that of the first time.
         request_id: follows the comparison into the worker's log lines.
+        allowed: where callbacks may go beyond the public internet.
 
     Raises:
-        Problem: the key was used before with another body.
+        Problem: the key was used before with another body, or callbacks may not go where they are wanted.
         sqlalchemy.exc.SQLAlchemyError: Postgres did not take it; with a key, it is safe to send it again.
     """
     filing_id = new_filing_id()
@@ -48,12 +51,21 @@ async def file_comparison(
             earlier = await idempotency.take(connection, tenant, idempotency_key, request, filing_id)
             if earlier is not None:
                 return Receipt(key=ComparisonKey(earlier, SINGLE_LINE), replayed=True)
+        if request.callback_url is not None:
+            await connection.run_sync(
+                callback_endpoints.remember,
+                tenant=tenant,
+                filing_id=filing_id,
+                url=request.callback_url,
+                allowed=allowed,
+            )
         await connection.run_sync(
             docket.file,
             tenant=tenant,
             filing_id=filing_id,
             lane=Lane.INTERACTIVE,
             comparisons=[_row(request, request_id)],
+            notify=request.callback_url is not None,
         )
     return Receipt(key=ComparisonKey(filing_id, SINGLE_LINE), replayed=False)
 

@@ -6,6 +6,7 @@ Postgres writes the JSON; a row is never an object on our side.
 # ruff: noqa: S608 - statements are put together from constants of this module alone; values are always bound
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator
 from typing import Literal
 from uuid import UUID
@@ -13,10 +14,12 @@ from uuid import UUID
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-Kind = Literal["results", "output", "errors"]
+Kind = Literal["results", "output", "errors", "asked"]
 
 _RUN = 2000
 """Line numbers that one statement reads."""
+_AHEAD = 2
+"""Statements under way at a time for one reader."""
 
 # The batch's id as our ids write it; a query of its own, so that it is spelt once and not for every line.
 _HEX = "(SELECT replace(CAST(:id AS text), '-', ''))"
@@ -43,6 +46,11 @@ _REQUEST = f"""'{{"id":"batch_req_' || {_HEX} || '_' || o.line || '","custom_id"
 
 _LINES: dict[Kind, tuple[str, str]] = {
     "results": (_COMPARISON, "true"),
+    "asked": (
+        f"""'{{"line":' || o.line || ',"body":' || coalesce(c.body, 'null') || ',"comparison":' || {_COMPARISON}
+            || '}}'""",
+        "true",
+    ),
     "output": (
         f"""{_REQUEST} || ',"response":{{"status_code":' || 200 || ',"request_id":"batch_req_' || {_HEX} || '_'
             || o.line || '","body":' || {_COMPARISON} || '}},"error":' || 'null}}'""",
@@ -79,7 +87,8 @@ async def stream(database: AsyncEngine, batch_id: UUID, kind: Kind) -> AsyncIter
     Args:
         database: where to read.
         batch_id: the batch; that the asker may read it was seen to before.
-        kind: every outcome as a comparison object, or OpenAI's output or error lines.
+        kind: every outcome as a comparison object; the same beside the line that it came of; or OpenAI's output or
+            error lines.
     """
     async for part in read_out(database, batch_id, last=_LAST, run=_RUNS[kind]):
         yield part
@@ -105,13 +114,17 @@ async def read_out(database: AsyncEngine, key: UUID, *, last: TextClause, run: T
 
     async with database.connect() as connection:
         end = (await connection.execute(last, {"id": key})).scalar() or 0
-    # The next run is read while the last one is on its way to the reader: one ahead, never more.
-    ahead = asyncio.create_task(read(1))
+    # Two runs are read while the one before them is on its way to the reader: never more, however large it all is.
+    firsts = range(1, end + 1, _RUN)
+    ahead = deque(asyncio.create_task(read(first)) for first in firsts[:_AHEAD])
     try:
-        for first in range(1, end + 1, _RUN):
-            part = await ahead
-            ahead = asyncio.create_task(read(first + _RUN))
+        for first in firsts:
+            part = await ahead.popleft()
+            following = first + _AHEAD * _RUN
+            if following <= end:
+                ahead.append(asyncio.create_task(read(following)))
             if part:
                 yield part
     finally:
-        ahead.cancel()
+        for task in ahead:
+            task.cancel()

@@ -31,6 +31,25 @@ _OLD_SINGLES = text("""
     keys_gone AS (DELETE FROM idempotency_keys k USING old WHERE k.filing_id = old.source_id)
     DELETE FROM comparisons c USING old WHERE c.source_id = old.source_id AND c.line = 0
 """)
+# What was told long ago, with its callbacks and their attempts, unless one is still on its way.
+_OLD_EVENTS = text("""
+    DELETE FROM callback_events WHERE id = ANY(ARRAY(
+        SELECT id FROM callback_events e
+        WHERE e.fanned_out AND e.created_at < now() - make_interval(secs => :older_than)
+          AND NOT EXISTS (SELECT FROM callbacks c WHERE c.event_id = e.id
+                          AND c.state IN ('waiting', 'released', 'sending'))
+        LIMIT :step))
+""")
+# Where a filing calls back to, once the filing itself is gone.
+_OLD_REQUESTS = text("""
+    DELETE FROM callback_requests WHERE filing_id = ANY(ARRAY(
+        SELECT filing_id FROM callback_requests r
+        WHERE r.created_at < now() - make_interval(secs => :older_than)
+          AND NOT EXISTS (SELECT FROM shards s WHERE s.filing_id = r.filing_id)
+          AND NOT EXISTS (SELECT FROM batches b WHERE b.id = r.filing_id)
+          AND NOT EXISTS (SELECT FROM callback_events e WHERE e.subject_id = r.filing_id AND NOT e.fanned_out)
+        LIMIT :step))
+""")
 
 
 def _rows_of(table: str, column: str) -> TextClause:
@@ -81,7 +100,7 @@ def delete_old(database: Database, *, older_than: float) -> int:
             if not found:
                 break
             total += sum(delete(database, each) for each in found)
-    return total
+    return total + sum(_in_steps(database, each, {"older_than": older_than}) for each in (_OLD_EVENTS, _OLD_REQUESTS))
 
 
 _CALL_OFF = text("""
@@ -93,7 +112,10 @@ _SHARDS_OF_TENANT = text("""
 """)
 _OF_TENANT = tuple(
     text(f"DELETE FROM {table} WHERE ctid = ANY(ARRAY(SELECT ctid FROM {table} WHERE tenant = :tenant LIMIT :step))")  # noqa: S608
-    for table in ("outcomes", "comparisons", "idempotency_keys", "batches")
+    for table in (
+        *("outcomes", "comparisons", "idempotency_keys", "batches"),
+        *("callback_events", "callback_requests", "callback_secrets", "callback_endpoints"),
+    )
 )
 _FILES_OF_TENANT = text("SELECT id FROM files WHERE tenant = :tenant")
 

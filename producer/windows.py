@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, text
 
-from infra import docket
+from infra import callbacks, docket
 from producer import progress
 from producer.progress import COUNTS
 from schemas.batch import Window
@@ -83,5 +83,7 @@ def tend(connection: Connection, *, clock_shift: float = 0.0, cancel_shards: int
             # At every turn: a release that was under way when the batch was closed may have let a shard out since.
             docket.recall(connection, row.id)
     if busy:
-        connection.execute(_END)
+        ended = [row.id for row in connection.execute(_END)]
+        if ended:
+            callbacks.tell_batches(connection, ended)
     return busy

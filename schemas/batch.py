@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from schemas.comparison import MetadataKey, MetadataValue, Orders, Profile
+from schemas.comparison import CallbackUrl, MetadataKey, MetadataValue, Orders, Profile
 
 
 class BatchStatus(StrEnum):
@@ -65,6 +65,12 @@ class BatchRequest(BaseModel):
     )
     not_before: int | None = Field(default=None, ge=0, description="Unix seconds before which nothing runs")
     window: Window | None = None
+    callback_url: CallbackUrl | None = Field(
+        default=None, description="Where a signed callback goes when it has ended, signed with your default secret"
+    )
+    callback_comparisons: bool = Field(
+        default=False, description="Call back for each of its comparisons too, there and to endpoints that want them"
+    )
 
 
 class RequestCounts(BaseModel):

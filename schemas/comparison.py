@@ -41,6 +41,8 @@ MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64), Bef
 MetadataValue = Annotated[str, StringConstraints(max_length=512), BeforeValidator(_storable)]
 CustomId = Annotated[str, StringConstraints(min_length=1, max_length=256), BeforeValidator(_storable)]
 
+CallbackUrl = Annotated[str, StringConstraints(min_length=1, max_length=2048), BeforeValidator(_storable)]
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -135,6 +137,9 @@ class ComparisonRequest(_Strict):
     custom_id: CustomId | None = Field(default=None, description="Your own name for it, given back as it is")
     metadata: dict[MetadataKey, MetadataValue] = Field(
         default_factory=dict, max_length=16, description="Up to 16 pairs of text, given back as they are"
+    )
+    callback_url: CallbackUrl | None = Field(
+        default=None, description="Where a signed callback goes when it has ended, signed with your default secret"
     )
 
 

@@ -56,6 +56,21 @@ def batch_id(filing_id: UUID) -> str:
     return f"batch_{filing_id.hex}"
 
 
+def event_id(event: UUID) -> str:
+    """Spell an event's id, which is the `webhook-id` of its callbacks."""
+    return f"evt_{event.hex}"
+
+
+def callback_id(callback: UUID) -> str:
+    """Spell a callback's id."""
+    return f"cbk_{callback.hex}"
+
+
+def endpoint_id(endpoint: UUID) -> str:
+    """Spell the id of a callback endpoint."""
+    return f"cep_{endpoint.hex}"
+
+
 def parse_prefixed(text: str, prefix: str) -> UUID | None:
     """Read an id of a prefix and 32 hexadecimal digits; None where the text is no such id."""
     match = re.fullmatch(re.escape(prefix) + "([0-9a-f]{32})", text)

@@ -3,9 +3,10 @@
 - OpenAI's request: `{"custom_id", "method": "POST", "url": "/v1/comparisons", "body": {a comparison}}`.
 - A bare pair: the fields of a comparison; `id` for `custom_id`, and `label`, `topic`, `subset`, `dataset` may stand
   beside.
-- A preference row: `{"prompt", "chosen", "rejected"}`, as text or conversations, or `chosen` and `rejected` alone as
-  whole conversations that share a beginning. Which of them is shown as response A is drawn from a hash of the row, so
-  that it is fixed and yet no pattern, and the gold label is known. Other columns of such rows are left alone.
+- A preference row: `{"prompt", "chosen", "rejected"}`, as text or conversations, or `chosen` and `rejected` as whole
+  conversations, or whole texts, that share a beginning, which is the prompt then. Which of them is shown as response A
+  is drawn from a hash of the row, so that it is fixed and yet no pattern, and the gold label is known. Other columns
+  of such rows are left alone.
 """
 
 import hashlib
@@ -20,6 +21,8 @@ from schemas.problems import field_path
 
 ENDPOINT = "/v1/comparisons"
 
+_TURN = "\n\nAssistant:"
+"""Opens an answer in transcripts of the form of Anthropic's HH-RLHF."""
 _BESIDE_A_PAIR = frozenset({"label", "topic", "subset", "dataset"})
 _OPTIONS = frozenset({"order", "profile", "tie_margin", "metadata", "custom_id"})
 
@@ -78,6 +81,13 @@ def read_line(raw: bytes) -> Line:
             param=where or None,
             custom_id=line.custom_id if named else None,
         ) from None
+    if line.request.get("callback_url") is not None:
+        raise BadLineError(
+            "invalid_request",
+            "callback_url: give it for the batch, with callback_comparisons",
+            param="callback_url",
+            custom_id=line.custom_id,
+        )
     return line
 
 
@@ -136,7 +146,7 @@ def _request(row: dict[str, Any]) -> Line:
 
 def _preference(row: dict[str, Any]) -> Line:
     prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
-    if prompt is None:
+    if prompt is None or (_whole(chosen) and _whole(rejected)):
         prompt, chosen, rejected = _shared_beginning(chosen, rejected)
     mark = hashlib.sha256(repr((prompt, chosen, rejected)).encode("utf-8", "surrogatepass")).digest()
     label: Literal["A", "B"] = "A" if mark[0] < 128 else "B"  # noqa: PLR2004 - half of a byte's values
@@ -148,15 +158,47 @@ def _preference(row: dict[str, Any]) -> Line:
     return Line(request=fields, custom_id=fields.get("custom_id"), label=label)
 
 
+def _whole(response: Any) -> bool:
+    """Tell whether this is a whole conversation: an answer does not begin with what the user said."""
+    return (
+        isinstance(response, list)
+        and bool(response)
+        and isinstance(response[0], dict)
+        and response[0].get("role") in {"system", "user"}
+    )
+
+
 def _shared_beginning(chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
-    """Split whole conversations into the prompt that they share and the answers in which they differ."""
-    if not isinstance(chosen, list) or not isinstance(rejected, list):
+    """Split whole conversations or texts into the prompt that they share and the answers in which they differ.
+
+    Raises:
+        BadLineError: they share no beginning, or are neither both conversations nor both texts.
+    """
+    shared = 0
+    if isinstance(chosen, list) and isinstance(rejected, list):
+        while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
+            shared += 1
+    elif isinstance(chosen, str) and isinstance(rejected, str):
+        pairs = zip(chosen, rejected, strict=False)
+        alike = next((at for at, (one, other) in enumerate(pairs) if one != other), min(len(chosen), len(rejected)))
+        shared = _end_of_prompt(chosen[:alike])
+    if not shared:
         raise BadLineError(
             "invalid_request",
-            "prompt: is missing; it may only where chosen and rejected are conversations",
+            "prompt: is missing; it may only where chosen and rejected are whole conversations, or texts, that begin "
+            "with the same prompt",
             param="prompt",
         )
-    shared = 0
-    while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
-        shared += 1
     return chosen[:shared], chosen[shared:], rejected[shared:]
+
+
+def _end_of_prompt(shared: str) -> int:
+    """Find where the prompt ends in what two texts share: an answer may begin alike, too.
+
+    Where the text is a transcript, it ends with the mark of the last turn; else before the last word's space, so that
+    no word is cut in two.
+    """
+    turn = shared.rfind(_TURN)
+    if turn >= 0:
+        return turn + len(_TURN)
+    return max(shared.rfind(" "), shared.rfind("\n") + 1) if shared.strip() else 0

@@ -43,6 +43,10 @@ MALFORMED_UPLOAD = ProblemKind("malformed_upload", HTTPStatus.BAD_REQUEST, "The 
 BATCH_ENDED = ProblemKind("batch_ended", HTTPStatus.CONFLICT, "The batch has already ended")
 BATCH_RUNNING = ProblemKind("batch_running", HTTPStatus.CONFLICT, "The batch has not ended yet")
 ALREADY_DECIDED = ProblemKind("already_decided", HTTPStatus.CONFLICT, "The comparison has already ended")
+NO_CALLBACK_SECRET = ProblemKind(
+    "no_callback_secret", HTTPStatus.CONFLICT, "There is no secret yet to sign callbacks with"
+)
+ENDPOINT_DISABLED = ProblemKind("endpoint_disabled", HTTPStatus.CONFLICT, "The callback endpoint is disabled")
 UNAVAILABLE = ProblemKind(
     "unavailable", HTTPStatus.SERVICE_UNAVAILABLE, "The service cannot answer now; try again shortly"
 )
@@ -54,7 +58,12 @@ LOCAL_STACK = ProblemKind("local_stack", HTTPStatus.INTERNAL_SERVER_ERROR, "The 
 BAD_INPUT_FILE = ProblemKind("bad_input_file", HTTPStatus.BAD_REQUEST, "The input file cannot be used")
 BAD_OUTPUT_FILE = ProblemKind("bad_output_file", HTTPStatus.BAD_REQUEST, "The output file cannot be written")
 BAD_SETTING = ProblemKind("bad_setting", HTTPStatus.INTERNAL_SERVER_ERROR, "A setting cannot be used")
+MISSING_EXTRA = ProblemKind("missing_extra", HTTPStatus.INTERNAL_SERVER_ERROR, "A part of the program is not installed")
 BATCH_FAILED = ProblemKind("batch_failed", HTTPStatus.UNPROCESSABLE_ENTITY, "The batch did not end well")
+ENGINE_FOLDER = ProblemKind("engine_folder", HTTPStatus.INTERNAL_SERVER_ERROR, "The engine folder cannot be used")
+ENGINE_BUILD = ProblemKind("engine_build", HTTPStatus.INTERNAL_SERVER_ERROR, "The engine cannot be built")
+ENGINE_UNFIT = ProblemKind("engine_unfit", HTTPStatus.INTERNAL_SERVER_ERROR, "The engine did not pass")
+NO_GPU = ProblemKind("no_gpu", HTTPStatus.INTERNAL_SERVER_ERROR, "The GPU cannot be used")
 NOT_DECIDED = ProblemKind("not_decided", HTTPStatus.GATEWAY_TIMEOUT, "Not everything was decided in time")
 
 

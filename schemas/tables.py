@@ -8,51 +8,18 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     CheckConstraint,
-    DateTime,
-    Float,
     Identity,
     Index,
-    Integer,
-    LargeBinary,
-    MetaData,
-    Sequence,
     SmallInteger,
     Text,
-    Uuid,
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import Mapped, mapped_column
 
-Moment = DateTime(timezone=True)
-
-
-class Base(DeclarativeBase):
-    """The base of all tables, with one way of naming constraints so that migrations can find them."""
-
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "ck": "ck_%(table_name)s_%(constraint_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
-    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it as a class attribute
-        str: Text,
-        int: Integer,
-        float: Float(53),
-        datetime: Moment,
-        UUID: Uuid,
-        bytes: LargeBinary,
-        Any: JSONB,
-    }
-
-
-LEASE_TOKENS = Sequence("lease_tokens", metadata=Base.metadata)
-"""Where fencing tokens come from: each claim takes the next, so no two leases ever share one."""
+from schemas import callback_tables  # noqa: F401 - its tables stand in the same metadata
+from schemas.base import Base
 
 
 class ComparisonRow(Base):
@@ -194,6 +161,7 @@ class ShardRow(Base):
     prompt_tokens: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     cached_tokens: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     gpu_seconds: Mapped[float] = mapped_column(server_default=text("0"))
+    notify: Mapped[bool] = mapped_column(server_default=text("false"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     ended_at: Mapped[datetime | None]
 

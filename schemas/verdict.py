@@ -33,13 +33,18 @@ class Judge(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     model: str = Field(description="The model's own name")
-    weights: str = Field(description="Hash of the weights, 'sha256:...'")
+    weights: str = Field(
+        description="Hash of the weights, 'sha256:...'; 'unverified:sha256:...' for what a server says of its model"
+    )
     quantisation: str = Field(description="How the weights are stored, for instance 'Q4_K_M' or 'FP8'")
     engine: str = Field(description="The engine that ran the model, for instance 'llama_cpp'")
     engine_build: str = Field(description="The engine's version")
     profile: str = Field(description="The prompt profile")
     prompt: str = Field(description="Hash of the profile's prompt text, 'sha256:...'")
     temperature: float = Field(description="T in P = sigmoid(d / T); 1 unless calibrated")
+    calibration: str | None = Field(
+        default=None, description="Hash of the calibration that T comes from, 'sha256:...'; null where there is none"
+    )
     simulated: bool = Field(description="True where no model was asked at all")
     caveat: str | None = Field(description="What a reader must know before believing the verdict")
 

@@ -1,34 +1,31 @@
 """The worker process: composition root of everything that judges. Run as `python -m worker.app`."""
 
 import gc
-import os
-import socket
 import sys
 import threading
-import uuid
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import structlog
-from celery import Celery, signals
-from celery.exceptions import SecurityWarning
+from celery import Celery
 from pydantic import ValidationError
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import SQLAlchemyError
 
 from infra import logs, losses, presence, pulse, roster
-from infra.broker import make_celery
+from infra.broker import make_celery, run_worker, worker_name
+from infra.calibration import read_calibration
 from infra.database import connect
 from infra.local.model import embedded_model
 from infra.settings import Settings, load
+from schemas.calibration import CalibratedJudge
 from schemas.message import JUDGE_TASK, QUEUES, ShardHint
 from schemas.problems import Problem
 from schemas.verdict import Judge
 from worker import prompts
 from worker.admission import Gate
-from worker.engines.base import Engine, EngineGoneError
+from worker.engines.base import Engine, EngineCard, EngineGoneError
 from worker.engines.simulated import SimulatedEngine, call_log, faults
 from worker.heartbeat import beat, keep_beating
 from worker.judging import Bench, Rules, judge_shard
@@ -45,12 +42,38 @@ def open_engine(settings: Settings) -> Engine:
 
     Raises:
         ValueError: the model cannot be used as a judge; the message says why.
+        Problem: the engine folder, the GPU and the libraries do not fit each other.
     """
     if settings.engine == "simulated":
         return SimulatedEngine(
             tokens_per_second=settings.simulated_tokens_per_second,
             max_prompt_tokens=settings.context_tokens,
             on_score=_simulated_hook(settings),
+            strengths=settings.simulated_strengths,
+        )
+    if settings.engine == "openai_server":
+        from worker.engines.openai_server import OpenAIServerEngine  # noqa: PLC0415 - no other engine needs a client
+
+        return OpenAIServerEngine(
+            settings.engine_url or "",
+            key=settings.engine_key.get_secret_value() if settings.engine_key else None,
+            model=settings.engine_model,
+            tokenizer=settings.engine_tokenizer,
+            context_tokens=settings.context_tokens,
+            requests=settings.engine_requests,
+            request_seconds=settings.engine_request_seconds,
+            patience_seconds=settings.engine_patience_seconds,
+            ca_file=settings.engine_ca_file,
+        )
+    if settings.engine == "tensorrt_llm" and settings.engine_folder is not None:
+        from worker.engines.tensorrt_llm.engine import TensorRtLlmEngine  # noqa: PLC0415 - on GPU hosts alone
+
+        return TensorRtLlmEngine(
+            settings.engine_folder,
+            prompt=prompts.PROFILES["card"].sha256,
+            memory_share=settings.engine_memory_share,
+            reuse=settings.engine_reuse,
+            timeout_seconds=settings.engine_timeout_seconds,
         )
     # Imported here, so that a worker with another engine needs no CPU runtime.
     from worker.engines.llama_cpp import LlamaCppEngine  # noqa: PLC0415
@@ -73,10 +96,33 @@ def _simulated_hook(settings: Settings) -> Callable[[Sequence[Sequence[int]]], N
 
 
 def make_bench(settings: Settings, engine: Engine, database: Database) -> Bench:
-    """Put together what this worker judges with, and enter its judges in the tables."""
-    card = engine.card
-    temperature = 1.0
-    judges = {
+    """Put together what this worker judges with, and enter its judges in the tables.
+
+    Raises:
+        ValueError: the calibration cannot be used with this engine; the message says why.
+    """
+    judges = calibrate(judges_of(engine.card), settings.calibration_file)
+    with database.begin() as connection:
+        ids = {name: roster.enroll(connection, judge) for name, judge in judges.items()}
+    return Bench(
+        engine=engine,
+        gate=Gate(engine.card.step_tokens * engine.card.steps_ahead),
+        database=database,
+        rules=Rules(
+            worker=worker_name(),
+            lease_seconds=settings.lease_seconds,
+            max_attempts=settings.max_attempts,
+            mass_threshold=settings.mass_threshold,
+            temperature=1.0,
+            calibrated={name: judge.temperature for name, judge in judges.items() if judge.calibration},
+        ),
+        judges=ids,
+    )
+
+
+def judges_of(card: EngineCard) -> dict[str, Judge]:
+    """Name the judges that an engine is, by profile, none of them calibrated."""
+    return {
         profile.name: Judge(
             model=card.model,
             weights=card.weights,
@@ -85,28 +131,33 @@ def make_bench(settings: Settings, engine: Engine, database: Database) -> Bench:
             engine_build=card.engine_build,
             profile=profile.name,
             prompt=profile.sha256,
-            temperature=temperature,
+            temperature=1.0,
             simulated=card.simulated,
             caveat=card.caveat,
         )
         for profile in prompts.PROFILES.values()
     }
-    with database.begin() as connection:
-        ids = {name: roster.enroll(connection, judge) for name, judge in judges.items()}
-    worker = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    return Bench(
-        engine=engine,
-        gate=Gate(card.step_tokens),
-        database=database,
-        rules=Rules(
-            worker=worker,
-            lease_seconds=settings.lease_seconds,
-            max_attempts=settings.max_attempts,
-            mass_threshold=settings.mass_threshold,
-            temperature=temperature,
-        ),
-        judges=ids,
-    )
+
+
+def calibrate(judges: dict[str, Judge], file: Path | None) -> dict[str, Judge]:
+    """Give the judge that a calibration file was made for its temperature.
+
+    Raises:
+        ValueError: there is no such file, or it was made for a judge that is none of these.
+    """
+    if file is None:
+        return judges
+    calibration = read_calibration(file)
+    fitting = [name for name, judge in judges.items() if CalibratedJudge.of(judge) == calibration.judge]
+    if not fitting:
+        made_for = calibration.judge
+        raise ValueError(
+            f"{file} was made for {made_for.model} ({made_for.quantisation}, {made_for.engine}, profile "
+            f"{made_for.profile}, weights {made_for.weights[:19]}), which is not the judge of this worker; calibrate "
+            "this one, or unset NIGHTCOURT_CALIBRATION_FILE"
+        )
+    changes = {"temperature": calibration.temperature, "calibration": calibration.sha256}
+    return judges | {name: judges[name].model_copy(update=changes) for name in fitting}
 
 
 def register(app: Celery, bench: Bench) -> None:
@@ -140,19 +191,19 @@ def main() -> None:
         sys.exit(f"error: {problem.kind.title}. {problem.detail}")
     logs.configure(process="worker", level=settings.log_level, style=settings.log_format)
     pulse.begin(settings.pulse_file)
-    # Celery would set up logging of its own unless somebody answers this signal.
-    signals.setup_logging.connect(_leave_logging_alone)
-    # Celery warns of running as root because of pickled messages; ours are JSON, and nothing else is taken.
-    warnings.simplefilter("ignore", SecurityWarning)
     database = connect(settings.database_url.get_secret_value(), application="worker", pool_size=settings.slots + 1)
     # Before the model is loaded, which takes its time: a predecessor's work can go on elsewhere meanwhile.
     _bury_the_dead(database, settings)
     try:
         engine = open_engine(settings)
-    except ValueError as error:
+    except (ValueError, Problem) as error:
         log.error("engine_refused", reason=str(error))  # noqa: TRY400 - the message is the whole story
         sys.exit(2)
-    bench = make_bench(settings, engine, database)
+    try:
+        bench = make_bench(settings, engine, database)
+    except ValueError as error:
+        log.error("calibration_refused", reason=str(error))  # noqa: TRY400 - the message is the whole story
+        sys.exit(2)
     _be_present(settings.presence_dir, bench.rules.worker)
     # What is loaded stays; a shard's lines come and go by the thousand.
     gc.collect()
@@ -188,25 +239,16 @@ def main() -> None:
     ).start()
     # A thread of its own: an engine that hangs when it is asked stops the pulse, and no lease lapses over it.
     pulse.keep(settings.pulse_file, every=settings.heartbeat_seconds, stop=stop, well=engine.health)
-
-    def drain(**_: Any) -> None:
-        bench.draining.set()
-
-    signals.worker_shutting_down.connect(drain)
     log.info("worker_ready", worker=bench.rules.worker, engine=engine.card.engine, model=engine.card.model)
-    worker = app.Worker(
-        pool="threads",
-        concurrency=settings.slots,
-        queues=list(QUEUES.values()),
-        hostname=f"{bench.rules.worker}@nightcourt",
-        without_gossip=True,
-        without_mingle=True,
-        without_heartbeat=True,
-        quiet=True,
-        loglevel=settings.log_level,
-    )
     try:
-        worker.start()
+        status = run_worker(
+            app,
+            name=bench.rules.worker,
+            slots=settings.slots,
+            queues=list(QUEUES.values()),
+            log_level=settings.log_level,
+            on_drain=bench.draining.set,
+        )
     finally:
         stop.set()
         heart.join(timeout=5)
@@ -216,11 +258,7 @@ def main() -> None:
         engine.close()
         database.dispose()
     log.info("worker_ended")
-    sys.exit(worker.exitcode or 0)
-
-
-def _leave_logging_alone(**_: Any) -> None:
-    """Answer Celery's signal, so that it sets up nothing."""
+    sys.exit(status)
 
 
 def _bury_the_dead(database: Database, settings: Settings) -> None:

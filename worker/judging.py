@@ -12,9 +12,9 @@ from typing import Literal, TypeVar
 import structlog
 from sqlalchemy import Connection
 from sqlalchemy import Engine as Database
-from sqlalchemy.exc import InterfaceError, OperationalError
 
 from infra import docket, losses, precedents
+from infra.database import persist
 from infra.docket import Claim, Lease, LeaseLostError
 from infra.filed import Filed
 from infra.logs import REQUEST_ID
@@ -48,6 +48,9 @@ class Rules:
     max_attempts: int
     mass_threshold: float
     temperature: float
+    """T where no calibration says another."""
+    calibrated: dict[str, float] = field(default_factory=dict)
+    """T by profile."""
     patience_seconds: float = 60.0
     """How long a result in hand is kept while Postgres cannot be reached."""
 
@@ -148,7 +151,7 @@ def _work_in_steps(bench: Bench, claim: Claim, lines: Lines, outcomes: list[Outc
                 outcomes.clear()
                 stored_at = time.monotonic()
             with bench.gate.admit(sum(case.tokens for case in step), claim.lane):
-                outcomes += _judge(bench, step)
+                outcomes += _judge(bench, claim, step)
     except EngineError:
         # What was computed is stored before the attempt is told of: it is not computed again.
         with suppress(LeaseLostError):
@@ -171,7 +174,7 @@ def _work_carefully(bench: Bench, claim: Claim, lines: Lines, outcomes: list[Out
             _persist(bench, partial(docket.note, lease=claim.lease, line=line.line))
             outcomes = []
             for step in cases.steps([line], lines.digests, bench.engine, outcomes.append):
-                outcomes += _judge(bench, step)
+                outcomes += _judge(bench, claim, step)
             decided += _record(bench, claim, cases.with_twins(outcomes, lines.twins))
     return decided + _persist(bench, lambda c: docket.finish(c, claim.lease, []))
 
@@ -180,48 +183,52 @@ def _record(bench: Bench, claim: Claim, outcomes: Sequence[Outcome]) -> int:
     return _persist(bench, lambda c: docket.record(c, claim.lease, outcomes, lease_seconds=bench.rules.lease_seconds))
 
 
-def _judge(bench: Bench, step: Sequence[Case]) -> list[Outcome]:
+def _judge(bench: Bench, claim: Claim, step: Sequence[Case]) -> list[Outcome]:
     """Put one step to the engine. Its turn has come."""
     if prompts.PROFILES[step[0].comparison.profile].writes:
-        return [_written(bench, case) for case in step]
-    scores = iter(_score(bench.engine, [ids for case in step for ids in case.prompts]))
+        return [_written(bench, case, claim.tenant) for case in step]
+    scores = iter(_score(bench.engine, [ids for case in step for ids in case.prompts], claim.tenant))
     return [_scored(bench, case, [next(scores) for _ in case.prompts]) for case in step]
 
 
-def _score(engine: Engine, asked: Sequence[Sequence[int]]) -> list[Score]:
+def _score(engine: Engine, asked: Sequence[Sequence[int]], tenant: str) -> list[Score]:
     """Ask the engine, and where that is too much at once for its memory, ask in halves."""
     try:
-        return engine.score(asked)
+        return engine.score(asked, salt=tenant)
     except EngineOutOfMemoryError:
         if len(asked) == 1:
             raise
         half = len(asked) // 2
         log.warning("step_halved", prompts=len(asked))
-    return _score(engine, asked[:half]) + _score(engine, asked[half:])
+    return _score(engine, asked[:half], tenant) + _score(engine, asked[half:], tenant)
 
 
 def _scored(bench: Bench, case: Case, scores: Sequence[Score]) -> Outcome:
     cast = []
     for order, score in zip(case.orders, scores, strict=True):
-        if not (math.isfinite(score.log_odds) and math.isfinite(score.mass)):
-            message = f"order {order}: the engine's odds are no number"
-            return _errored(case, OutcomeError.UNPARSEABLE, message, case.tokens, scores)
         if score.mass < bench.rules.mass_threshold:
             message = (
                 f"order {order}: the model put {score.mass:.3g} of its probability on A and B, "
                 f"under the threshold of {bench.rules.mass_threshold:g}"
             )
             return _errored(case, OutcomeError.UNPARSEABLE, message, case.tokens, scores)
-        cast.append(ballots.ballot(order, score.log_odds, score.mass))
+        if math.isnan(score.log_odds) or not math.isfinite(score.mass):
+            message = f"order {order}: the engine's odds are no number"
+            return _errored(case, OutcomeError.UNPARSEABLE, message, case.tokens, scores)
+        if math.isinf(score.log_odds):
+            cast.append(ballots.vote_only(order, "A" if score.log_odds > 0 else "B"))
+        else:
+            cast.append(ballots.ballot(order, score.log_odds, score.mass))
     return _succeeded(bench, case, cast, scores)
 
 
-def _written(bench: Bench, case: Case) -> Outcome:
+def _written(bench: Bench, case: Case, tenant: str) -> Outcome:
     cast: list[Ballot] = []
     scores: list[Score] = []
     room = bench.engine.card.max_prompt_tokens
     for order, ids in zip(case.orders, case.prompts, strict=True):
-        written = bench.engine.generate(ids, min(prompts.MAX_GENERATED_TOKENS, max(1, room - len(ids))))
+        limit = min(prompts.MAX_GENERATED_TOKENS, max(1, room - len(ids)))
+        written = bench.engine.generate(ids, limit, salt=tenant)
         scores.append(Score(0.0, 0.0, cached_tokens=written.cached_tokens, seconds=written.seconds))
         vote = parse(written.text)
         if vote is None:
@@ -245,7 +252,8 @@ def parse(text: str) -> Literal["A", "B"] | None:
 
 
 def _succeeded(bench: Bench, case: Case, cast: Sequence[Ballot], scores: Sequence[Score]) -> Outcome:
-    tally = ballots.count(cast, temperature=bench.rules.temperature, tie_margin=case.comparison.tie_margin)
+    temperature = bench.rules.calibrated.get(case.comparison.profile, bench.rules.temperature)
+    tally = ballots.count(cast, temperature=temperature, tie_margin=case.comparison.tie_margin)
     return Outcome(
         line=case.comparison.line,
         status=OutcomeStatus.SUCCEEDED,
@@ -297,19 +305,8 @@ def _fail(bench: Bench, claim: Claim, error: EngineError) -> None:
 
 
 def _persist(bench: Bench, write: Callable[[Connection], T]) -> T:
-    """Run one transaction, again and again while Postgres cannot be reached: GPU work in hand is worth waiting for.
+    """Run one transaction, with patience: GPU work in hand is worth waiting for.
 
     A commit whose answer was lost is safe to repeat: the token has left the row, and outcomes have unique keys.
     """
-    give_up_at = time.monotonic() + bench.rules.patience_seconds
-    pause = 0.1
-    while True:
-        try:
-            with bench.database.begin() as connection:
-                return write(connection)
-        except (OperationalError, InterfaceError) as error:
-            if time.monotonic() + pause > give_up_at:
-                raise
-            log.warning("database_unreachable", error=type(error).__name__, retry_in=pause)
-            time.sleep(pause)
-            pause = min(pause * 2, 5.0)
+    return persist(bench.database, write, patience_seconds=bench.rules.patience_seconds)

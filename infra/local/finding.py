@@ -9,6 +9,7 @@ from pathlib import Path
 from infra.local import LocalStackError
 
 LOOPBACK = "127.0.0.1"
+_LOOPBACK_HOSTS = (LOOPBACK, "::1", "localhost")
 _LISTENING = "0A"
 """In the kernel's table of sockets."""
 
@@ -91,6 +92,18 @@ def choose_port(host: str, usual: int, asked: int | None) -> int:
 def reachable(host: str) -> str:
     """Where this machine reaches what listens on an address; a wildcard is for listening alone."""
     return {"0.0.0.0": LOOPBACK, "::": "::1", "": LOOPBACK}.get(host, host)  # noqa: S104 (compared, not bound)
+
+
+def own_receivers(host: str) -> str:
+    """What callbacks may go to beyond the public internet, with commas between, unless someone says otherwise.
+
+    That is this machine where nobody else can file work: a receiver being tried out is on it, too. Others must not
+    be able to send requests to what listens here for this machine alone.
+
+    Args:
+        host: Where the API listens.
+    """
+    return ",".join(_LOOPBACK_HOSTS) if host in _LOOPBACK_HOSTS else ""
 
 
 def listens(pid: int, port: int) -> bool:

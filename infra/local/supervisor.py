@@ -31,7 +31,7 @@ import structlog
 
 from infra.local import LocalStackError, StartCancelledError
 from infra.local import tree as trees
-from infra.local.finding import choose_port, listens, reachable
+from infra.local.finding import choose_port, listens, own_receivers, reachable
 from infra.local.folder import DataFolder, StackInfo
 from infra.local.model import embedded_model
 from infra.local.part import OnEvent
@@ -128,7 +128,7 @@ class Stack:
         """
         host = self._settings.host
         port = choose_port(host, self._settings.port, self._asked_port)
-        variables = as_environment(self._settings)
+        variables = {"NIGHTCOURT_CALLBACK_ALLOW": own_receivers(host)} | as_environment(self._settings)
         variables |= {"NIGHTCOURT_HOST": host, "NIGHTCOURT_PORT": str(port)}
         if self._settings.engine == "llama_cpp":
             variables["NIGHTCOURT_MODEL"] = str(self._settings.model or embedded_model())

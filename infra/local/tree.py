@@ -42,6 +42,8 @@ def applications(workers: int, *, drain_seconds: float = 20.0) -> tuple[Program,
         Program("api", _module("producer.cli", "api"), 10.0),
         Program("dispatcher", _module("producer.cli", "dispatcher"), 10.0),
         *(Program(name, _module("worker.app"), drain_seconds + 5.0) for name in names),
+        # It finishes what it is sending, which takes no longer than an attempt's deadline.
+        Program("callbacks", _module("worker.callbacks_app"), 20.0),
     )
 
 

@@ -3,7 +3,8 @@
 from alembic import context
 from sqlalchemy import text
 
-from schemas.tables import Base
+import schemas.tables  # noqa: F401 - all tables stand in the metadata by this
+from schemas.base import Base
 
 connection = context.config.attributes["connection"]
 context.configure(connection=connection, target_metadata=Base.metadata, transactional_ddl=True)

@@ -10,9 +10,10 @@ from fastapi import FastAPI
 from redis.asyncio import Redis
 
 from infra import logs
+from infra.addresses import Allowed
 from infra.database import connect_async
 from infra.settings import Settings
-from producer.api import batches, comparisons, files, health, problems
+from producer.api import batch_report, batches, callbacks, comparisons, files, health, problems
 from producer.api.requests import RequestIds
 from producer.results import Waiter
 from schemas.problems import ProblemDocument
@@ -53,9 +54,12 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.settings = settings
+    app.state.allowed = Allowed.parse(settings.callback_allow)
     app.include_router(comparisons.router)
     app.include_router(files.router)
     app.include_router(batches.router)
+    app.include_router(batch_report.router)
+    app.include_router(callbacks.router)
     app.include_router(health.router)
     problems.install(app)
     app.add_middleware(RequestIds)

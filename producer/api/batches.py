@@ -24,7 +24,12 @@ _SILENCE_SECONDS = 15.0
 """After this long without news a comment is sent, so that nothing between us and the reader gives up."""
 
 
-def _key(batch_id: str) -> UUID:
+def key_of(batch_id: str) -> UUID:
+    """Read a batch's id.
+
+    Raises:
+        Problem: it is none.
+    """
     key = ids.parse_prefixed(batch_id, "batch_")
     if key is None:
         raise batches.no_such_batch()
@@ -36,8 +41,13 @@ async def create(
     body: BatchRequest, request: Request, response: Response, idempotency_key: IdempotencyKey = None
 ) -> Batch:
     """Make a batch of an uploaded file. It runs as soon as its window is open and there is room."""
+    state = request.app.state
     batch, replayed = await batches.create(
-        request.app.state.database, body, tenant=ONLY_TENANT, idempotency_key=known_key(idempotency_key)
+        state.database,
+        body,
+        tenant=ONLY_TENANT,
+        idempotency_key=known_key(idempotency_key),
+        allowed=state.allowed,
     )
     if replayed:
         response.headers["Idempotent-Replayed"] = "true"
@@ -51,7 +61,7 @@ async def page(
     """List batches, newest first."""
     async with request.app.state.database.connect() as connection:
         found = await batches.page(
-            connection, tenant=ONLY_TENANT, after=None if after is None else _key(after), limit=limit
+            connection, tenant=ONLY_TENANT, after=None if after is None else key_of(after), limit=limit
         )
     data = found[:limit]
     return {
@@ -63,7 +73,12 @@ async def page(
     }
 
 
-async def _read(request: Request, key: UUID) -> Batch:
+async def read_batch(request: Request, key: UUID) -> Batch:
+    """Read a batch.
+
+    Raises:
+        Problem: the tenant has no such batch.
+    """
     async with request.app.state.database.connect() as connection:
         return await batches.read(connection, tenant=ONLY_TENANT, batch_id=key)
 
@@ -71,40 +86,40 @@ async def _read(request: Request, key: UUID) -> Batch:
 @router.get("/{batch_id}")
 async def read(batch_id: str, request: Request) -> Batch:
     """Read a batch as it stands: counts, rate, time left, and why it waits if it does."""
-    return await _read(request, _key(batch_id))
+    return await read_batch(request, key_of(batch_id))
 
 
 @router.post("/{batch_id}/cancel")
 async def cancel(batch_id: str, request: Request) -> Batch:
     """Call a batch off. What was decided stays and can be read."""
-    return await batches.cancel(request.app.state.database, tenant=ONLY_TENANT, batch_id=_key(batch_id))
+    return await batches.cancel(request.app.state.database, tenant=ONLY_TENANT, batch_id=key_of(batch_id))
 
 
 @router.post("/{batch_id}/pause")
 async def pause(batch_id: str, request: Request) -> Batch:
     """Hold a batch. What is out comes back; nothing decided is lost."""
-    return await batches.pause(request.app.state.database, tenant=ONLY_TENANT, batch_id=_key(batch_id), paused=True)
+    return await batches.pause(request.app.state.database, tenant=ONLY_TENANT, batch_id=key_of(batch_id), paused=True)
 
 
 @router.post("/{batch_id}/resume")
 async def resume(batch_id: str, request: Request) -> Batch:
     """Let a paused batch go on."""
-    return await batches.pause(request.app.state.database, tenant=ONLY_TENANT, batch_id=_key(batch_id), paused=False)
+    return await batches.pause(request.app.state.database, tenant=ONLY_TENANT, batch_id=key_of(batch_id), paused=False)
 
 
 @router.post("/{batch_id}/retry")
 async def retry(batch_id: str, request: Request) -> Batch:
     """Judge the errored lines of an ended batch again, and those alone."""
     return await batches.retry(
-        request.app.state.database, tenant=ONLY_TENANT, batch_id=_key(batch_id), shard_lines=SHARD_LINES
+        request.app.state.database, tenant=ONLY_TENANT, batch_id=key_of(batch_id), shard_lines=SHARD_LINES
     )
 
 
 @router.get("/{batch_id}/results", response_class=StreamingResponse)
 async def results(batch_id: str, request: Request) -> StreamingResponse:
     """Stream what has been decided so far: a comparison object a line, in the order of the file."""
-    key = _key(batch_id)
-    await _read(request, key)
+    key = key_of(batch_id)
+    await read_batch(request, key)
     lines = outputs.stream(request.app.state.database, key, "results")
     return StreamingResponse(lines, media_type="application/jsonl")
 
@@ -112,8 +127,8 @@ async def results(batch_id: str, request: Request) -> StreamingResponse:
 @router.get("/{batch_id}/events", response_class=StreamingResponse)
 async def events(batch_id: str, request: Request) -> StreamingResponse:
     """Follow a batch as server-sent events: the batch object whenever it has changed, until it has ended."""
-    key = _key(batch_id)
-    await _read(request, key)
+    key = key_of(batch_id)
+    await read_batch(request, key)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(_follow(request, key), media_type="text/event-stream", headers=headers)
 
@@ -122,7 +137,7 @@ async def _follow(request: Request, key: UUID) -> AsyncIterator[str]:
     told = ""
     silent = 0.0
     while not request.app.state.ending.is_set():
-        batch = await _read(request, key)
+        batch = await read_batch(request, key)
         news = batch.model_dump_json()
         if news != told:
             told, silent = news, 0.0

@@ -67,6 +67,7 @@ async def file(
         tenant=ONLY_TENANT,
         idempotency_key=known_key(idempotency_key),
         request_id=request.state.request_id,
+        allowed=state.allowed,
     )
     if receipt.replayed:
         response.headers["Idempotent-Replayed"] = "true"

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from producer.cli import batch, doctor, processes, purge, stack, submit
+from producer.cli import batch, callbacks, doctor, engine, evals, plan, processes, purge, stack, submit
 from producer.cli.output import Exit, fail, progress
 from producer.client import ClientError, ServerProblem, ServerUnreachable
 from schemas.problems import NO_SERVER, UNAVAILABLE, Problem, ProblemKind
@@ -22,11 +22,16 @@ app.command(rich_help_panel="Everything here")(stack.up)
 app.command(rich_help_panel="Everything here")(stack.demo)
 app.command(rich_help_panel="Use a service")(submit.submit)
 app.add_typer(batch.app, name="batch", rich_help_panel="Use a service")
+app.add_typer(callbacks.app, name="callbacks", rich_help_panel="Use a service")
+app.command(rich_help_panel="Use a service")(plan.plan)
+app.add_typer(evals.app, name="eval", rich_help_panel="Use a service")
 app.command(rich_help_panel="Use a service")(doctor.doctor)
 app.command(rich_help_panel="Use a service")(purge.purge)
+app.add_typer(engine.app, name="engine", rich_help_panel="The judge model")
 app.command(rich_help_panel="Processes")(processes.api)
 app.command(rich_help_panel="Processes")(processes.dispatcher)
 app.command(rich_help_panel="Processes")(processes.worker)
+app.command("callbacks-worker", rich_help_panel="Processes")(processes.callbacks_worker)
 app.command(rich_help_panel="Processes")(processes.migrate)
 
 

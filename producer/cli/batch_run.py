@@ -30,7 +30,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="The batch as an object, fo
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
+class Run:
     """What was asked for."""
 
     file: Path
@@ -99,7 +99,7 @@ def run(
         raise typer.BadParameter(f"there is no folder {destination.parent}", param_hint="--output")
     if destination.resolve() in {each.resolve() for each in (file, baseline) if each is not None}:
         raise typer.BadParameter("is the input itself", param_hint="--output")
-    asked = _Run(
+    asked = Run(
         file=file,
         baseline=baseline,
         completion_window=completion_window,
@@ -109,11 +109,11 @@ def run(
         where=(f" --server {server}" if server else "") + (f" --data-dir {data_dir}" if data_dir else ""),
     )
     with Client(asked.place.url) as client:
-        batch = _find_or_file(client, asked, fresh=fresh)
+        batch = find_or_file(client, asked, fresh=fresh)
         try:
             batch = following.follow(client, batch)
             if batch.status is BatchStatus.FAILED and batch.in_progress_at is None:
-                _refuse(file, batch)
+                refuse(file, batch)
             report = _read(client, asked, batch)
         except KeyboardInterrupt:
             progress.print(f"Stopped watching. {batch.id} goes on. {asked.come_back(batch)}", soft_wrap=True)
@@ -121,10 +121,10 @@ def run(
         except ServerUnreachable as error:
             raise Problem(NO_SERVER, f"{error} {batch.id} is filed. {asked.come_back(batch)}") from None
     _conclude(asked, batch, report, as_json=as_json)
-    _judge_the_end(batch)
+    judge_the_end(batch)
 
 
-def _find_or_file(client: Client, asked: _Run, *, fresh: bool) -> Batch:
+def find_or_file(client: Client, asked: Run, *, fresh: bool) -> Batch:
     """Find the batch that the same run made before, or make it."""
     try:
         key = asked.key
@@ -140,7 +140,7 @@ def _find_or_file(client: Client, asked: _Run, *, fresh: bool) -> Batch:
     return batch
 
 
-def _read(client: Client, asked: _Run, batch: Batch) -> Report:
+def _read(client: Client, asked: Run, batch: Batch) -> Report:
     """Write the results, and add them up beside the input."""
     report = Report()
     with inputs.json_lines(asked.file, asked.baseline) as source:
@@ -149,7 +149,7 @@ def _read(client: Client, asked: _Run, batch: Batch) -> Report:
     return report
 
 
-def _conclude(asked: _Run, batch: Batch, report: Report, *, as_json: bool) -> None:
+def _conclude(asked: Run, batch: Batch, report: Report, *, as_json: bool) -> None:
     to_stdout = str(asked.output) == "-"
     if as_json:
         print_json(report.as_json(batch, None if to_stdout else str(asked.output)))
@@ -225,7 +225,7 @@ def _remembered(client: Client, batch_id: str | None) -> Batch | None:
     return batch
 
 
-def _file(client: Client, asked: _Run) -> Batch:
+def _file(client: Client, asked: Run) -> Batch:
     with inputs.json_lines(asked.file, asked.baseline) as source:
         sent = following.send(client, source)
     batch = client.create_batch(sent.id, asked.completion_window, **asked.options)
@@ -235,7 +235,7 @@ def _file(client: Client, asked: _Run) -> Batch:
     return batch
 
 
-def _refuse(file: Path, batch: Batch) -> NoReturn:
+def refuse(file: Path, batch: Batch) -> NoReturn:
     """Say which lines of the file kept the batch from running."""
     bad = batch.errors.data if batch.errors else []
     errors = [FieldError(field=f"line {each['line']}", message=str(each["message"])) for each in bad if each["line"]]
@@ -252,7 +252,7 @@ def _refuse(file: Path, batch: Batch) -> NoReturn:
     )
 
 
-def _judge_the_end(batch: Batch) -> None:
+def judge_the_end(batch: Batch) -> None:
     """End with a problem where a batch has not ended well."""
     if batch.status is BatchStatus.COMPLETED:
         return

@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from infra import docket, losses, roster, settings
 from infra.database import connect, newest_form
+from infra.engine_folder import describe as describe_engine
 from infra.local import LocalStackError
 from infra.local.folder import running_stack
 from infra.local.model import embedded_model
@@ -22,6 +23,10 @@ from infra.settings import Settings
 from producer.cli.output import Exit, console
 from producer.cli.submit import find_server
 from producer.client import Client, ClientError
+from schemas.problems import Problem
+
+_CALLBACKS_LATE = 60
+"""Seconds that a callback to a receiver that does well may be due before something must be wrong."""
 
 _UNDONE_SECONDS = 30.0
 """What a dispatcher does within seconds and has not done for this long says that there is none."""
@@ -61,7 +66,7 @@ def examine(chosen: Settings) -> Iterator[Finding]:
 def _look(part: str, look: Callable[[], str]) -> Finding:
     try:
         return Finding(part, ok=True, says=look())
-    except (ClientError, LocalStackError, RedisError, OSError, ValueError) as error:
+    except (ClientError, LocalStackError, Problem, RedisError, OSError, ValueError) as error:
         return Finding(part, ok=False, says=str(error))
 
 
@@ -69,8 +74,12 @@ def describe_model(chosen: Settings) -> str:
     """Say which model the worker would load, in words.
 
     Raises:
-        LocalStackError, OSError, ValueError: there is none, or the file is of another kind; the message says so.
+        LocalStackError, OSError, Problem, ValueError: there is none, or it cannot be used; the message says so.
     """
+    if chosen.engine == "openai_server":
+        return f"is at {chosen.engine_url}; the worker tries it out when it starts"
+    if chosen.engine == "tensorrt_llm" and chosen.engine_folder is not None:
+        return describe_engine(chosen.engine_folder)
     if chosen.engine != "llama_cpp":
         return f"engine {chosen.engine} needs none"
     path = chosen.model or embedded_model()
@@ -135,6 +144,7 @@ def _database(url: str, within: float) -> Iterator[Finding]:
             )
             yield Finding("docket", ok=True, says=says or "nothing waits")
             yield _dispatcher(connection)
+            yield _callbacks(connection)
     except SQLAlchemyError as error:
         says = f"cannot be reached ({type(error).__name__}): start it, or set NIGHTCOURT_DATABASE_URL"
         yield Finding("postgres", ok=False, says=says)
@@ -151,6 +161,28 @@ def _dispatcher(connection: Connection) -> Finding:
     undone = f"a comparison has been due for {due:.0f} s" if due >= lapsed else f"a lease ran out {lapsed:.0f} s ago"
     says = f"{undone} and nobody saw to it: start one with `nightcourt dispatcher`, and see that it reaches Redis"
     return Finding("dispatcher", ok=False, says=says)
+
+
+def _callbacks(connection: Connection) -> Finding:
+    """Tell whether callbacks go out. A few seconds' delay is the ordinary way of things."""
+    row = connection.execute(
+        text("""
+            SELECT count(*) FILTER (WHERE c.state = 'dead') AS dead,
+                   count(*) FILTER (WHERE c.state IN ('waiting', 'released') AND c.due_at <= now() AND e.failures = 0
+                                    AND coalesce(e.open_until <= now(), true)) AS late,
+                   extract(epoch FROM now() - min(c.due_at) FILTER (
+                       WHERE c.state IN ('waiting', 'released') AND e.failures = 0)) AS oldest
+            FROM callbacks c JOIN callback_endpoints e ON e.id = c.endpoint_id
+            WHERE c.state IN ('waiting', 'released', 'dead')
+        """)
+    ).one()
+    dead = f"; {row.dead} are dead (`nightcourt callbacks list --status dead`)" if row.dead else ""
+    if row.late and row.oldest > _CALLBACKS_LATE:
+        says = (
+            f"{row.late} are due, the oldest for {row.oldest:.0f} s: is a `nightcourt callbacks-worker` running?{dead}"
+        )
+        return Finding("callbacks", ok=False, says=says)
+    return Finding("callbacks", ok=True, says=f"{row.late} are due{dead}")
 
 
 def doctor(

@@ -17,7 +17,7 @@ from schemas.lines import BadLineError, parse, unwrap
 from schemas.problems import BAD_INPUT_FILE, Problem
 
 _PARQUET_ROWS = 1000
-_KINDS = ("subset", "topic", "dataset")
+KINDS = ("subset", "topic", "dataset")
 """The columns that say which part of a set a row belongs to; the first that a row has counts."""
 
 
@@ -82,13 +82,27 @@ def opened(file: Path) -> Iterator[IO[bytes]]:
         raise _bad(file, error.strerror or str(error)) from None
 
 
+@contextmanager
+def raw(file: Path) -> Iterator[IO[bytes]]:
+    """Open a file as it lies there.
+
+    Raises:
+        Problem: it cannot be read.
+    """
+    try:
+        with file.open("rb") as found:
+            yield found
+    except OSError as error:
+        raise _bad(file, error.strerror or str(error)) from None
+
+
 def known(file: Path) -> Iterator[Known]:
     """Read what the lines of a file say beside their comparisons. What is no comparison is passed over."""
     with opened(file) as lines:
         for number, raw in enumerate(lines, start=1):
             with suppress(BadLineError):
                 row = parse(raw.removeprefix(b"\xef\xbb\xbf").strip())
-                subset = next((row[kind] for kind in _KINDS if row.get(kind) is not None), None)
+                subset = next((row[kind] for kind in KINDS if row.get(kind) is not None), None)
                 yield Known(number, unwrap(row).label, None if subset is None else str(subset))
 
 
@@ -116,9 +130,9 @@ def _zipped(file: Path, baseline: Path) -> Iterator[dict[str, Any]]:
     An instruction that stands several times is matched in the order in which it stands.
     """
     answers: dict[tuple[str, int], str] = {}
-    for instruction, output, nth, _ in _outputs(baseline):
+    for instruction, output, nth, _ in outputs(baseline):
         answers[instruction, nth] = output
-    for index, (instruction, output, nth, row) in enumerate(_outputs(file)):
+    for index, (instruction, output, nth, row) in enumerate(outputs(file)):
         answer = answers.get((instruction, nth))
         if answer is None:
             raise _bad(
@@ -128,7 +142,12 @@ def _zipped(file: Path, baseline: Path) -> Iterator[dict[str, Any]]:
         yield pair | ({"dataset": row["dataset"]} if "dataset" in row else {})
 
 
-def _outputs(file: Path) -> Iterator[tuple[str, str, int, dict[str, Any]]]:
+def outputs(file: Path) -> Iterator[tuple[str, str, int, dict[str, Any]]]:
+    """Read AlpacaEval outputs: of each row the instruction, the output, how often it stood before, and all of it.
+
+    Raises:
+        Problem: the file cannot be read, or a row is no output.
+    """
     seen: Counter[str] = Counter()
     for number, row in enumerate(_rows(file), start=1):
         instruction, output = (row.get(name) if isinstance(row, dict) else None for name in ("instruction", "output"))

@@ -61,11 +61,24 @@ def write_lines(lines: Iterable[bytes], path: Path) -> None:
             sys.stdout.buffer.write(line + b"\n")
         sys.stdout.buffer.flush()
         return
+    _write((line + b"\n" for line in lines), path)
+
+
+def write_bytes(data: bytes, path: Path) -> None:
+    """Write a file, all of it or nothing.
+
+    Raises:
+        Problem: the file cannot be written.
+    """
+    _write([data], path)
+
+
+def _write(pieces: Iterable[bytes], path: Path) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
-            for line in lines:
-                file.write(line + b"\n")
+            for piece in pieces:
+                file.write(piece)
         part.replace(path)
     except OSError as error:
         raise Problem(BAD_OUTPUT_FILE, f"{path}: {error.strerror or error}.") from None

@@ -58,6 +58,8 @@ def dispatcher() -> None:
         worker_seconds=chosen.heartbeat_seconds * 3,
         max_attempts=chosen.max_attempts,
         clock_shift_seconds=chosen.clock_shift_seconds,
+        callback_room=chosen.callback_slots,
+        callback_cap=chosen.callback_concurrency,
     )
     if chosen.retention_days:
         threading.Thread(
@@ -91,6 +93,15 @@ def worker() -> None:
     settings.load()  # a wrong setting is told here, before the process changes
     # The worker is a program of its own: producers never import it.
     os.execv(sys.executable, [sys.executable, "-m", "worker.app"])  # noqa: S606 - a program of ours, no shell
+
+
+def callbacks_worker() -> None:
+    """Deliver callbacks: claim them, send each signed, record what came of it. SIGTERM finishes what is being sent.
+
+    Example: NIGHTCOURT_DATABASE_URL=... NIGHTCOURT_REDIS_URL=... nightcourt callbacks-worker
+    """
+    settings.load()
+    os.execv(sys.executable, [sys.executable, "-m", "worker.callbacks_app"])  # noqa: S606 - as above
 
 
 def migrate() -> None:

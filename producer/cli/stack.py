@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from infra import logs, settings
+from infra.calibration import read_calibration
 from infra.local import LocalStackError, StartCancelledError
 from infra.local.folder import running_stack
 from infra.local.supervisor import Stack, run_stack
@@ -28,7 +29,7 @@ log = structlog.get_logger()
 DataDir = Annotated[Path | None, typer.Option(help="Where everything is kept; the user's data folder by default.")]
 
 
-def _say(kind: str, /, **fields: object) -> None:
+def say(kind: str, /, **fields: object) -> None:
     """Tell a person what happens to the stack, on standard error."""
     if kind == "started":
         again = " again" if fields.get("again") else ""
@@ -45,7 +46,7 @@ def _say(kind: str, /, **fields: object) -> None:
         progress.print("Ending; work in hand is finished first. Ctrl-C again hurries.")
 
 
-def _check_model(chosen: Settings) -> None:
+def check_model(chosen: Settings) -> None:
     """Tell of a model that cannot be before anything is started: a worker would be started five times over it."""
     try:
         describe_model(chosen)
@@ -53,6 +54,11 @@ def _check_model(chosen: Settings) -> None:
         raise Problem(BAD_SETTING, f"NIGHTCOURT_MODEL: {error}.") from None
     except LocalStackError as error:
         raise Problem(LOCAL_STACK, str(error)) from None
+    try:
+        if chosen.calibration_file is not None:
+            read_calibration(chosen.calibration_file)
+    except ValueError as error:
+        raise Problem(BAD_SETTING, f"NIGHTCOURT_CALIBRATION_FILE: {error}.") from None
 
 
 def up(
@@ -68,7 +74,7 @@ def up(
     """
     chosen = settings.load(host=host, data_dir=data_dir)
     logs.configure(process="up", level="warning", style=chosen.log_format)
-    _check_model(chosen)
+    check_model(chosen)
     progress.print("Starting nightcourt")
     try:
         run_stack(chosen, chosen.data_dir, port=port, on_event=_say_when_up)
@@ -79,7 +85,7 @@ def up(
 
 def _say_when_up(kind: str, /, **fields: object) -> None:
     """Tell a person what happens to a stack that they wait beside."""
-    _say(kind, **fields)
+    say(kind, **fields)
     if kind == "ready":
         url = fields["api_url"]
         progress.print(f"[bold green]Ready[/]: {url}  [dim](documentation at {url}/docs)[/]", soft_wrap=True)
@@ -105,9 +111,9 @@ def demo(
         with ExitStack() as ends:
             info = running_stack(chosen.data_dir)
             if info is None:
-                _check_model(chosen)
+                check_model(chosen)
                 progress.print("Starting nightcourt")
-                info = ends.enter_context(Stack(chosen, chosen.data_dir, on_event=_say)).info
+                info = ends.enter_context(Stack(chosen, chosen.data_dir, on_event=say)).info
             else:
                 progress.print(f"Using the stack that runs at {info.api_url}")
             ready = time.monotonic()

@@ -15,7 +15,12 @@ A file of any size is filed as a batch, and read back as a stream:
         for comparison in client.batch_results(batch.id):
             print(comparison.custom_id, comparison.verdict)
 
-Needs httpx2, pydantic and `schemas`, and nothing of the server. `AsyncClient` is the same with `await`.
+A receiver of callbacks makes sure that what it gets is from the service:
+
+    event = verify_callback(body, headers, "whsec_...")
+
+Needs httpx2, pydantic, standardwebhooks and `schemas`, and nothing of the server. `AsyncClient` is the same with
+`await`.
 
 A call that meets a passing failure (no connection, no answer in time, status 429, 500, 502, 503 or 504) is made
 again up to `max_retries` times. That files nothing twice: a submission keeps its Idempotency-Key over its retries,
@@ -24,9 +29,11 @@ where the first call was certainly not carried out.
 """
 
 from producer.client.bulk import BatchOptions
+from producer.client.callbacks import verify_callback
 from producer.client.clients import AsyncClient, Client
 from producer.client.errors import (
     BatchNotEnded,
+    CallbackRefused,
     ClientError,
     InvalidRequest,
     NotDecided,
@@ -40,6 +47,7 @@ __all__ = [
     "AsyncClient",
     "BatchNotEnded",
     "BatchOptions",
+    "CallbackRefused",
     "Client",
     "ClientError",
     "ComparisonFields",
@@ -49,4 +57,5 @@ __all__ = [
     "ServerProblem",
     "ServerUnreachable",
     "UnexpectedAnswer",
+    "verify_callback",
 ]

@@ -39,6 +39,8 @@ class BatchOptions(TypedDict, total=False):
     reuse: bool
     not_before: int | None
     window: Window | dict[str, str] | None
+    callback_url: str | None
+    callback_comparisons: bool
 
 
 def batch_request(input_file_id: str, completion_window: str, options: Any) -> BatchRequest:

@@ -10,7 +10,8 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast, get_args
 
 import httpx2
 
-from producer.client.bulk import BulkPlans, ResultLines
+from producer.client.bulk import ResultLines
+from producer.client.callbacks import CallbackPlans
 from producer.client.plans import LOCAL, Outcome, Plan
 from schemas.comparison import Comparison
 
@@ -25,7 +26,7 @@ def _publish(plan: Callable[..., object], method: Callable[..., object]) -> None
     vars(wraps(plan)(method))["__signature__"] = signature.replace(return_annotation=result)
 
 
-def _sync(plan: Callable[Concatenate[BulkPlans, _P], Plan[_T]]) -> Callable[Concatenate["Client", _P], _T]:
+def _sync(plan: Callable[Concatenate[CallbackPlans, _P], Plan[_T]]) -> Callable[Concatenate["Client", _P], _T]:
     def method(self: "Client", /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         return self._run(plan(self._plans, *args, **kwargs))
 
@@ -34,7 +35,7 @@ def _sync(plan: Callable[Concatenate[BulkPlans, _P], Plan[_T]]) -> Callable[Conc
 
 
 def _async(
-    plan: Callable[Concatenate[BulkPlans, _P], Plan[_T]],
+    plan: Callable[Concatenate[CallbackPlans, _P], Plan[_T]],
 ) -> Callable[Concatenate["AsyncClient", _P], Coroutine[Any, Any, _T]]:
     async def method(self: "AsyncClient", /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         return await self._run(plan(self._plans, *args, **kwargs))
@@ -67,26 +68,37 @@ class Client:
         max_retries: int = 4,
         transport: httpx2.BaseTransport | None = None,
     ) -> None:
-        self._plans = BulkPlans(base_url, api_key, timeout, max_retries)
+        self._plans = CallbackPlans(base_url, api_key, timeout, max_retries)
         self._http = httpx2.Client(transport=transport, **self._plans.connecting)
         self._sleep = time.sleep
 
-    submit = _sync(BulkPlans.submit)
-    get = _sync(BulkPlans.get)
-    list = _sync(BulkPlans.list)
-    cancel = _sync(BulkPlans.cancel)
-    wait = _sync(BulkPlans.wait)
-    judge = _sync(BulkPlans.judge)
+    submit = _sync(CallbackPlans.submit)
+    get = _sync(CallbackPlans.get)
+    list = _sync(CallbackPlans.list)
+    cancel = _sync(CallbackPlans.cancel)
+    wait = _sync(CallbackPlans.wait)
+    judge = _sync(CallbackPlans.judge)
 
-    upload = _sync(BulkPlans.upload)
-    create_batch = _sync(BulkPlans.create_batch)
-    batch = _sync(BulkPlans.batch)
-    batches = _sync(BulkPlans.batches)
-    pause_batch = _sync(BulkPlans.pause_batch)
-    resume_batch = _sync(BulkPlans.resume_batch)
-    cancel_batch = _sync(BulkPlans.cancel_batch)
-    retry_batch = _sync(BulkPlans.retry_batch)
-    wait_batch = _sync(BulkPlans.wait_batch)
+    upload = _sync(CallbackPlans.upload)
+    create_batch = _sync(CallbackPlans.create_batch)
+    batch = _sync(CallbackPlans.batch)
+    batches = _sync(CallbackPlans.batches)
+    pause_batch = _sync(CallbackPlans.pause_batch)
+    resume_batch = _sync(CallbackPlans.resume_batch)
+    cancel_batch = _sync(CallbackPlans.cancel_batch)
+    retry_batch = _sync(CallbackPlans.retry_batch)
+    wait_batch = _sync(CallbackPlans.wait_batch)
+
+    add_endpoint = _sync(CallbackPlans.add_endpoint)
+    endpoints = _sync(CallbackPlans.endpoints)
+    disable_endpoint = _sync(CallbackPlans.disable_endpoint)
+    enable_endpoint = _sync(CallbackPlans.enable_endpoint)
+    test_endpoint = _sync(CallbackPlans.test_endpoint)
+    rotate_secret = _sync(CallbackPlans.rotate_secret)
+    callbacks = _sync(CallbackPlans.callbacks)
+    callback = _sync(CallbackPlans.callback)
+    replay = _sync(CallbackPlans.replay)
+    replay_dead = _sync(CallbackPlans.replay_dead)
 
     def iterate(self) -> Iterator[Comparison]:
         """Read all comparisons that were filed singly, newest first, a page at a time."""
@@ -163,26 +175,37 @@ class AsyncClient:
         max_retries: int = 4,
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
-        self._plans = BulkPlans(base_url, api_key, timeout, max_retries)
+        self._plans = CallbackPlans(base_url, api_key, timeout, max_retries)
         self._http = httpx2.AsyncClient(transport=transport, **self._plans.connecting)
         self._sleep = asyncio.sleep
 
-    submit = _async(BulkPlans.submit)
-    get = _async(BulkPlans.get)
-    list = _async(BulkPlans.list)
-    cancel = _async(BulkPlans.cancel)
-    wait = _async(BulkPlans.wait)
-    judge = _async(BulkPlans.judge)
+    submit = _async(CallbackPlans.submit)
+    get = _async(CallbackPlans.get)
+    list = _async(CallbackPlans.list)
+    cancel = _async(CallbackPlans.cancel)
+    wait = _async(CallbackPlans.wait)
+    judge = _async(CallbackPlans.judge)
 
-    upload = _async(BulkPlans.upload)
-    create_batch = _async(BulkPlans.create_batch)
-    batch = _async(BulkPlans.batch)
-    batches = _async(BulkPlans.batches)
-    pause_batch = _async(BulkPlans.pause_batch)
-    resume_batch = _async(BulkPlans.resume_batch)
-    cancel_batch = _async(BulkPlans.cancel_batch)
-    retry_batch = _async(BulkPlans.retry_batch)
-    wait_batch = _async(BulkPlans.wait_batch)
+    upload = _async(CallbackPlans.upload)
+    create_batch = _async(CallbackPlans.create_batch)
+    batch = _async(CallbackPlans.batch)
+    batches = _async(CallbackPlans.batches)
+    pause_batch = _async(CallbackPlans.pause_batch)
+    resume_batch = _async(CallbackPlans.resume_batch)
+    cancel_batch = _async(CallbackPlans.cancel_batch)
+    retry_batch = _async(CallbackPlans.retry_batch)
+    wait_batch = _async(CallbackPlans.wait_batch)
+
+    add_endpoint = _async(CallbackPlans.add_endpoint)
+    endpoints = _async(CallbackPlans.endpoints)
+    disable_endpoint = _async(CallbackPlans.disable_endpoint)
+    enable_endpoint = _async(CallbackPlans.enable_endpoint)
+    test_endpoint = _async(CallbackPlans.test_endpoint)
+    rotate_secret = _async(CallbackPlans.rotate_secret)
+    callbacks = _async(CallbackPlans.callbacks)
+    callback = _async(CallbackPlans.callback)
+    replay = _async(CallbackPlans.replay)
+    replay_dead = _async(CallbackPlans.replay_dead)
 
     async def iterate(self) -> AsyncIterator[Comparison]:
         """Read all comparisons that were filed singly, newest first, a page at a time."""

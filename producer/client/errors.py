@@ -107,3 +107,10 @@ class BatchNotEnded(ClientError, TimeoutError):  # noqa: N818
             f"{self.batch.progress.decided} of {counts.total} lines decided{f' ({why})' if why else ''}. It goes on; "
             "wait for it again."
         )
+
+
+class CallbackRefused(ClientError, ValueError):  # noqa: N818
+    """A callback that is not to be acted on: it is not from the service, was changed, or is an old one sent again."""
+
+    def __str__(self) -> str:
+        return f"The callback is refused: {self.args[0]}."

@@ -45,6 +45,7 @@ class ComparisonOptions(TypedDict, total=False):
     tie_margin: float | None
     custom_id: str | None
     metadata: dict[str, str]
+    callback_url: str | None
 
 
 class ComparisonFields(ComparisonOptions, total=False):

@@ -93,7 +93,7 @@ class TestDependencies:
         """`pip install nightcourt` brings what the client needs: no server, no database, no queue, no model."""
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
         names = {re.match(r"[a-z0-9-]+", requirement)[0] for requirement in project["dependencies"]}
-        assert names == {"httpx2", "pydantic"}
+        assert names == {"httpx2", "pydantic", "standardwebhooks"}
 
     def test_gpu_libraries_come_by_their_own_name_alone(self):
         """Only the extra called gpu asks for them."""

@@ -29,7 +29,6 @@ OUR_KEDA = {"ScaledObject": keda.ScaledObject, "TriggerAuthentication": keda.Tri
 KEDAS = [name for name, each in OBJECTS.items() if each["kind"] in OUR_KEDA]
 TRIGGER_KEYS = {"query", "targetQueryValue", "activationTargetQueryValue"}
 """Of what KEDA's documentation lists for its postgresql trigger, what we use."""
-COMING = {"callbacks-worker", "engine"}
 STORES = {5432, 6379}
 PRIVATE = {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fd00::/8"}
 
@@ -132,7 +131,7 @@ class TestEveryPod:
     def test_its_images_and_commands_are_ours(self, name):
         """Images carry the version of the project and are built by the Dockerfile; commands exist."""
         version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-        commands = set(get_command(app).commands) | COMING
+        commands = set(get_command(app).commands)
         for container in containers_of(PODS[name]):
             target = container["image"].removeprefix("nightcourt-").removesuffix(f":{version}")
             assert container["image"] == f"nightcourt-{target}:{version}"
@@ -206,10 +205,6 @@ class TestService:
         version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
         jobs = [each["metadata"]["name"] for each in RENDERED["base"] if each["kind"] == "Job"]
         assert jobs == [f"migrate-{version.replace('.', '-')}"]
-
-    def test_what_was_coming_has_not_come_unnoticed(self):
-        """A command that is part of the program is checked like any other."""
-        assert not set(get_command(app).commands) & COMING
 
 
 class TestNetwork:

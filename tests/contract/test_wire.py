@@ -12,7 +12,7 @@ from infra.settings import Settings
 from producer.api.app import create_app
 from schemas.comparison import Comparison, ComparisonPage, ComparisonRequest
 from schemas.ids import ComparisonKey, comparison_id, new_filing_id, parse_comparison_id
-from schemas.message import JUDGE_TASK, QUEUES, ShardHint
+from schemas.message import CALLBACK_QUEUE, CALLBACK_TASK, JUDGE_TASK, QUEUES, CallbackHint, ShardHint
 from schemas.problems import INVALID_REQUEST, NOT_FOUND, FieldError, Problem
 from schemas.states import ComparisonStatus
 from schemas.verdict import Ballot, Judge, Usage, Verdict
@@ -77,9 +77,18 @@ class TestHint:
         with pytest.raises(ValidationError):
             ShardHint.model_validate(message)
 
+    def test_a_callbacks_hint(self):
+        """The same, of a callback: its key, and nothing of what it says or where it goes."""
+        key = "0" * 32
+        assert json.loads(CallbackHint(callback=key).model_dump_json()) == {"v": 1, "callback": key}
+        for other in ({"v": 2, "callback": key}, {"v": 1, "callback": key[1:]}, {"v": 1, "callback": 7}, {"v": 1}):
+            with pytest.raises(ValidationError):
+                CallbackHint.model_validate(other)
+
     def test_names_that_stand_in_redis(self):
         """A dispatcher and a worker of different releases meet at these names."""
         assert JUDGE_TASK == "nightcourt.judge"
+        assert (CALLBACK_TASK, CALLBACK_QUEUE) == ("nightcourt.call_back", "callbacks")
         assert [str(queue) for queue in QUEUES.values()] == ["interactive", "bulk"]
 
 
@@ -131,7 +140,7 @@ class TestCelery:
     def test_the_interactive_queue_is_read_first(self, conf):
         """Queues are asked in their order at each turn, instead of round and round."""
         assert conf.broker_transport_options["queue_order_strategy"] == "priority"
-        assert [queue.name for queue in conf.task_queues] == ["interactive", "bulk"]
+        assert [queue.name for queue in conf.task_queues] == ["interactive", "bulk", "callbacks"]
         assert conf.task_create_missing_queues is False
 
     def test_keys_in_redis_have_our_prefix(self, conf):
@@ -201,6 +210,7 @@ class TestObjects:
             "profile",
             "prompt",
             "temperature",
+            "calibration",
             "simulated",
             "caveat",
         ]
@@ -220,6 +230,7 @@ class TestObjects:
             "tie_margin",
             "custom_id",
             "metadata",
+            "callback_url",
         ]
 
     def test_the_statuses(self):
@@ -294,6 +305,19 @@ class TestOpenAPI:
             "POST /v1/batches/{batch_id}/retry": {"200", "default"},
             "GET /v1/batches/{batch_id}/results": {"200", "default"},
             "GET /v1/batches/{batch_id}/events": {"200", "default"},
+            "POST /v1/callback-endpoints": {"201", "default"},
+            "GET /v1/callback-endpoints": {"200", "default"},
+            "GET /v1/callback-endpoints/{endpoint_id}": {"200", "default"},
+            "DELETE /v1/callback-endpoints/{endpoint_id}": {"204", "default"},
+            "POST /v1/callback-endpoints/{endpoint_id}/disable": {"200", "default"},
+            "POST /v1/callback-endpoints/{endpoint_id}/enable": {"200", "default"},
+            "POST /v1/callback-endpoints/{endpoint_id}/rotate-secret": {"200", "default"},
+            "POST /v1/callback-endpoints/{endpoint_id}/test": {"202", "default"},
+            "POST /v1/callback-secret": {"200", "default"},
+            "GET /v1/callbacks": {"200", "default"},
+            "POST /v1/callbacks/replay": {"200", "default"},
+            "GET /v1/callbacks/{callback_id}": {"200", "default"},
+            "POST /v1/callbacks/{callback_id}/replay": {"202", "default"},
             "GET /livez": {"200"},
             "GET /readyz": {"200", "503"},
         }

@@ -19,7 +19,7 @@ from producer.cli.app import app
 
 EXAMPLES = ROOT / "examples" / "first-docket.jsonl"
 PAIR = {"prompt": "Which?", "response_a": "this", "response_b": "that"}
-COMMANDS = [command.callback.__name__ for command in app.registered_commands]
+COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
 
 
 @dataclass
@@ -194,7 +194,8 @@ class TestDoctor:
         ended = cli("doctor", "--json", "--data-dir", service.folder, engine="simulated")
         assert ended.status == 0
         assert {finding["part"] for finding in ended.objects} == {
-            *("embedded stack", "model", "api", "postgres", "tables", "workers", "docket", "dispatcher", "redis")
+            *("embedded stack", "model", "api", "postgres", "tables", "workers", "docket", "dispatcher", "callbacks"),
+            "redis",
         }
         assert all(finding["ok"] for finding in ended.objects)
 

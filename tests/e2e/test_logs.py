@@ -10,15 +10,17 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 from kombu import Connection
+from support.inbox import Message, open_inbox
 from support.service import QUESTION, Service, running_service
 from support.waiting import wait_until
 
-from schemas.message import JUDGE_TASK
+from producer.client import Client
+from schemas.message import CALLBACK_TASK, JUDGE_TASK
 
 # Short times, so that what a fault leaves behind is taken up again within seconds.
 IMPATIENT = {"lease_seconds": 4.0, "heartbeat_seconds": 0.5, "sweep_seconds": 0.5, "hint_seconds": 3.0}
 
-OURS = ("api", "dispatcher", "worker")
+OURS = ("api", "dispatcher", "worker", "callbacks")
 
 CELERYS_OWN = ("worker: Warm shutdown (MainProcess)",)
 """What Celery writes past all logging, straight to the process' output."""
@@ -137,11 +139,16 @@ def _queue_is_empty(url: str) -> bool:
         return client.llen("nightcourt:interactive") == 0
 
 
-def assert_nothing_leaked(folder: Path) -> None:
-    """Read every log file: there are lines, they are JSON where they are ours, and no canary is in any of them."""
+def assert_nothing_leaked(folder: Path, *never: str) -> None:
+    """Read every log file: there are lines, they are JSON where they are ours, and none holds a canary, or `never`."""
     files = {file.name: file.read_text(errors="replace") for file in (folder / "logs").iterdir()}
     assert {f"{name}.log" for name in (*OURS, "postgres", "redis")} <= set(files)
-    leaks = [(name, line) for name, said in files.items() for line in said.splitlines() if MARK in line]
+    leaks = [
+        (name, line)
+        for name, said in files.items()
+        for line in said.splitlines()
+        if any(each in line for each in (MARK, *never))
+    ]
     assert not leaks
     for name in OURS:
         lines = [line for line in files[f"{name}.log"].splitlines() if line and line not in CELERYS_OWN]
@@ -180,6 +187,44 @@ def test_nothing_that_was_sent_is_logged(tmp_path: Path):
         events = {line["event"] for part in OURS for line in service.log(part)}
         assert {"http_request", "shard_ended", "message_refused", "swept"} <= events
     assert_nothing_leaked(service.folder)
+
+
+def answer_badly(message: Message) -> tuple[int, dict[str, str]] | int:
+    """Refuse, in a header that someone might be tempted to quote, unless it is the good receiver that is asked."""
+    return 204 if message.path.endswith("/good") else (503, {"X-Why": canary("Answer"), "Location": canary("Location")})
+
+
+def test_nothing_of_a_callback_is_logged(tmp_path: Path):
+    """No secret, signature, URL or payload, delivered or not, with every part at debug level."""
+    with open_inbox(answer_badly) as inbox, running_service(tmp_path / "data", **IMPATIENT) as service:
+        client = Client(service.url)
+        endpoint = client.add_endpoint(
+            f"{inbox.url}/{canary('Path')}?key={canary('Query')}", description=canary("Note")
+        )
+        other = client.add_endpoint(f"{inbox.url}/good")
+        secrets = [endpoint.secret, other.secret, client.rotate_secret().secret, client.rotate_secret(other.id).secret]
+        for url in (f"{inbox.url}/{canary('Own')}/good", f"{inbox.url}/{canary('OwnBad')}", inbox.url):
+            client.submit(**QUESTION, callback_url=url)
+        for url in (f"ftp://{canary('Scheme')}", f"https://{canary('User')}:{canary('Password')}@example.com/"):
+            assert service.file({**QUESTION, "callback_url": url}).status_code == 422
+        with Connection(service.redis_url, transport_options={"global_keyprefix": "nightcourt:"}) as connection:
+            headers = {"lang": "py", "id": "1", "task": CALLBACK_TASK, "kwargsrepr": canary("KwargsRepr")}
+            body = [[], {"v": 1, "callback": canary("BadCallback")}, {}]
+            connection.Producer(routing_key="callbacks").publish(body, headers=headers, correlation_id="1")
+
+        def said() -> set[str]:
+            return {line["event"] for line in service.log("callbacks")}
+
+        wanted = {"callbacks_ready", "callback_delivered", "callback_failed", "message_refused"}
+        wait_until(
+            lambda: wanted <= said() and len(inbox.messages) > 3, within=30, what="every kind of ending is logged"
+        )
+        client.close()
+    signatures = {each.headers["webhook-signature"].removeprefix("v1,") for each in inbox.messages}
+    moments = {json.loads(message.body)["timestamp"] for message in inbox.messages}
+    assert len(signatures) > 3
+    never = [each.removeprefix("whsec_") for each in secrets] + [part for each in signatures for part in each.split()]
+    assert_nothing_leaked(service.folder, *never, *moments)
 
 
 @pytest.mark.skipif(find_spec("xllamacpp") is None, reason="the wheel of the llama_cpp engine is not installed")

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Connection, Engine, text
 from support.court import Court, ScriptedEngine
+from support.desk import Desk
+from support.inbox import Inbox, open_inbox
 
 from infra import roster
 from infra.database import connect
@@ -60,3 +62,20 @@ def court(database_url: str, database: Engine, engine: ScriptedEngine) -> Iterat
         )
         yield Court(bench, connection)
         own.dispose()
+
+
+@pytest.fixture
+def desk(database: Engine, database_url: str) -> Desk:
+    """A desk on tables that know one judge, with a secret for what goes to requests' own URLs."""
+    with database.begin() as connection:
+        connection.execute(text("INSERT INTO judges (id, card) VALUES ('jdg_test', '{}')"))
+    desk = Desk(database, database_url)
+    desk.default = desk.default_secret()
+    return desk
+
+
+@pytest.fixture
+def inbox() -> Iterator[Inbox]:
+    """A receiver on loopback that takes everything."""
+    with open_inbox() as inbox:
+        yield inbox

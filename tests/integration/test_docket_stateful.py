@@ -86,8 +86,6 @@ class DocketMachine(RuleBasedStateMachine):
         self.last_token = 0
         self.max_attempts = 0
 
-    # What the model says.
-
     def holds(self, lease: Lease) -> bool:
         """Whether a lease is the present one of its shard."""
         return self.shards[lease.shard].token == lease.token

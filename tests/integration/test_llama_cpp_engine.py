@@ -149,6 +149,17 @@ def test_a_shared_beginning_is_not_computed_again(engine: LlamaCppEngine) -> Non
     assert second.cached_tokens > 80
 
 
+def test_nothing_is_reused_of_somebody_elses_prompt(engine: LlamaCppEngine) -> None:
+    """The very prompt that another tenant asked is computed from its beginning, and cheap for who asks it again."""
+    prompt = engine.encode(ask("Which river is the longest? " * 12))
+    [first] = engine.score([prompt], salt="one")
+    [other] = engine.score([prompt], salt="two")
+    [again] = engine.score([prompt], salt="two")
+    assert other.cached_tokens == 0
+    assert again.cached_tokens > 80
+    assert other.log_odds == pytest.approx(first.log_odds, abs=TOLERANCE)
+
+
 def test_a_prompt_too_long_is_refused_and_never_cut(engine: LlamaCppEngine) -> None:
     """The longest prompt is read whole; one token more is an error with both numbers in it."""
     limit = engine.card.max_prompt_tokens

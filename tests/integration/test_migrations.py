@@ -15,7 +15,7 @@ from sqlalchemy.engine import make_url
 
 from infra.database import MIGRATIONS, connect, migrate
 from infra.local.postgres import Postgres
-from schemas.tables import Base
+from schemas.base import Base
 
 
 @pytest.fixture

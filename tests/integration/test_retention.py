@@ -3,6 +3,7 @@
 import uuid
 
 from sqlalchemy import Connection, text
+from support.desk import Desk
 from support.dockets import a_line, an_outcome
 
 from infra import docket
@@ -106,3 +107,28 @@ def test_it_goes_in_small_steps(database, connection, monkeypatch):
     age(connection)
     retention.delete_old(database, older_than=86400)
     assert counts(connection)["comparisons"] == 0
+
+
+def test_what_was_told_long_ago(desk: Desk):
+    """Old events go with their callbacks and attempts; what is still on its way stays, and so does what is new."""
+    url = "http://127.0.0.1:1/nobody"
+    desk.tell(2, callback_url=url)
+    desk.deliver()
+    desk.do("UPDATE callbacks SET state = 'dead', ended_at = now() WHERE attempt > 0")
+    desk.do("UPDATE callback_events SET created_at = now() - interval '2 days'")
+    desk.tell(callback_url=url)
+    desk.fan_out()
+    retention.delete_old(desk.database, older_than=86400)
+    assert desk.states() == ["waiting", "waiting"]
+    assert desk.one("SELECT count(*) FROM callback_attempts") == 0
+
+
+def test_a_tenants_callbacks_go_with_it(desk: Desk):
+    """Endpoints, secrets, events and callbacks of a tenant are deleted with everything else of it."""
+    desk.add_endpoint("http://127.0.0.1:1/nobody")
+    desk.tell(callback_url="http://127.0.0.1:1/nobody")
+    desk.deliver()
+    retention.delete_tenant(desk.database, "default")
+    for table in ("endpoints", "secrets", "requests", "events", "attempts"):
+        assert desk.one(f"SELECT count(*) FROM callback_{table}") == 0, table  # noqa: S608
+    assert desk.states() == []

@@ -19,6 +19,7 @@ from support.waiting import wait_until
 
 from infra.local import LocalStackError, part
 from infra.local.child import start_child
+from infra.local.finding import own_receivers
 from infra.local.folder import DataFolder, StackInfo, running_stack
 from infra.local.supervisor import Stack
 from infra.local.tree import Program
@@ -383,6 +384,13 @@ def test_children_see_the_callers_settings_and_none_of_libpqs(folder: Path, monk
     assert seen["NIGHTCOURT_ENGINE"] == "simulated"
     assert seen["NIGHTCOURT_DATABASE_URL"].startswith("postgresql://nightcourt:")
     assert seen["NIGHTCOURT_DATA_DIR"] == str(folder)
+    assert seen["NIGHTCOURT_CALLBACK_ALLOW"] == "127.0.0.1,::1,localhost"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.1"])  # noqa: S104 (nothing is bound)
+def test_callbacks_stay_out_of_this_machine_where_others_can_file_work(host: str) -> None:
+    """An API that other machines reach lets nobody on them send requests to what listens here for this one alone."""
+    assert own_receivers(host) == ""
 
 
 def test_a_child_leaves_no_descendants(tmp_path: Path) -> None:

@@ -56,12 +56,12 @@ class ScriptedEngine:
         """Make a token of every character."""
         return [ord(each) for each in "".join(content for _, content in prompt.messages) + prompt.opening]
 
-    def score(self, prompts: Sequence[Sequence[int]]) -> list[Score]:
+    def score(self, prompts: Sequence[Sequence[int]], *, salt: str = "") -> list[Score]:
         """Say what the script says of each prompt, at half a second and three cached tokens each."""
         texts = self._work(prompts)
         return [Score(self.log_odds(each), self.mass, cached_tokens=3, seconds=0.5) for each in texts]
 
-    def generate(self, prompt: Sequence[int], max_tokens: int) -> Generation:
+    def generate(self, prompt: Sequence[int], max_tokens: int, *, salt: str = "") -> Generation:
         """Write what the script says."""
         [asked] = self._work([prompt])
         assert self.writes is not None

@@ -135,3 +135,16 @@ def test_limits_are_those_of_any_engine() -> None:
     assert not engine.health()
     with pytest.raises(EngineGoneError):
         engine.score([[1]])
+
+
+def test_strengths_are_read_from_marks_where_they_are_asked_for() -> None:
+    """The difference of two marks is added to the opinion, in the order in which they stand; without, they are text."""
+    marked = ask("{{strength=2.5}} against {{strength=-0.5}}")
+    turned = ask("{{strength=-0.5}} against {{strength=2.5}}")
+    plain, strong = SimulatedEngine(), SimulatedEngine(strengths=True)
+    for prompt, difference in ((marked, 3.0), (turned, -3.0), (ask("one {{strength=9}} alone"), 0.0)):
+        [without], [with_] = (engine.score([engine.encode(prompt)]) for engine in (plain, strong))
+        assert with_.log_odds - without.log_odds == pytest.approx(difference)
+    assert plain.card.weights != strong.card.weights
+    assert strong.card.simulated
+    assert "Simulated" in strong.card.caveat

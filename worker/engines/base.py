@@ -40,13 +40,16 @@ class EngineCard:
     engine_build: str
     model: str
     weights: str
-    """'sha256:...' of the weights, or of what determines the answers where there are none."""
+    """'sha256:...' of the weights, or of what determines the answers where there are none; 'unverified:sha256:...' of
+    what a server says of itself, where nobody here can see the weights."""
     quantisation: str
     verdict_tokens: VerdictTokens
     max_prompt_tokens: int
     """The longest prompt that `score` takes, in tokens, opening included."""
     step_tokens: int
     """How many prompt tokens one engine step should hold. Admission lets in about this much at a time."""
+    steps_ahead: int = 1
+    """How many steps' worth admission lets in: 2 where the engine batches by itself and would idle between steps."""
     simulated: bool = False
     caveat: str | None = None
     """What a reader must know before believing this engine's verdicts; None for the judge itself."""
@@ -56,9 +59,10 @@ class Score(NamedTuple):
     """The model's opinion at the token after a prompt."""
 
     log_odds: float
-    """logit("A") - logit("B")."""
+    """logit("A") - logit("B"). Infinite, with its sign, where the engine knows which of the two is likelier and not by
+    how much; not a number where it knows neither."""
     mass: float
-    """P("A") + P("B") over the whole vocabulary, 0 to 1."""
+    """P("A") + P("B") over the whole vocabulary, 0 to 1; at least this much where the odds are not known."""
     cached_tokens: int
     """How many of the prompt's tokens were reused from an earlier prompt."""
     seconds: float
@@ -106,12 +110,15 @@ class Engine(Protocol):
         """
         ...
 
-    def score(self, prompts: Sequence[Sequence[int]]) -> list[Score]:
+    def score(self, prompts: Sequence[Sequence[int]], *, salt: str = "") -> list[Score]:
         """Run one forward pass for each prompt and read the verdict token's odds.
 
         Args:
             prompts: token ids, each at most `card.max_prompt_tokens` long; neighbours that share a beginning are
                 cheaper.
+            salt: whose prompts these are. An engine that keeps what it computed, and can tell callers apart, uses
+                it again for prompts of the same salt alone: how fast an answer comes is to tell nobody what
+                somebody else asked.
 
         Returns:
             One score for each prompt, in the same order.
@@ -123,8 +130,8 @@ class Engine(Protocol):
         """
         ...
 
-    def generate(self, prompt: Sequence[int], max_tokens: int) -> Generation:
-        """Let the model write greedily, at most `max_tokens` tokens, until it ends its turn.
+    def generate(self, prompt: Sequence[int], max_tokens: int, *, salt: str = "") -> Generation:
+        """Let the model write greedily, at most `max_tokens` tokens, until it ends its turn. `salt` is as in `score`.
 
         Raises:
             EngineError: the step failed and may be tried again.

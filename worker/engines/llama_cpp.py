@@ -32,6 +32,7 @@ from worker.engines.base import (
 )
 from worker.engines.chat import ChatTemplate, ChatTemplateError, verdict_tokens
 from worker.engines.gguf import GgufHeader, read_gguf
+from worker.engines.naming import is_critic, plain
 
 STEP_TOKENS = 1024
 """One prompt at a time goes through, so a step is kept short: about one comparison in both orders."""
@@ -42,7 +43,6 @@ _ERRORS_ONLY = 1  # llama.cpp's log level
 _LONGEST_SOCKET_PATH = 100  # the kernel takes 107 bytes
 _SOCKET_TIMEOUT_SECONDS = 30.0
 
-_CRITIC = re.compile(r"skywork-critic-llama-?3-?1-(8|70)b(?![0-9a-z])")
 _STAND_IN = re.compile(r"smollm2-135m")
 
 
@@ -77,6 +77,8 @@ class LlamaCppEngine:
         self._lock = threading.Lock()
         self._server: Any = None
         self._control_ids: dict[str, list[int]] = {}
+        self._salt = ""
+        self._afresh = False
         try:
             context = min(context_tokens, header.context_length or context_tokens)
             self._server = _load(model, socket_path=self._socket, threads=threads, context=context)
@@ -128,17 +130,18 @@ class LlamaCppEngine:
             ids += self._control(text) if control else self._tokenise(text)
         return ids
 
-    def score(self, prompts: Sequence[Sequence[int]]) -> list[Score]:
+    def score(self, prompts: Sequence[Sequence[int]], *, salt: str = "") -> list[Score]:
         """Read the verdict token's odds after each prompt, in the order given.
 
-        What a prompt has in common with the one before it is not computed again.
+        What a prompt has in common with the one before it is not computed again, where the salt is the same.
         """
         for prompt in prompts:
             self._check_length(prompt)
         with self._lock:
+            self._tell_apart(salt)
             return [self._odds(prompt) for prompt in prompts]
 
-    def generate(self, prompt: Sequence[int], max_tokens: int) -> Generation:
+    def generate(self, prompt: Sequence[int], max_tokens: int, *, salt: str = "") -> Generation:
         """Let the model write greedily until its turn ends, `max_tokens` are written or the context is full.
 
         The verdict's odds are read by a second pass over what was written up to the verdict, which is cheap
@@ -147,6 +150,7 @@ class LlamaCppEngine:
         self._check_length(prompt)
         room = min(max_tokens, self._context - len(prompt))
         with self._lock:
+            self._tell_apart(salt)
             reply = self._complete(prompt, tokens=room, alternatives=1)
             written = [(int(token["id"]), bytes(token["bytes"])) for token in reply.tokens]
             until = _ids_up_to_opening(written)
@@ -173,6 +177,11 @@ class LlamaCppEngine:
         with self._lock:
             self._server = None
         self._folder.cleanup()
+
+    def _tell_apart(self, salt: str) -> None:
+        """Compute the next prompt from its beginning if the one before it was somebody else's. The lock is held."""
+        self._afresh = salt != self._salt
+        self._salt = salt
 
     def _odds(self, prompt: Sequence[int]) -> Score:
         """One forward pass; and the last token again where the verdicts were not among the likeliest."""
@@ -202,8 +211,9 @@ class LlamaCppEngine:
             "n_predict": tokens,
             "n_probs": alternatives,
             "temperature": 0,
-            "cache_prompt": True,
+            "cache_prompt": not self._afresh,
         }
+        self._afresh = False
         try:
             answer = self._server.handle_completions(request)
         except Exception as error:
@@ -325,10 +335,10 @@ def _fingerprint(model: Path) -> str:
 
 def _caveat(header: GgufHeader, model: Path) -> str | None:
     """What a reader must know of a model that is not the critic; names are all there is to tell it by."""
-    names = [re.sub(r"[^0-9a-z]+", "-", name.lower()) for name in (header.name or "", model.stem)]
-    if any(_CRITIC.search(name) for name in names):
+    names = (header.name or "", model.stem)
+    if is_critic(*names):
         return None
-    if any(_STAND_IN.search(name) for name in names):
+    if any(_STAND_IN.search(plain(name)) for name in names):
         return (
             "SmolLM2-135M-Instruct is a stand-in that proves the pipeline: it judges no better than chance. "
             "Set NIGHTCOURT_MODEL to a Skywork-Critic GGUF for real verdicts."

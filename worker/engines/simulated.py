@@ -4,11 +4,15 @@ An opinion is a hash of the token ids and of a seed, spread like N(0, 2) in log-
 and nothing else, so it cannot know that two prompts are the same comparison in two orders: about half of
 its verdicts are inconsistent, as those of a model that judges by chance would be. The card says in every
 verdict that it is simulated.
+
+Where strengths are asked for, the first two marks in a prompt, such as `{{strength=1.5}}`, are read from its ids, and
+their difference is added to the log-odds: verdicts whose truth is known, for trying out what is made of verdicts.
 """
 
 import hashlib
 import math
 import os
+import re
 import signal
 import struct
 import threading
@@ -31,11 +35,15 @@ from worker.engines.base import (
 
 CAVEAT = "Simulated: no model was asked. The verdict is a hash of the text and means nothing."
 
+STRENGTHS_CAVEAT = "Simulated: no model was asked. The verdict is chance, and marks in the answers where there are any."
+
+_STRENGTH = re.compile(rb"\{\{strength=(-?\d+(?:\.\d+)?)\}\}")
 _TEXT_IDS = 1 << 31  # ids below are text; the control tokens above are what no text can spell
 _ROLES = {role: struct.pack("I", _TEXT_IDS + number) for number, role in enumerate(("system", "user", "assistant"))}
 _END = struct.pack("I", _TEXT_IDS + 3)
 _VERDICT_TOKENS = VerdictTokens(a=_TEXT_IDS + 4, b=_TEXT_IDS + 5)
 _BYTES_PER_TOKEN = 4
+_SEVEN_BITS = bytes(byte & 0x7F for byte in range(256))
 _SPREAD = 2.0
 _STEP_TOKENS = 8192
 _THREE_WORDS = struct.Struct("<3Q")
@@ -49,6 +57,7 @@ class SimulatedEngine:
         tokens_per_second: the speed of the pretended device, for prompt and generated tokens alike, with
             nothing ever reused; 0 answers at once.
         max_prompt_tokens: the longest prompt to accept.
+        strengths: prefer by marks in the answers.
         on_score: called with the prompts before each `score` and `generate`, outside any lock. A test can
             wait, count or raise in it.
     """
@@ -59,26 +68,29 @@ class SimulatedEngine:
         seed: int = 0,
         tokens_per_second: float = 0.0,
         max_prompt_tokens: int = 8192,
+        strengths: bool = False,
         on_score: Callable[[Sequence[Sequence[int]]], None] | None = None,
     ) -> None:
         if tokens_per_second < 0:
             raise ValueError("tokens_per_second must not be negative; 0 answers at once")
         self._key = hashlib.blake2b(str(seed).encode(), digest_size=16).digest()
         self._tokens_per_second = tokens_per_second
+        self._strengths = strengths
         self._on_score = on_score
         self._device = threading.Lock()
         self._closed = False
+        mark = b"simulated 1 strengths " if strengths else b"simulated 1 "
         self._card = EngineCard(
             engine="simulated",
             engine_build="1",
             model="simulated",
-            weights=f"sha256:{hashlib.sha256(b'simulated 1 ' + self._key).hexdigest()}",
+            weights=f"sha256:{hashlib.sha256(mark + self._key).hexdigest()}",
             quantisation="none",
             verdict_tokens=_VERDICT_TOKENS,
             max_prompt_tokens=max_prompt_tokens,
             step_tokens=_STEP_TOKENS,
             simulated=True,
-            caveat=CAVEAT,
+            caveat=STRENGTHS_CAVEAT if strengths else CAVEAT,
         )
 
     @property
@@ -94,13 +106,13 @@ class SimulatedEngine:
         words += (_ROLES["assistant"], _text_words(prompt.opening))
         return memoryview(b"".join(words)).cast("I")
 
-    def score(self, prompts: Sequence[Sequence[int]]) -> list[Score]:
+    def score(self, prompts: Sequence[Sequence[int]], *, salt: str = "") -> list[Score]:  # noqa: ARG002 - nothing is kept
         """The opinion on each prompt, after as long as the pretended device takes for all of them."""
         self._admit(prompts)
         self._work(sum(len(prompt) for prompt in prompts))
         return [self._opinion(prompt) for prompt in prompts]
 
-    def generate(self, prompt: Sequence[int], max_tokens: int) -> Generation:
+    def generate(self, prompt: Sequence[int], max_tokens: int, *, salt: str = "") -> Generation:  # noqa: ARG002 - as above
         """Write the verdict and nothing else, in three tokens."""
         self._admit([prompt])
         opinion = self._opinion(prompt)
@@ -149,11 +161,17 @@ class SimulatedEngine:
         first, second, third = _THREE_WORDS.unpack(hashlib.blake2b(seen, key=self._key, digest_size=24).digest())
         normal = math.sqrt(-2 * math.log(1 - first / 2**64)) * math.cos(2 * math.pi * (second / 2**64))
         return Score(
-            log_odds=_SPREAD * normal,
+            log_odds=_SPREAD * normal + (_difference(ids.tobytes()) if self._strengths else 0.0),
             mass=0.95 + 0.05 * (third / 2**64),
             cached_tokens=0,
             seconds=self._seconds(len(prompt)),
         )
+
+
+def _difference(data: bytes) -> float:
+    """Tell how much stronger the first marked answer is than the second; 0 where there are not two marks."""
+    marks = [float(mark) for mark in _STRENGTH.findall(data)]
+    return marks[0] - marks[1] if len(marks) > 1 else 0.0
 
 
 def fingerprint(prompt: Sequence[int]) -> str:
@@ -195,12 +213,9 @@ def faults(*, poison: str | None = None, hang: str | None = None) -> Callable[[S
 def _text_words(text: str) -> bytes:
     """Four bytes a token: nothing like a real tokenizer, but as many tokens as English text would have.
 
-    The topmost bit of each is cleared, for all at once as one large number: what follows a token's limit is control.
-    ASCII has it clear already.
+    The topmost bit of every byte is cleared, which ASCII has clear already: ids from a token's limit on are control.
     """
     data = text.encode("utf-8", "replace")
-    data += b" " * (-len(data) % _BYTES_PER_TOKEN)
-    if text.isascii():
-        return data
-    below = int.from_bytes(b"\xff\xff\xff\x7f" * (len(data) // _BYTES_PER_TOKEN), "little")
-    return (int.from_bytes(data, "little") & below).to_bytes(len(data), "little")
+    if not text.isascii():
+        data = data.translate(_SEVEN_BITS)
+    return data + b" " * (-len(data) % _BYTES_PER_TOKEN)

@@ -1,0 +1,205 @@
+"""Callbacks: every move that an event and its deliveries can make, each one SQL statement of `callbacks_sql.py`.
+
+    told -> fanned out -> waiting -> release -> released -> claim -> sending -> record -> delivered
+                             ^                     |                    |
+                             +----- withdraw ------+                    +-- record, reclaim -> waiting, or dead
+    bury ends what waits for a receiver that is disabled, or that has failed at everything for as long as the schedule.
+    replay (producer/callbacks.py) brings what has ended back to waiting, under the same id.
+
+An event is written in the transaction that makes it true. An attempt is counted before anything is sent, and recorded
+only by the token that its claim took, so a message that is doubled or late sends nothing, and a worker that was lost
+can change nothing. Schedule, jitter and circuit are kept here, in Postgres, and in no message.
+
+Each function runs inside the caller's transaction. `shift` is seconds added to Postgres's clock, for walking the
+schedule without waiting for it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from infra import callbacks_sql
+
+_MINUTE, _HOUR = 60.0, 3600.0
+
+SCHEDULE = (
+    *(5.0, 30.0, 2 * _MINUTE, 10 * _MINUTE, 30 * _MINUTE),
+    *(_HOUR, 2 * _HOUR, 4 * _HOUR, 8 * _HOUR, 12 * _HOUR, 16 * _HOUR, 24 * _HOUR, 29 * _HOUR),
+)
+"""Seconds from each failed attempt to the next, each lengthened by up to a tenth: 14 attempts over 96 hours or more."""
+
+GIVE_UP_SECONDS = 96 * _HOUR
+"""How long something may be due, and never be tried since its receiver fails at everything else."""
+RETRY_AFTER_MOST = 24 * _HOUR
+"""A receiver that asks for more time than this gets this."""
+_SHARES = (1.0, 0.6, 0.25)
+"""How much of the room may be taken by all endpoints together; by those never tried; by those that fail."""
+_CIRCUIT = {"open_after": 5, "open_first": 10.0, "open_most": _HOUR}
+"""Consecutive failures that open a circuit, and for how long it opens at first and at most."""
+_DISABLING = {"disable_after": 12, "disable_seconds": 5 * 24 * _HOUR}
+"""Consecutive failures, and for how long nothing else, that disable an endpoint."""
+_RELEASE_LOCK = 0x6E636F7572740002
+"""An advisory lock of our own: caps and probes are exact, because one dispatcher at a time hands them out."""
+
+
+class LeaseLostError(Exception):
+    """The callback is no longer this claim's: its lease ran out. Nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A callback that a worker has claimed, with all that is to be sent."""
+
+    callback: UUID
+    token: int
+    tenant: str
+    url: str
+    attempt: int
+    endpoint_id: UUID
+    registered: bool
+    """Whether the endpoint has secrets of its own."""
+    event_id: UUID
+    type: str
+    subject_id: UUID
+    line: int
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """How an attempt ended. `retry_after` is the seconds that the receiver asked for."""
+
+    delivered: bool
+    reason: str
+    status: int | None
+    seconds: float
+    retry_after: float = 0.0
+    gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What an attempt has led to: the callback's state, and why its endpoint is disabled where it now is."""
+
+    state: str
+    disabled: str | None
+
+
+def tell_comparisons(connection: Connection, *, filing_id: UUID, lines: Sequence[int]) -> None:
+    """Write the events of outcomes, in the transaction that stored them. Repeating it tells nothing twice."""
+    connection.execute(callbacks_sql.TELL_COMPARISONS, {"filing_id": filing_id, "lines": list(lines)})
+
+
+def tell_batches(connection: Connection, batches: Sequence[UUID]) -> None:
+    """Write the events of batches that have ended, where anybody wants to hear of them."""
+    connection.execute(callbacks_sql.TELL_BATCHES, {"batches": list(batches)})
+
+
+def fan_out(connection: Connection, *, limit: int, shift: float = 0.0) -> int:
+    """Make a callback of each fresh event for each of its receivers, due at once. Returns how many events that were."""
+    return int(connection.execute(callbacks_sql.FAN_OUT, {"limit": limit, "shift": shift}).scalar_one())
+
+
+def release(connection: Connection, *, room: int, cap: int, limit: int, shift: float = 0.0) -> list[UUID]:
+    """Let callbacks go that are due, and say which. Their hints are to be sent next.
+
+    An endpoint has at most `cap` under way at a time; one while it fails or is new; none while its circuit is open,
+    which lets one through when its time has come.
+
+    Args:
+        connection: in a transaction. Of several dispatchers one at a time does this; the others get nothing.
+        room: how many callbacks may be out at a time, hinted or being sent.
+        cap: how many of one endpoint.
+        limit: how many to let go now, at most.
+        shift: seconds added to the clock.
+    """
+    if not connection.execute(callbacks_sql.ALONE, {"lock": _RELEASE_LOCK}).scalar_one():
+        return []
+    parameters = {"room": room, "cap": cap, "limit": limit, "shares": list(_SHARES), "shift": shift}
+    return [row.id for row in connection.execute(callbacks_sql.RELEASE, parameters)]
+
+
+def withdraw(connection: Connection, callbacks: Sequence[UUID]) -> None:
+    """Take back a release whose hints could not be sent."""
+    connection.execute(callbacks_sql.WITHDRAW, {"callbacks": list(callbacks)})
+
+
+def hint_again(connection: Connection, *, older_than: float, limit: int) -> list[UUID]:
+    """Name released callbacks whose hint must have been lost, since nobody claimed them for `older_than` seconds."""
+    result = connection.execute(callbacks_sql.HINT_AGAIN, {"older_than": older_than, "limit": limit})
+    return [row.id for row in result]
+
+
+def claim(connection: Connection, callback: UUID, *, lease_seconds: float) -> Claim | None:
+    """Take a released callback: a lease with a fresh token, and one attempt counted before anything is sent.
+
+    Returns:
+        The claim; None where there is nothing to claim, because the hint was late, doubled or wrong.
+    """
+    row = connection.execute(callbacks_sql.CLAIM, {"callback": callback, "lease_seconds": lease_seconds}).one_or_none()
+    if row is None:
+        return None
+    return Claim(
+        callback=row.id,
+        token=row.lease_token,
+        tenant=row.tenant,
+        url=row.url,
+        attempt=row.attempt,
+        endpoint_id=row.endpoint_id,
+        registered=row.registered,
+        event_id=row.event_id,
+        type=row.type,
+        subject_id=row.subject_id,
+        line=row.line,
+        at=row.at,
+    )
+
+
+def record(connection: Connection, claim: Claim, attempt: Attempt, *, shift: float = 0.0) -> Recorded:
+    """Write down how an attempt ended, and what that means for the callback and for its endpoint.
+
+    What was not delivered is due again by the schedule, or when the receiver asked for it where that is later. After
+    the last attempt, or at once where the receiver is gone, it is dead.
+
+    Raises:
+        LeaseLostError: the lease does not hold; nothing was written.
+    """
+    row = connection.execute(
+        callbacks_sql.RECORD,
+        {
+            "callback": claim.callback,
+            "token": claim.token,
+            "delivered": attempt.delivered,
+            "gone": attempt.gone,
+            "final": attempt.gone,
+            "status": attempt.status,
+            "reason": attempt.reason,
+            "seconds": attempt.seconds,
+            "retry_after": min(attempt.retry_after, RETRY_AFTER_MOST),
+            "schedule": list(SCHEDULE),
+            "shift": shift,
+            **_CIRCUIT,
+            **_DISABLING,
+        },
+    ).one_or_none()
+    if row is None:
+        raise LeaseLostError
+    return Recorded(state=row.state, disabled=row.disabled)
+
+
+def reclaim(connection: Connection, *, limit: int, shift: float = 0.0) -> int:
+    """Bring back callbacks whose worker was lost, due at once: that was no fault of the receiver. Returns how many."""
+    parameters = {"retries": len(SCHEDULE), "limit": limit, "shift": shift}
+    return connection.execute(callbacks_sql.RECLAIM, parameters).rowcount
+
+
+def bury(connection: Connection, *, limit: int, shift: float = 0.0) -> int:
+    """End callbacks that nobody will try: their endpoint is disabled, or has failed for all of the schedule's time.
+
+    Returns how many. They can be replayed.
+    """
+    parameters = {"give_up_seconds": GIVE_UP_SECONDS, "limit": limit, "shift": shift}
+    return connection.execute(callbacks_sql.BURY, parameters).rowcount

@@ -1,0 +1,232 @@
+"""The SQL of callbacks, one statement a move; `callbacks.py` says what each is for and calls it."""
+
+# ruff: noqa: S608 - statements are put together from constants of this module alone; values are always bound
+
+from sqlalchemy import text
+
+# A UUID of version 7 (RFC 9562, 5.7): a random one of version 4, its first 48 bits the milliseconds, its version set.
+NEW_ID = """
+    encode(set_bit(set_bit(overlay(uuid_send(gen_random_uuid()) PLACING substring(
+        int8send(floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint) FROM 3) FROM 1 FOR 6
+    ), 52, 1), 53, 1), 'hex')::uuid
+"""
+
+# The clock that schedules go by.
+_NOW = "(now() + make_interval(secs => :shift))"
+
+_UNLEASED = "lease_token = NULL, lease_until = NULL"
+
+# Whether a tenant has an endpoint that wants to hear of comparisons. A disabled one does: it can be replayed to.
+WANTED = """EXISTS (
+    SELECT FROM callback_endpoints e WHERE e.tenant = {tenant} AND e.registered
+      AND (e.types = '{{}}' OR EXISTS (SELECT FROM unnest(e.types) AS type WHERE type LIKE 'comparison.%'))
+)"""
+
+# The unique key makes one event of one ending, however often a move is repeated whose commit was in doubt.
+_ONCE = "ON CONFLICT (subject_id, line, at) DO NOTHING"
+
+# Events of the outcomes in the CTE `stored`, of those shards in the CTE `ended` that are to notify.
+TELL_ENDED = f"""
+    INSERT INTO callback_events (id, tenant, type, subject_id, line, at)
+    SELECT {NEW_ID}, stored.tenant, 'comparison.' || stored.status, stored.filing_id, stored.line, stored.decided_at
+    FROM stored JOIN ended ON ended.notify AND ended.filing_id = stored.filing_id
+        AND stored.line BETWEEN ended.first_line AND ended.last_line
+    {_ONCE}
+"""
+
+TELL_COMPARISONS = text(f"""
+    INSERT INTO callback_events (id, tenant, type, subject_id, line, at)
+    SELECT {NEW_ID}, o.tenant, 'comparison.' || o.status, o.filing_id, o.line, o.decided_at
+    FROM outcomes o WHERE o.filing_id = :filing_id AND o.line = ANY(:lines)
+    {_ONCE}
+""")
+
+TELL_BATCHES = text(f"""
+    INSERT INTO callback_events (id, tenant, type, subject_id, line, at)
+    SELECT {NEW_ID}, b.tenant, 'batch.' || b.status, b.id, 0, b.ended_at
+    FROM batches b WHERE b.id = ANY(:batches) AND b.ended_at IS NOT NULL AND (
+        EXISTS (SELECT FROM callback_requests r WHERE r.filing_id = b.id)
+        OR EXISTS (SELECT FROM callback_endpoints e WHERE e.tenant = b.tenant AND e.registered))
+    {_ONCE}
+""")
+
+FAN_OUT = text(f"""
+    WITH fresh AS MATERIALIZED (
+        SELECT id, tenant, type, subject_id, created_at FROM callback_events
+        WHERE NOT fanned_out ORDER BY id LIMIT :limit
+        FOR UPDATE SKIP LOCKED
+    ), marked AS (
+        UPDATE callback_events SET fanned_out = true FROM fresh WHERE callback_events.id = fresh.id
+    ), receivers AS (
+        SELECT f.id AS event_id, f.tenant, e.id AS endpoint_id, e.url, e.state = 'disabled' AS disabled
+        FROM fresh f JOIN callback_endpoints e ON e.tenant = f.tenant AND e.registered
+            AND e.created_at <= f.created_at AND (e.types = '{{}}' OR f.type = ANY(e.types))
+        UNION ALL
+        SELECT f.id, f.tenant, r.endpoint_id, r.url, false
+        FROM fresh f JOIN callback_requests r ON r.filing_id = f.subject_id
+    ), made AS (
+        INSERT INTO callbacks (id, tenant, event_id, endpoint_id, url, state, due_at, reason, ended_at)
+        SELECT {NEW_ID}, tenant, event_id, endpoint_id, url,
+               CASE WHEN disabled THEN 'dead' ELSE 'waiting' END, {_NOW},
+               CASE WHEN disabled THEN 'endpoint_disabled' END, CASE WHEN disabled THEN {_NOW} END
+        FROM receivers ORDER BY event_id
+        ON CONFLICT (event_id, endpoint_id) DO NOTHING
+    )
+    SELECT count(*) FROM fresh
+""")
+
+ALONE = text("SELECT pg_try_advisory_xact_lock(:lock)")
+
+# Endpoints are ranked: 0 did well at their last attempt, 1 were never tried, 2 fail. The latter two have their shares
+# of the room and no more, so that receivers that hang never fill it; and an endpoint may have under way what the cap
+# is, or one, or nothing while its circuit is open. Those that are owed something are found by skipping through the
+# index.
+RELEASE = text(f"""
+    WITH RECURSIVE owed AS (
+        (SELECT endpoint_id FROM callbacks WHERE state = 'waiting' ORDER BY endpoint_id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT c.endpoint_id FROM callbacks c WHERE c.state = 'waiting' AND c.endpoint_id > owed.endpoint_id
+                ORDER BY c.endpoint_id LIMIT 1)
+        FROM owed WHERE owed.endpoint_id IS NOT NULL
+    ), out AS MATERIALIZED (
+        SELECT endpoint_id, count(*) AS callbacks FROM callbacks
+        WHERE state IN ('released', 'sending') GROUP BY endpoint_id
+    ), ranked AS MATERIALIZED (
+        SELECT e.id, CASE WHEN e.failures > 0 THEN 2 WHEN e.succeeded_at IS NULL THEN 1 ELSE 0 END AS rank,
+               CASE WHEN e.state = 'disabled' OR e.open_until > {_NOW} THEN 0
+                    WHEN e.failures > 0 OR e.succeeded_at IS NULL THEN 1 ELSE :cap END AS slots,
+               coalesce(out.callbacks, 0) AS out
+        FROM (SELECT endpoint_id FROM owed UNION SELECT endpoint_id FROM out) AS any_of
+        JOIN callback_endpoints e ON e.id = any_of.endpoint_id
+        LEFT JOIN out ON out.endpoint_id = e.id
+    ), room AS MATERIALIZED (
+        SELECT r.rank, greatest(0, floor(:room * (CAST(:shares AS float8[]))[r.rank + 1])::bigint - coalesce(
+                   (SELECT sum(out) FROM ranked WHERE r.rank IN (0, ranked.rank)), 0)::bigint) AS free
+        FROM generate_series(0, 2) AS r(rank)
+    ), ready AS MATERIALIZED (
+        SELECT c.id, c.due_at, c.turn, e.rank,
+               row_number() OVER (PARTITION BY e.rank ORDER BY c.turn, c.due_at, c.id) AS place
+        FROM ranked e CROSS JOIN LATERAL (
+            SELECT id, due_at, row_number() OVER (ORDER BY due_at, id) AS turn FROM (
+                SELECT id, due_at FROM callbacks
+                WHERE endpoint_id = e.id AND state = 'waiting' AND due_at <= {_NOW}
+                ORDER BY due_at, id LIMIT greatest(0, e.slots - e.out)
+            ) AS first
+        ) c
+    ), due AS MATERIALIZED (
+        SELECT c.id FROM callbacks c JOIN ready ON ready.id = c.id JOIN room ON room.rank = ready.rank
+        WHERE c.state = 'waiting' AND ready.place <= room.free
+        ORDER BY ready.rank, ready.turn, ready.due_at
+        LIMIT least(CAST(:limit AS bigint), (SELECT free FROM room WHERE rank = 0))
+        FOR UPDATE OF c SKIP LOCKED
+    )
+    UPDATE callbacks SET state = 'released', released_at = now()
+    FROM due WHERE callbacks.id = due.id
+    RETURNING callbacks.id
+""")
+
+WITHDRAW = text("""
+    UPDATE callbacks SET state = 'waiting', released_at = NULL WHERE id = ANY(:callbacks) AND state = 'released'
+""")
+
+HINT_AGAIN = text("""
+    WITH lost AS MATERIALIZED (
+        SELECT id FROM callbacks
+        WHERE state = 'released' AND released_at < now() - make_interval(secs => :older_than)
+        LIMIT :limit
+        FOR UPDATE SKIP LOCKED
+    )
+    UPDATE callbacks SET released_at = now() FROM lost WHERE callbacks.id = lost.id
+    RETURNING callbacks.id
+""")
+
+CLAIM = text("""
+    UPDATE callbacks c SET state = 'sending', attempt = c.attempt + 1, lease_token = nextval('lease_tokens'),
+        lease_until = now() + make_interval(secs => :lease_seconds)
+    FROM callback_events e, callback_endpoints p
+    WHERE c.id = :callback AND c.state = 'released' AND e.id = c.event_id AND p.id = c.endpoint_id
+      AND p.state = 'enabled'
+    RETURNING c.id, c.lease_token, c.tenant, c.url, c.attempt, c.endpoint_id, p.registered,
+              e.id AS event_id, e.type, e.subject_id, e.line, e.at
+""")
+
+# What an attempt means for the callback: its end, or its next attempt as the schedule has it, a tenth later at most.
+_AFTER_ATTEMPT = f"""
+    state = CASE WHEN :delivered THEN 'delivered'
+                 WHEN :final OR attempt > cardinality(CAST(:schedule AS float8[])) THEN 'dead' ELSE 'waiting' END,
+    due_at = {_NOW} + make_interval(secs => greatest(
+        coalesce((CAST(:schedule AS float8[]))[attempt], 0) * (1 + 0.1 * random()), CAST(:retry_after AS float8))),
+    ended_at = CASE WHEN :delivered OR :final OR attempt > cardinality(CAST(:schedule AS float8[])) THEN {_NOW} END,
+    status = CAST(:status AS int), reason = :reason, {_UNLEASED}
+"""
+
+# What it means for the endpoint: after several failures the circuit opens, for longer each time; a receiver that asks
+# for time gets it. Only what does well all the time is not written down each time.
+_HEALTH = f"""
+    UPDATE callback_endpoints e SET
+        succeeded_at = CASE WHEN :delivered THEN {_NOW} ELSE e.succeeded_at END,
+        failures = CASE WHEN :delivered THEN 0 ELSE e.failures + 1 END,
+        failing_since = CASE WHEN :delivered THEN NULL ELSE coalesce(e.failing_since, {_NOW}) END,
+        open_until = CASE
+            WHEN :delivered THEN NULL
+            WHEN e.failures + 1 >= :open_after THEN {_NOW} + make_interval(secs => greatest(
+                least(:open_most, :open_first * 2 ^ least(e.failures + 1 - :open_after, 20)) * (1 + 0.1 * random()),
+                CAST(:retry_after AS float8)))
+            WHEN CAST(:retry_after AS float8) > 0
+                THEN {_NOW} + make_interval(secs => CAST(:retry_after AS float8))
+            ELSE e.open_until END,
+        state = CASE WHEN judged.disable IS NULL THEN e.state ELSE 'disabled' END,
+        disabled_reason = coalesce(judged.disable, e.disabled_reason)
+    FROM (
+        SELECT p.id, CASE
+            WHEN NOT p.registered OR p.state = 'disabled' OR :delivered THEN NULL
+            WHEN :gone THEN 'gone'
+            WHEN p.failures + 1 >= :disable_after
+                 AND p.failing_since < {_NOW} - make_interval(secs => :disable_seconds) THEN 'failing'
+            END AS disable
+        FROM held JOIN callback_endpoints p ON p.id = held.endpoint_id
+    ) AS judged
+    WHERE e.id = judged.id AND (
+        :delivered AND e.failures = 0 AND e.succeeded_at > {_NOW} - interval '60 s' AND e.open_until IS NULL
+    ) IS NOT TRUE
+    RETURNING judged.disable
+"""
+
+RECORD = text(f"""
+    WITH held AS (
+        UPDATE callbacks SET {_AFTER_ATTEMPT} WHERE id = :callback AND lease_token = :token
+        RETURNING id, endpoint_id, attempt, state
+    ), noted AS (
+        INSERT INTO callback_attempts (callback_id, number, at, seconds, status, reason)
+        SELECT id, attempt, {_NOW} - make_interval(secs => :seconds), :seconds, CAST(:status AS int), :reason FROM held
+    ), health AS ({_HEALTH})
+    SELECT held.state, (SELECT disable FROM health) AS disabled FROM held
+""")
+
+RECLAIM = text(f"""
+    WITH lapsed AS MATERIALIZED (
+        SELECT id FROM callbacks WHERE state = 'sending' AND lease_until < now() LIMIT :limit FOR UPDATE SKIP LOCKED
+    ), back AS (
+        UPDATE callbacks SET
+            state = CASE WHEN attempt > :retries THEN 'dead' ELSE 'waiting' END,
+            ended_at = CASE WHEN attempt > :retries THEN {_NOW} END,
+            due_at = {_NOW}, reason = 'worker_lost', status = NULL, {_UNLEASED}
+        FROM lapsed WHERE callbacks.id = lapsed.id
+        RETURNING callbacks.id, attempt
+    )
+    INSERT INTO callback_attempts (callback_id, number, at, seconds, reason)
+    SELECT id, attempt, {_NOW}, 0, 'worker_lost' FROM back
+""")
+
+BURY = text(f"""
+    WITH hopeless AS MATERIALIZED (
+        SELECT c.id, CASE WHEN e.state = 'disabled' THEN 'endpoint_disabled' ELSE 'circuit_open' END AS reason
+        FROM callback_endpoints e JOIN callbacks c ON c.endpoint_id = e.id
+        WHERE (e.state = 'disabled' AND c.state IN ('waiting', 'released'))
+           OR (e.failures > 0 AND c.state = 'waiting' AND c.due_at < {_NOW} - make_interval(secs => :give_up_seconds))
+        LIMIT :limit
+        FOR UPDATE OF c SKIP LOCKED
+    )
+    UPDATE callbacks SET state = 'dead', ended_at = {_NOW}, reason = hopeless.reason
+    FROM hopeless WHERE callbacks.id = hopeless.id
+""")

@@ -1,0 +1,260 @@
+"""`nightcourt callbacks`: who is called back, what became of each callback, and once more."""
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from infra import settings
+from producer.cli.batch_run import DataDir, Server
+from producer.cli.output import Exit, console, progress
+from producer.cli.submit import find_server, print_json
+from producer.client import Client
+from schemas.callback import Callback, CallbackState, Endpoint, Secret
+
+app = typer.Typer(
+    help="See who is called back and how that went, and send again.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+EndpointId = Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint's id, cep_ and 32 digits.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Objects, one a line, for a program.")]
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_LOOK_SECONDS = 0.2
+_ENDED = (CallbackState.DELIVERED, CallbackState.DEAD)
+
+
+@contextmanager
+def _connected(server: str | None, data_dir: Path | None) -> Iterator[Client]:
+    with Client(find_server(settings.load(server=server, data_dir=data_dir))) as client:
+        yield client
+
+
+def _span(text: str, option: str) -> float:
+    match = re.fullmatch(r"(\d{1,6})([smhd])", text)
+    if match is None:
+        raise typer.BadParameter("takes a span of time: 90s, 30m, 12h, 7d", param_hint=option)
+    return float(int(match[1]) * _UNITS[match[2]])
+
+
+def _moment(text: str) -> datetime:
+    """Understand a span before now, or a moment; one without a zone is local time."""
+    if re.fullmatch(r"\d+[smhd]", text):
+        return datetime.now(UTC) - timedelta(seconds=_span(text, "--since"))
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except ValueError:
+        raise typer.BadParameter(
+            "takes a span before now or a moment: 12h, 2026-11-24T22:00", param_hint="--since"
+        ) from None
+
+
+@app.command()
+def add(
+    url: Annotated[str, typer.Argument(help="Where callbacks shall go.")],
+    event: Annotated[list[str] | None, typer.Option(help="A type of event; may be given again. All when none.")] = None,
+    description: Annotated[str | None, typer.Option(help="A note for yourself.")] = None,
+    server: Server = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Register a receiver, and print its secret, which is shown this once.
+
+    Example: nightcourt callbacks add https://example.com/hook --event batch.completed
+    """
+    with _connected(server, data_dir) as client:
+        made = client.add_endpoint(url, events=event or [], description=description)
+    if as_json:
+        print_json(made.model_dump(mode="json"))
+        return
+    console.print(f"{made.id}  {made.url}", soft_wrap=True, markup=False)
+    _show_secret(made.secret)
+
+
+@app.command()
+def endpoints(server: Server = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """List the receivers that are registered, and how each has been doing.
+
+    Example: nightcourt callbacks endpoints
+    """
+    with _connected(server, data_dir) as client:
+        found = client.endpoints().data
+    for each in found:
+        _show_endpoint(each, as_json=as_json)
+
+
+@app.command()
+def enable(endpoint: EndpointId, server: Server = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Send to a receiver again, after it was disabled. What died meanwhile is replayed by `callbacks replay --since`.
+
+    Example: nightcourt callbacks enable cep_0197f3c2a5d47b1c8e6f0a1b2c3d4e5f
+    """
+    with _connected(server, data_dir) as client:
+        _show_endpoint(client.enable_endpoint(endpoint), as_json=as_json)
+
+
+@app.command()
+def disable(endpoint: EndpointId, server: Server = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Send nothing to a receiver until it is enabled. Its events are kept.
+
+    Example: nightcourt callbacks disable cep_0197f3c2a5d47b1c8e6f0a1b2c3d4e5f
+    """
+    with _connected(server, data_dir) as client:
+        _show_endpoint(client.disable_endpoint(endpoint), as_json=as_json)
+
+
+@app.command("list")
+def list_(
+    status: Annotated[CallbackState | None, typer.Option(help="Only those that stand so.")] = None,
+    endpoint: Annotated[str | None, typer.Option(help="Only those to this endpoint.")] = None,
+    of: Annotated[str | None, typer.Option(help="Only those about this comparison or batch.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="How many.")] = 20,
+    after: Annotated[str | None, typer.Option(help="Begin after this callback's id.")] = None,
+    server: Server = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """List callbacks, newest first.
+
+    Example: nightcourt callbacks list --status dead
+    """
+    with _connected(server, data_dir) as client:
+        page = client.callbacks(limit=limit, after=after, status=status, endpoint_id=endpoint, object_id=of)
+    for each in page.data:
+        _show(each, as_json=as_json)
+    if page.has_more and not as_json:
+        progress.print(f"There are more: --after {page.last_id}", soft_wrap=True)
+
+
+@app.command()
+def show(
+    callback: Annotated[str, typer.Argument(metavar="ID", help="The callback's id, cbk_ and 32 digits.")],
+    server: Server = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a callback with every attempt.
+
+    Example: nightcourt callbacks show cbk_0197f3c2a5d47b1c8e6f0a1b2c3d4e5f
+    """
+    with _connected(server, data_dir) as client:
+        _show(client.callback(callback), as_json=as_json)
+
+
+@app.command()
+def replay(
+    callback: Annotated[str | None, typer.Argument(metavar="[ID]", help="One callback.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Or everything dead of events since then: 12h, 2026-11-24T22:00.")
+    ] = None,
+    endpoint: Annotated[str | None, typer.Option(help="With --since: to this endpoint alone.")] = None,
+    server: Server = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Send again, under the ids that receivers know: one callback, or all that failed for good since a moment.
+
+    Example: nightcourt callbacks replay --since 12h
+    """
+    if (callback is None) == (since is None):
+        raise typer.BadParameter("give a callback's id, or --since")
+    with _connected(server, data_dir) as client:
+        if callback is not None:
+            _show(client.replay(callback), as_json=as_json)
+            return
+        replayed = client.replay_dead(_moment(since or ""), endpoint_id=endpoint)
+    if as_json:
+        print_json(replayed.model_dump(mode="json"))
+    else:
+        console.print(f"{replayed.replayed} callbacks go out again.")
+
+
+@app.command("test")
+def send_test(
+    endpoint: EndpointId,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the first attempt.")] = 30.0,
+    server: Server = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Send a receiver a test event, and see whether it arrives. Ends with 1 if it does not.
+
+    Example: nightcourt callbacks test cep_0197f3c2a5d47b1c8e6f0a1b2c3d4e5f
+    """
+    give_up_at = time.monotonic() + timeout
+    with _connected(server, data_dir) as client:
+        sent = client.test_endpoint(endpoint)
+        while sent.status not in _ENDED and not sent.log and time.monotonic() < give_up_at:
+            time.sleep(_LOOK_SECONDS)
+            sent = client.callback(sent.id)
+    _show(sent, as_json=as_json)
+    if sent.status is not CallbackState.DELIVERED:
+        raise typer.Exit(Exit.FAILED)
+
+
+@app.command("rotate-secret")
+def rotate_secret(
+    endpoint: Annotated[
+        str | None, typer.Argument(metavar="[ENDPOINT]", help="An endpoint; without one, your default secret.")
+    ] = None,
+    grace: Annotated[str, typer.Option(help="How long the earlier secret signs too; 0s ends it at once.")] = "24h",
+    server: Server = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a secret, the first or the next, and print it, which is shown this once.
+
+    The default secret signs what goes to the callback_url of comparisons and batches.
+
+    Example: nightcourt callbacks rotate-secret --grace 24h
+    """
+    with _connected(server, data_dir) as client:
+        made: Secret = client.rotate_secret(endpoint, grace_seconds=_span(grace, "--grace"))
+    if as_json:
+        print_json(made.model_dump(mode="json"))
+        return
+    _show_secret(made.secret)
+    if made.previous_valid_until is not None:
+        progress.print(f"The earlier secret signs too until {made.previous_valid_until.astimezone():%Y-%m-%d %H:%M}.")
+
+
+def _show_secret(secret: str) -> None:
+    console.print(secret, soft_wrap=True, markup=False)
+    progress.print("Give it to your receiver now: it is not shown again.")
+
+
+def _show_endpoint(endpoint: Endpoint, *, as_json: bool) -> None:
+    if as_json:
+        print_json(endpoint.model_dump(mode="json"))
+        return
+    wants = ", ".join(endpoint.events) or "everything"
+    how = endpoint.status if endpoint.disabled_reason is None else f"disabled ({endpoint.disabled_reason})"
+    if endpoint.status == "enabled" and endpoint.failures:
+        how += f", failed {endpoint.failures} times in a row"
+    console.print(f"{endpoint.id}  {how}  {endpoint.url}  {wants}", soft_wrap=True, markup=False)
+
+
+def _show(callback: Callback, *, as_json: bool) -> None:
+    if as_json:
+        print_json(callback.model_dump(mode="json"))
+        return
+    why = (
+        f" ({callback.last_reason})" if callback.last_reason and callback.status is not CallbackState.DELIVERED else ""
+    )
+    console.print(
+        f"{callback.id}  {callback.status}{why}  {callback.type}  {callback.data.id}  {callback.url}",
+        soft_wrap=True,
+        markup=False,
+    )
+    for each in callback.log or []:
+        answer = f"{each.reason}" if each.status is None else f"{each.reason} {each.status}"
+        console.print(f"  {each.number:2}  {each.at.astimezone():%Y-%m-%d %H:%M:%S}  {each.seconds:6.2f} s  {answer}")
+    if callback.log is not None and callback.next_attempt_at is not None:
+        console.print(f"  next attempt at {callback.next_attempt_at.astimezone():%Y-%m-%d %H:%M:%S}")

@@ -1,0 +1,171 @@
+"""What evals read: pairs with what is known of them, outputs of several systems, and verdicts given before."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from producer.cli import inputs
+from producer.evals.curating import Source
+from producer.evals.rows import Pair
+from producer.evals.schedule import Field, Prompt
+from schemas.comparison import Comparison
+from schemas.ids import parse_comparison_id
+from schemas.lines import BadLineError, parse, read_line
+from schemas.problems import BAD_INPUT_FILE, Problem
+
+_EMPTY = "there is nothing in it; give one JSON object a line"
+
+
+def _bad(file: Path, why: str) -> Problem:
+    return Problem(BAD_INPUT_FILE, f"{file}: {why}.")
+
+
+def read_pairs(file: Path, baseline: Path | None = None) -> list[Pair]:
+    """Read pairs to be judged, in any form that a batch takes; with a baseline, two systems' AlpacaEval outputs.
+
+    A pair's id is its `custom_id` or `id`, or else the number of its line. Pairs on the same prompt are one group.
+
+    Raises:
+        Problem: the file cannot be read, a line is no comparison, or two have the same id.
+    """
+    pairs: dict[str, Pair] = {}
+    names = (None, None) if baseline is None else (inputs.generator(baseline), inputs.generator(file))
+    for number, found in _lines(file, baseline, names):
+        if isinstance(found, BadLineError):
+            raise _bad(file, f"line {number}: {str(found).rstrip('.')}")
+        if found.id in pairs:
+            raise _bad(file, f"line {number}: another line has the same id; ids must be unique")
+        pairs[found.id] = found
+    if not pairs:
+        raise _bad(file, _EMPTY)
+    return list(pairs.values())
+
+
+def read_preferences(file: Path, *, skip: bool = False) -> Source:
+    """Read preference rows: pairs that say which response is the better.
+
+    Args:
+        file: in any form that a batch takes.
+        skip: note lines that are none, instead of refusing the file.
+
+    Raises:
+        Problem: the file cannot be read, is empty, or a line is no preference row, or has the id of another.
+    """
+    pairs: dict[str, Pair] = {}
+    unreadable: list[str] = []
+    for number, found in _lines(file, None, (None, None)):
+        if isinstance(found, BadLineError):
+            why = str(found).rstrip(".")
+        elif found.label is None:
+            why = "it does not say which response is the better, by chosen and rejected or by a label"
+        elif found.id in pairs:
+            why = "another line has the same id; ids must be unique"
+        else:
+            pairs[found.id] = found
+            continue
+        if not skip:
+            raise _bad(file, f"line {number}: {why}. With --on-bad-line skip the others are curated")
+        unreadable.append(f"line {number}")
+    if not pairs and not unreadable:
+        raise _bad(file, _EMPTY)
+    return Source(list(pairs.values()), unreadable)
+
+
+def _lines(
+    file: Path, baseline: Path | None, names: tuple[str | None, str | None]
+) -> Iterator[tuple[int, Pair | BadLineError]]:
+    """Read a file's lines with their numbers; what is no comparison is the reason why."""
+    with inputs.json_lines(file, baseline) as source, inputs.opened(source) as lines:
+        for number, raw in enumerate(lines, start=1):
+            text = raw.removeprefix(b"\xef\xbb\xbf").strip()
+            if not text:
+                continue
+            try:
+                yield number, _pair(text, number, names)
+            except BadLineError as error:
+                yield number, error
+
+
+def _pair(raw: bytes, number: int, names: tuple[str | None, str | None]) -> Pair:
+    line, row = read_line(raw), parse(raw)
+    subset = next((row[kind] for kind in inputs.KINDS if row.get(kind) is not None), None)
+    asked = line.request
+    return Pair(
+        id=line.custom_id or str(number),
+        prompt=asked["prompt"],
+        response_a=asked["response_a"],
+        response_b=asked["response_b"],
+        label=line.label,
+        subset=None if subset is None else str(subset),
+        group=_mark(asked["prompt"]),
+        system_a=names[0],
+        system_b=names[1],
+    )
+
+
+def _mark(prompt: Any) -> str:
+    """Name a prompt by its text."""
+    return hashlib.sha256(json.dumps(prompt).encode()).hexdigest()[:16]
+
+
+def read_field(files: Sequence[Path], *, seed: int) -> Field:
+    """Read several systems' AlpacaEval outputs on the same instructions.
+
+    Raises:
+        Problem: a file cannot be read, is not of the same instructions as the first, or names the same system.
+    """
+    systems: dict[str, Path] = {}
+    answers: dict[str, list[Any]] = {}
+    prompts: list[Prompt] = []
+    places: dict[tuple[str, int], int] = {}
+    for file in files:
+        name = inputs.generator(file)
+        if name in systems:
+            raise _bad(
+                file, f"its system is called {name} as that of {systems[name]}; give each a generator of its own"
+            )
+        systems[name] = file
+        found = {(instruction, nth): (output, row) for instruction, output, nth, row in inputs.outputs(file)}
+        if not places:
+            places = {key: index for index, key in enumerate(found)}
+            prompts = [
+                Prompt(id=str(index), prompt=key[0], subset=_subset(row))
+                for index, (key, (_, row)) in enumerate(found.items())
+            ]
+        if found.keys() != places.keys():
+            raise _bad(file, f"its instructions are not those of {files[0]}; all must be of the same set")
+        answers[name] = [found[key][0] for key in places]
+    return Field(list(systems), prompts, answers, seed=seed)
+
+
+def _subset(row: dict[str, Any]) -> str | None:
+    return None if row.get("dataset") is None else str(row["dataset"])
+
+
+def read_verdicts(file: Path) -> dict[str, Comparison]:
+    """Read comparison objects, a line each, as `nightcourt batch run` and `batch results` write them.
+
+    Returns:
+        By `custom_id`, or else by the number of the line that they were filed from.
+
+    Raises:
+        Problem: the file cannot be read, or a line is no comparison object.
+    """
+    found: dict[str, Comparison] = {}
+    with inputs.opened(file) as lines:
+        for number, raw in enumerate(lines, start=1):
+            if not raw.strip():
+                continue
+            try:
+                comparison = Comparison.model_validate_json(raw)
+            except ValidationError:
+                raise _bad(
+                    file, f"line {number} is no comparison object, as `nightcourt batch results` writes them"
+                ) from None
+            key = parse_comparison_id(comparison.id)
+            found[comparison.custom_id or str(key.line if key else number)] = comparison
+    return found

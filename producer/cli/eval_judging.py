@@ -1,0 +1,142 @@
+"""Having pairs judged for an eval: as a batch that the same command finds again, or by verdicts given before."""
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import typer
+
+from infra.local import LocalStackError, StartCancelledError
+from infra.local.folder import running_stack
+from infra.local.supervisor import Stack
+from infra.settings import Settings
+from producer.cli import following, runs
+from producer.cli.batch_run import Run, find_or_file, judge_the_end, refuse
+from producer.cli.eval_inputs import read_verdicts
+from producer.cli.output import Exit, progress
+from producer.cli.stack import check_model, say
+from producer.client import Client, ServerUnreachable
+from producer.evals.rows import Judged, Pair, judged
+from schemas.batch import BatchStatus
+from schemas.comparison import Comparison
+from schemas.problems import BAD_INPUT_FILE, LOCAL_STACK, NO_SERVER, Problem
+
+_WINDOW = "7d"
+
+
+class JudgePairs(Protocol):
+    """Has pairs judged."""
+
+    def __call__(self, pairs: list[Pair], round_number: int | None = None) -> Judged:
+        """Give a row for each pair, in the same order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service that judges: pairs go there as one batch, which is remembered by its bytes."""
+
+    client: Client
+    place: runs.Place
+    options: dict[str, Any]
+    where: str
+    fresh: bool
+
+    def __call__(self, pairs: list[Pair], round_number: int | None = None) -> Judged:
+        """Have pairs judged, or come back to where the same pairs were left.
+
+        Raises:
+            Problem: not every pair ended with a verdict or a reason why there is none.
+        """
+        with tempfile.TemporaryDirectory(prefix="nightcourt-") as folder:
+            file = Path(folder) / "pairs.jsonl"
+            file.write_bytes(b"".join(_line(pair) for pair in pairs))
+            asked = Run(
+                file=file,
+                baseline=None,
+                completion_window=_WINDOW,
+                options=self.options,
+                output=file,
+                place=self.place,
+                where=self.where,
+            )
+            batch = find_or_file(self.client, asked, fresh=self.fresh)
+            try:
+                batch = following.follow(self.client, batch)
+                if batch.status is BatchStatus.FAILED and batch.in_progress_at is None:
+                    refuse(file, batch)
+                judge_the_end(batch)
+                decided = {str(each.custom_id): each for each in self.client.batch_results(batch.id)}
+            except KeyboardInterrupt:
+                progress.print(
+                    f"Stopped watching. {batch.id} goes on. {asked.come_back(batch)}", soft_wrap=True, markup=False
+                )
+                raise typer.Exit(Exit.INTERRUPTED) from None
+            except ServerUnreachable as error:
+                raise Problem(NO_SERVER, f"{error} {batch.id} is filed. {asked.come_back(batch)}") from None
+        return judged(pairs, decided, round_number=round_number)
+
+
+def _line(pair: Pair) -> bytes:
+    return json.dumps(pair.line(), ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Verdicts given before, from a file."""
+
+    file: Path
+    comparisons: Mapping[str, Comparison]
+
+    def __call__(self, pairs: list[Pair], round_number: int | None = None) -> Judged:
+        """Find the verdict of each pair.
+
+        Raises:
+            Problem: a pair has none in the file.
+        """
+        missing = [pair.id for pair in pairs if pair.id not in self.comparisons]
+        if missing:
+            raise Problem(
+                BAD_INPUT_FILE,
+                f"{self.file}: of {len(pairs)} pairs {len(missing)} have no line here, the first is {missing[0]}. "
+                "Lines are matched by custom_id, or by the number of the line that they were filed from.",
+            )
+        return judged(pairs, self.comparisons, round_number=round_number)
+
+
+@contextmanager
+def judging(
+    chosen: Settings, *, verdicts: Path | None, options: dict[str, Any], where: str, fresh: bool
+) -> Iterator[JudgePairs]:
+    """Open what judges: a file of verdicts, a service that runs, or else the embedded stack for as long as it takes.
+
+    Args:
+        chosen: where the service is.
+        verdicts: comparison objects, where they are there already.
+        options: of the batches.
+        where: the options of the command line that find the same service again.
+        fresh: file anew, even if the same pairs were filed before.
+
+    Raises:
+        Problem: there is no service, and none can be started.
+    """
+    if verdicts is not None:
+        yield Given(verdicts, read_verdicts(verdicts))
+        return
+    try:
+        with ExitStack() as ends:
+            if chosen.server is None and running_stack(chosen.data_dir) is None:
+                check_model(chosen)
+                progress.print("Starting nightcourt")
+                ends.enter_context(Stack(chosen, chosen.data_dir, on_event=say))
+            place = runs.find_place(chosen)
+            client = ends.enter_context(Client(place.url))
+            yield Service(client, place, options, where, fresh)
+    except StartCancelledError:
+        raise typer.Exit(Exit.INTERRUPTED) from None
+    except LocalStackError as error:
+        raise Problem(LOCAL_STACK, str(error)) from None

@@ -1,0 +1,189 @@
+"""What the commands of `nightcourt eval` do: read, have judged, count, show, write. Imports the statistics."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from infra import settings
+from producer.cli import eval_show
+from producer.cli.eval_inputs import read_field, read_pairs, read_preferences
+from producer.cli.eval_judging import JudgePairs, judging
+from producer.cli.output import progress, write_bytes, write_lines
+from producer.cli.training import described, write_training
+from producer.evals import audit, calibrating, curating, exports, gold, html, rewardbench, tournament, versus
+from producer.evals.curating import Rules
+from producer.evals.numbers import Result
+from producer.evals.rows import Judged, Pair
+from producer.evals.tournament import Plan
+from schemas.problems import BAD_INPUT_FILE, BAD_OUTPUT_FILE, Problem
+
+__all__ = [
+    "Asked",
+    "Plan",
+    "Rules",
+    "audit_file",
+    "calibrate_file",
+    "curate_file",
+    "gold_file",
+    "rewardbench_file",
+    "tournament_of",
+    "versus_files",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What every command was asked for."""
+
+    server: str | None
+    data_dir: Path | None
+    profile: str | None
+    tie_margin: float | None
+    verdicts: Path | None
+    output: Path | None
+    fresh: bool
+    as_json: bool
+
+    def judge(self) -> AbstractContextManager[JudgePairs]:
+        """Open what judges."""
+        options: dict[str, Any] = {"order": "both", "profile": self.profile, "tie_margin": self.tie_margin}
+        where = (f" --server {self.server}" if self.server else "") + (
+            f" --data-dir {self.data_dir}" if self.data_dir else ""
+        )
+        return judging(
+            settings.load(server=self.server, data_dir=self.data_dir),
+            verdicts=self.verdicts,
+            options={name: value for name, value in options.items() if value is not None},
+            where=where,
+            fresh=self.fresh,
+        )
+
+
+def versus_files(asked: Asked, file: Path, baseline: Path | None) -> None:
+    """Compare two systems."""
+    pairs = read_pairs(file, baseline)
+    with asked.judge() as judge:
+        judged = judge(pairs)
+    result = versus.count(judged, system=pairs[0].system_b or "response B", baseline=pairs[0].system_a or "response A")
+    eval_show.conclude(result, eval_show.versus, as_json=asked.as_json)
+    _write(asked, result, judged, pairs, systems=baseline is not None)
+
+
+def tournament_of(asked: Asked, files: Sequence[Path], plan: Plan, seed: int) -> None:
+    """Rate several systems."""
+    field = read_field(files, seed=seed)
+    if plan.baseline is not None and plan.baseline not in field.systems:
+        raise Problem(BAD_INPUT_FILE, f"No file is of {plan.baseline}; there are {', '.join(field.systems)}.")
+    pairs: dict[str, Pair] = {}
+    with asked.judge() as judge:
+
+        def judge_round(round_pairs: list[Pair], number: int) -> Judged:
+            pairs.update((pair.id, pair) for pair in round_pairs)
+            return judge(round_pairs, number)
+
+        judged = tournament.play(field, plan, judge_round, eval_show.tell_round)
+    try:
+        result = tournament.count(judged, field, plan)
+    except ValueError as error:
+        raise Problem(BAD_INPUT_FILE, f"{str(error).capitalize()}.") from None
+    eval_show.conclude(result, eval_show.tournament, as_json=asked.as_json)
+    _write(asked, result, judged, list(pairs.values()), systems=True)
+
+
+def rewardbench_file(asked: Asked, file: Path) -> None:
+    """Score a judge on RewardBench."""
+    pairs = _labelled(file)
+    if not any(pair.subset for pair in pairs):
+        raise Problem(BAD_INPUT_FILE, f"{file}: no row has a subset, by which RewardBench weighs.")
+    with asked.judge() as judge:
+        judged = judge(pairs)
+    result = rewardbench.count(judged)
+    eval_show.conclude(result, eval_show.rewardbench, as_json=asked.as_json)
+    _write(asked, result, judged, pairs)
+
+
+def gold_file(asked: Asked, file: Path) -> None:
+    """Hold a judge against labels."""
+    pairs = _labelled(file)
+    with asked.judge() as judge:
+        judged = judge(pairs)
+    result = gold.count(judged)
+    eval_show.conclude(result, eval_show.gold, as_json=asked.as_json)
+    _write(asked, result, judged, pairs)
+
+
+def calibrate_file(asked: Asked, file: Path, write: Path) -> None:
+    """Fit a temperature and write it down."""
+    pairs = _labelled(file)
+    with asked.judge() as judge:
+        judged = judge(pairs)
+    try:
+        result = calibrating.fit(judged)
+    except calibrating.CannotCalibrateError as error:
+        raise Problem(BAD_INPUT_FILE, f"{file}: {error}.") from None
+    write_lines([result.calibration.model_dump_json(indent=1).encode()], write)
+    eval_show.conclude(result, eval_show.calibrate, as_json=asked.as_json)
+    progress.print(
+        f"Wrote {write}. Workers use it with NIGHTCOURT_CALIBRATION_FILE={write.resolve()}",
+        markup=False,
+        soft_wrap=True,
+    )
+    _write(asked, result, judged, pairs)
+
+
+def curate_file(asked: Asked, file: Path, write: Path, form: curating.Format, rules: Rules, *, skip: bool) -> None:
+    """Keep, flip or leave out preference rows, and write the datasheet beside them."""
+    source = read_preferences(file, skip=skip)
+    with asked.judge() as judge:
+        to_judge = source.to_judge()
+        judged = curating.settle(source, judge(to_judge) if to_judge else Judged([], []), rules)
+    pairs = {pair.id: pair for pair in source.pairs}
+    written = write_training(list(curating.training_rows(judged.rows, pairs, form)), write)
+    result = curating.count(judged, rules, source=described(file, len(judged.rows)), written=written, form=form)
+    datasheet = write.with_name(f"{write.name}.datasheet.json")
+    write_lines([result.model_dump_json(indent=1).encode()], datasheet)
+    eval_show.conclude(result, eval_show.curate, as_json=asked.as_json)
+    progress.print(f"Wrote {write}, and its datasheet {datasheet}", markup=False, soft_wrap=True)
+    _write(asked, result, judged, source.pairs)
+
+
+def audit_file(asked: Asked, file: Path, most: int) -> None:
+    """Find what sways a judge, by rows and by pairs made from them."""
+    own = [replace(pair, subset=audit.OWN) for pair in read_pairs(file)]
+    pairs = [*own, *audit.controlled(own, most)]
+    with asked.judge() as judge:
+        judged = judge(pairs)
+    result = audit.count(judged)
+    eval_show.conclude(result, eval_show.audit, as_json=asked.as_json)
+    _write(asked, result, judged, pairs)
+
+
+def _labelled(file: Path) -> list[Pair]:
+    pairs = read_pairs(file)
+    if not any(pair.label for pair in pairs):
+        raise Problem(
+            BAD_INPUT_FILE, f'{file}: no line has a label. Give "label": "A" or "B", or rows with chosen and rejected.'
+        )
+    return pairs
+
+
+def _write(asked: Asked, result: Result, judged: Judged, pairs: Sequence[Pair], *, systems: bool = False) -> None:
+    """Write the report and the rows behind it; where systems met, also in the forms of other tools."""
+    if asked.output is None:
+        return
+    folder = asked.output
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Problem(BAD_OUTPUT_FILE, f"{folder}: {error.strerror}.") from None
+    texts = {pair.id: pair for pair in pairs}
+    write_bytes(html.render(result, judged, texts), folder / "report.html")
+    write_lines([result.model_dump_json(indent=1).encode()], folder / "report.json")
+    write_lines(exports.as_csv(judged.rows), folder / "rows.csv")
+    write_lines(exports.as_json_lines(judged.rows), folder / "rows.jsonl")
+    if systems:
+        write_lines(exports.as_annotations(judged, texts), folder / "annotations.json")
+        write_lines(exports.as_evalica(judged.rows), folder / "comparisons.csv")
+    progress.print(f"Report: {folder / 'report.html'}", markup=False, soft_wrap=True)

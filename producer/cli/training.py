@@ -1,0 +1,49 @@
+"""Training files: preference rows as JSON lines or Parquet, all of a file or none of it."""
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from producer.cli import inputs
+from producer.cli.output import write_bytes
+from producer.evals.curating import File
+from schemas.problems import BAD_OUTPUT_FILE, Problem
+
+
+def write_training(rows: Sequence[dict[str, Any]], path: Path) -> File:
+    """Write rows in the form that the name of the file says. The same rows are the same bytes.
+
+    Raises:
+        Problem: the file cannot be written, or needs a library that is not installed.
+    """
+    if path.suffix == ".parquet":
+        data = _parquet(rows, path)
+    else:
+        data = b"".join(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace") + b"\n" for row in rows)
+    write_bytes(data, path)
+    return File(name=path.name, sha256=hashlib.sha256(data).hexdigest(), rows=len(rows))
+
+
+def _parquet(rows: Sequence[dict[str, Any]], path: Path) -> bytes:
+    try:
+        import pyarrow  # noqa: ICN001, PLC0415 - an extra, and slow to load
+        from pyarrow import parquet  # noqa: PLC0415 - the same
+    except ImportError:
+        raise Problem(
+            BAD_OUTPUT_FILE, f'{path}: a Parquet file needs pyarrow: pip install "nightcourt[evals]".'
+        ) from None
+    out = io.BytesIO()
+    parquet.write_table(pyarrow.Table.from_pylist(list(rows)), out)
+    return out.getvalue()
+
+
+def described(path: Path, rows: int) -> File:
+    """Describe a file that was read, by its bytes as they lie there."""
+    digest = hashlib.sha256()
+    with inputs.raw(path) as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return File(name=path.name, sha256=digest.hexdigest(), rows=rows)

@@ -1,0 +1,96 @@
+"""How a report's page is laid out: figures and tables of numbers that name their rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from producer.evals.gold import Calibration
+from producer.evals.numbers import Number
+
+Unit = Literal["share", "points", "plain"]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A number with its name, and how to draw it."""
+
+    label: str
+    number: Number
+    unit: Unit = "share"
+    even: float | None = None
+    """Where nothing would be preferred; drawn as a line."""
+    note: str = ""
+
+
+Cell = str | int | float | Figure | None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table that can be sorted by each column."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[Cell]]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """All that stands above the pairs."""
+
+    title: str
+    headline: str
+    figures: list[Figure]
+    tables: list[Table] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    reliability: Calibration | None = None
+
+
+def figures(laid_out: Page) -> Sequence[Figure]:
+    """Give every figure of a page, in the order in which they stand."""
+    return [
+        *laid_out.figures,
+        *(cell for table in laid_out.tables for row in table.rows for cell in row if isinstance(cell, Figure)),
+    ]
+
+
+def over(value: float | None, of: Number) -> Number:
+    """Give a figure that has no interval, of the rows that another was made of."""
+    return Number(value=value, n=of.n, where=of.where)
+
+
+def bias(number: Number) -> Figure:
+    """Show the leaning to a slot."""
+    return Figure("Position bias, in log-odds", number, "plain", 0.0, "Over 0 it leans to what is shown first.")
+
+
+def consistency(result: Any) -> list[Figure]:
+    """Show how far both orders agree, and what decides where they do not."""
+    return [
+        Figure("Both orders name the same winner", result.consistent),
+        Figure(
+            "Of those that do not: preferred what came first",
+            result.first_slot,
+            even=0.5,
+            note="At 50 % it leans to neither slot.",
+        ),
+    ]
+
+
+def unless_empty(*tables: Table) -> list[Table]:
+    """Leave out tables that have no row."""
+    return [table for table in tables if table.rows]
+
+
+def percent(number: Number) -> str:
+    """Give a share and its interval in words."""
+    if number.value is None:
+        return "-"
+    interval = "" if number.low is None else f" (95 %: {100 * number.low:.1f} to {100 * (number.high or 0.0):.1f})"
+    return f"{number.value:.1%}{interval}"
+
+
+def plain(value: float | None) -> str:
+    """Give a value in words."""
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,149 @@
+"""Numbers that know their interval and their rows, and what every result has in common."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from scipy import stats
+
+from producer.evals.rows import Judged, Row
+from schemas.verdict import Judge
+
+Where: TypeAlias = Mapping[str, str | int | bool | list[str] | list[bool] | None]
+"""Selects the rows whose columns have these values, or one of those listed; of `systems`, the one or the other."""
+Floats: TypeAlias = NDArray[np.float64]
+
+LEVEL = 0.95
+"""Of every interval."""
+RESAMPLES = 2000
+SEED = 0
+"""Every bootstrap draws by it, so that the same verdicts give the same interval."""
+_ROOM = 20_000_000
+"""Numbers that a bootstrap holds at a time."""
+
+
+class Frozen(BaseModel):
+    """A part of a result."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Number(Frozen):
+    """A figure with its 95 % interval, and the way back to the rows that it came from."""
+
+    value: float | None = Field(description="Null where there was nothing to count")
+    low: float | None = None
+    high: float | None = None
+    n: int = Field(description="Of how many rows it was made")
+    where: Where = Field(default_factory=dict, description="Selects these rows")
+    hits: int | None = Field(default=None, description="Of a share: how many of the rows have it")
+    hit: Where | None = Field(default=None, description="Of a share: selects those, among the others")
+
+    @property
+    def width(self) -> float:
+        """The width of the interval; infinite where there is none."""
+        return float("inf") if self.low is None or self.high is None else self.high - self.low
+
+
+class Result(Frozen):
+    """What every eval says beside its own."""
+
+    kind: str
+    pairs: int = Field(description="How many pairs were given")
+    decided: int = Field(description="How many of them have a verdict; the others are in no denominator")
+    without_verdict: dict[str, int] = Field(description="The others, by the code of what happened to them")
+    judges: list[Judge] = Field(description="What the verdicts were made with; one, unless verdicts were mixed")
+    caveat: str | None = Field(description="What a reader must know before believing any of it")
+
+
+def common(kind: str, judged: Judged) -> dict[str, Any]:
+    """Fill in what every result has."""
+    missing = Counter(row.error or row.status for row in judged.rows if not row.decided)
+    return {
+        "kind": kind,
+        "pairs": len(judged.rows),
+        "decided": len(judged.rows) - missing.total(),
+        "without_verdict": dict(missing.most_common()),
+        "judges": judged.judges,
+        "caveat": judged.caveat(),
+    }
+
+
+def select(rows: Sequence[Row], where: Where) -> list[Row]:
+    """Pick the rows that a number was made of."""
+    return [row for row in rows if all(_fits(getattr(row, name), value) for name, value in where.items())]
+
+
+def _fits(found: object, wanted: object) -> bool:
+    if isinstance(wanted, list):
+        return found in wanted
+    return wanted in found if isinstance(found, tuple) else found == wanted
+
+
+def share(rows: Sequence[Row], where: Where, hit: Where) -> Number:
+    """Count how many of the rows that `where` selects have `hit` too.
+
+    The interval is Wilson's score interval (Wilson 1927), which holds near 0 and 1, too.
+    """
+    among = select(rows, where)
+    hits = len(select(among, hit))
+    if not among:
+        return Number(value=None, n=0, where=where, hits=0, hit=hit)
+    interval = stats.binomtest(hits, len(among)).proportion_ci(confidence_level=LEVEL, method="wilson")
+    return Number(
+        value=hits / len(among),
+        low=float(interval.low),
+        high=float(interval.high),
+        n=len(among),
+        where=where,
+        hits=hits,
+        hit=hit,
+    )
+
+
+def mean(rows: Sequence[Row], where: Where, column: str) -> Number:
+    """Average a column over the rows that `where` selects, all of which must have it; bootstrapped over prompts."""
+    found = select(rows, where)
+    if not found:
+        return Number(value=None, n=0, where=where)
+    values = np.array([getattr(row, column) for row in found], dtype=np.float64)
+    low, high = interval_over_groups([row.group for row in found], values)
+    return Number(value=float(values.mean()), low=low, high=high, n=len(found), where=where)
+
+
+def interval_over_groups(groups: Sequence[str], values: Floats) -> tuple[float | None, float | None]:
+    """Make the percentile bootstrap interval of a mean, drawing whole prompts and not rows.
+
+    Rows on one prompt share its difficulty, so drawing them one by one would make the interval too narrow
+    (the cluster bootstrap, Field and Welsh 2007). A single prompt has no interval.
+    """
+    _, index = np.unique(groups, return_inverse=True)
+    sums, sizes = np.bincount(index, weights=values), np.bincount(index).astype(np.float64)
+    if len(sums) < 2:  # noqa: PLR2004 - nothing to draw from
+        return None, None
+
+    def ratio(picked: Floats, of: Floats, axis: int = -1) -> Floats:
+        return np.asarray(picked.sum(axis=axis) / of.sum(axis=axis))
+
+    drawn = stats.bootstrap(
+        (sums, sizes),
+        ratio,
+        paired=True,
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        batch=max(1, _ROOM // len(sums)),
+        confidence_level=LEVEL,
+        method="percentile",
+        rng=np.random.default_rng(SEED),
+    ).confidence_interval
+    return float(drawn.low), float(drawn.high)
+
+
+def percentiles(drawn: Floats) -> tuple[float, float]:
+    """Give the interval that holds the middle 95 % of what a bootstrap drew."""
+    edge = 50.0 * (1.0 - LEVEL)
+    low, high = np.percentile(drawn, [edge, 100.0 - edge])
+    return float(low), float(high)

@@ -1,0 +1,145 @@
+"""Bradley-Terry ratings: how strong each of several systems is, from who beat whom."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log
+
+import evalica
+import numpy as np
+import pandas as pd
+from scipy.sparse import csgraph
+
+from producer.evals import logistic
+from producer.evals.numbers import SEED, Floats
+from producer.evals.rows import Row
+
+POINTS = 400.0 / log(10.0)
+"""Rating points for one unit of log-strength: 400 points are odds of ten to one, as in Elo."""
+MEAN = 1000.0
+"""The mean rating of the systems of a tournament."""
+RESAMPLES = 500
+_REFITS = 100
+_RIDGE = 0.5
+_HALF = {"A": (1.0, 0.0), "B": (0.0, 1.0), "tie": (0.5, 0.5)}
+STYLES = ("length", "headers", "lists", "bold")
+
+
+def wins_by_group(rows: Sequence[Row], systems: Sequence[str]) -> Floats:
+    """Count who beat whom on each prompt; a tie is half a win for each.
+
+    Args:
+        rows: with a verdict each.
+        systems: gives the order of the axes.
+
+    Returns:
+        Prompts by winner by loser.
+    """
+    place = {name: index for index, name in enumerate(systems)}
+    groups = {name: index for index, name in enumerate(dict.fromkeys(row.group for row in rows))}
+    wins = np.zeros((len(groups), len(systems), len(systems)))
+    for row in rows:
+        first, second = place[row.system_a or ""], place[row.system_b or ""]
+        for_first, for_second = _HALF[row.winner or "tie"]
+        wins[groups[row.group], first, second] += for_first
+        wins[groups[row.group], second, first] += for_second
+    return wins
+
+
+def strengths(wins: Floats) -> Floats:
+    """Fit Bradley-Terry (1952): log-strengths with mean 0, so that P(i beats j) = sigmoid(s_i - s_j). By evalica.
+
+    A maximum exists where every system could be reached from every other by wins (Ford 1957). Where that is not so,
+    one drawn match is spread over all pairs of systems, so that a system that never won is far down, not infinitely.
+
+    Args:
+        wins: winner by loser.
+    """
+    count = len(wins)
+    if csgraph.connected_components(wins > 0, directed=True, connection="strong")[0] > 1:
+        wins = wins + (1.0 - np.eye(count)) / (count * (count - 1))
+    winners, losers = np.nonzero(wins)
+    fitted = evalica.bradley_terry(
+        winners,
+        losers,
+        [evalica.Winner.X] * len(winners),
+        index=pd.Index(range(count)),
+        weights=wins[winners, losers],
+        tolerance=1e-9,
+        limit=10_000,
+    ).scores.sort_index()
+    logs = np.log(np.maximum(fitted.to_numpy(dtype=np.float64), 1e-300))
+    return np.asarray(logs - logs.mean())
+
+
+def resample(wins: Floats) -> Floats:
+    """Draw prompts again and again, and fit each draw.
+
+    Args:
+        wins: prompts by winner by loser.
+
+    Returns:
+        Draws by systems: log-strengths.
+    """
+    groups, count, _ = wins.shape
+    generator = np.random.default_rng(SEED)
+    drawn = generator.multinomial(groups, np.full(groups, 1.0 / groups), size=RESAMPLES)
+    sums = (drawn @ wins.reshape(groups, count * count)).reshape(RESAMPLES, count, count)
+    return np.array([strengths(each) for each in sums])
+
+
+@dataclass(frozen=True, slots=True)
+class StyleFit:
+    """Log-strengths at equal style, what style is worth, and both for each refit."""
+
+    strengths: Floats
+    coefficients: Floats
+    """By style: log-odds for a difference of the usual size (root mean square)."""
+    drawn_strengths: Floats
+    drawn_coefficients: Floats
+
+
+def fit_with_style(rows: Sequence[Row], systems: Sequence[str]) -> StyleFit | None:
+    """Fit Bradley-Terry with style beside: logistic regression on who met whom and on differences of style.
+
+    The differences are (a - b) / (a + b) of length and of Markdown headers, list items and bold runs, in units of
+    their root mean square, with a ridge of 0.5: Chatbot Arena's style control (Li et al. 2024, "Does style matter?").
+
+    Args:
+        rows: with a verdict each.
+        systems: gives the order.
+
+    Returns:
+        None where no style ever differs.
+    """
+    place = {name: index for index, name in enumerate(systems)}
+    met = np.zeros((len(rows), len(systems)))
+    for number, row in enumerate(rows):
+        met[number, place[row.system_a or ""]] += 1.0
+        met[number, place[row.system_b or ""]] -= 1.0
+    first = np.array([row.style_a for row in rows], dtype=np.float64)
+    second = np.array([row.style_b for row in rows], dtype=np.float64)
+    differences = (first - second) / np.maximum(first + second, 1.0)
+    # Not centred: which system is A is no matter of chance here, and zero has to stay "the same style".
+    scale = np.sqrt((differences**2).mean(axis=0))
+    if not scale.any():
+        return None
+    design = np.hstack([met, differences / np.where(scale > 0, scale, 1.0)])
+    targets = np.array([_HALF[row.winner or "tie"][0] for row in rows])
+    _, group = np.unique([row.group for row in rows], return_inverse=True)
+    generator = np.random.default_rng(SEED)
+    size = int(group.max()) + 1
+
+    fitted = logistic.fit(design, targets, ridge=_RIDGE)
+
+    def refit() -> Floats:
+        weights = generator.multinomial(size, np.full(size, 1.0 / size))[group].astype(np.float64)
+        return logistic.fit(design, targets, weights=weights, ridge=_RIDGE, start=fitted)
+
+    count = len(systems)
+    drawn = np.array([refit() for _ in range(_REFITS)])
+    return StyleFit(
+        strengths=fitted[:count] - fitted[:count].mean(),
+        coefficients=fitted[count:],
+        drawn_strengths=drawn[:, :count] - drawn[:, :count].mean(axis=1, keepdims=True),
+        drawn_coefficients=drawn[:, count:],
+    )

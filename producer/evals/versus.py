@@ -1,0 +1,185 @@
+"""Versus: two systems on the same prompts. Response A is the baseline's, response B the system's."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from pydantic import Field
+from scipy import special, stats
+
+from producer.evals import logistic
+from producer.evals.numbers import LEVEL, SEED, Floats, Frozen, Number, Result, Where, common, mean, select, share
+from producer.evals.rows import Judged, Row, subsets
+
+_DECIDED: Where = {"decided": True}
+_BOTH: Where = {"both": True}
+_REFITS = 200
+_OVERLAP = 0.2
+"""Under this share of prompts with the other length order, adjusting is extrapolating: on AlpacaEval's published
+annotations the adjusted rate is within 2 points of the leaderboard's own above it, and 3 to 19 off below."""
+_EVEN = 0.5
+
+
+class LengthAdjusted(Frozen):
+    """The win rate that a logistic model expects if both answers were equally long.
+
+    Not AlpacaEval's length-controlled win rate, which also needs its model of each instruction's difficulty.
+    """
+
+    win_rate: Number
+    coefficient: float = Field(description="Of tanh(length difference / its standard deviation); over 0: longer wins")
+    length_baseline: float = Field(description="Mean characters")
+    length_system: float
+    overlap: float = Field(description="Share of prompts with the rarer length order; 0.5 where lengths do not differ")
+    warning: str | None = Field(description="Set where lengths hardly overlap: the figure is an extrapolation")
+
+
+class Part(Frozen):
+    """The same figures for one subset."""
+
+    subset: str
+    win_rate: Number
+    wins: Number
+    consistent: Number
+
+
+class Versus(Result):
+    """How a system does against a baseline."""
+
+    system: str
+    baseline: str
+    win_rate: Number = Field(description="Mean of P(system better): AlpacaEval's win rate")
+    standard_error: float | None = Field(description="Of the win rate: standard deviation / sqrt(n)")
+    wins: Number = Field(description="Share of prompts that the system won")
+    losses: Number
+    ties: Number
+    discrete_win_rate: float | None = Field(description="(wins + ties / 2) / n")
+    agreed_win_rate: float | None = Field(description="The same with a tie wherever the orders disagree (MT-Bench)")
+    consistent: Number = Field(description="Share of pairs where both orders name the same winner")
+    first_slot: Number = Field(description="Of pairs whose orders disagree, the share that preferred what came first")
+    position_bias: Number = Field(description="Mean b in log-odds: over 0, a leaning to what is shown first")
+    length_adjusted: LengthAdjusted | None
+    subsets: list[Part]
+    real: bool | None = Field(description="Whether the interval of the win rate leaves out one half; null without one")
+    sentence: str
+
+
+def count(judged: Judged, system: str, baseline: str) -> Versus:
+    """Count how a system does against a baseline.
+
+    Args:
+        judged: rows whose response A is the baseline's.
+        system: its name.
+        baseline: its name.
+    """
+    rows = judged.rows
+    win_rate = mean(rows, _DECIDED, "preference_b")
+    wins, losses, ties = (share(rows, _DECIDED, {"winner": winner}) for winner in ("B", "A", "tie"))
+    decided = select(rows, _DECIDED)
+    spread = float(np.std(_preferences(decided), ddof=1)) if len(decided) > 1 else None
+    real = None if win_rate.low is None or win_rate.high is None else not win_rate.low <= _EVEN <= win_rate.high
+    return Versus(
+        **common("versus", judged),
+        system=system,
+        baseline=baseline,
+        win_rate=win_rate,
+        standard_error=None if spread is None else spread / len(decided) ** 0.5,
+        wins=wins,
+        losses=losses,
+        ties=ties,
+        discrete_win_rate=_halves([row.winner for row in decided]),
+        agreed_win_rate=_halves([row.agreed for row in select(rows, _BOTH)]),
+        consistent=share(rows, _BOTH, {"consistent": True}),
+        first_slot=share(rows, {**_BOTH, "consistent": False}, {"first_slot": True}),
+        position_bias=mean(rows, {"odds": True}, "position_bias"),
+        length_adjusted=adjust_for_length(decided),
+        subsets=[_part(name, part) for name, part in subsets(rows).items()],
+        real=real,
+        sentence=_sentence(win_rate, spread, system, baseline),
+    )
+
+
+def _preferences(rows: Sequence[Row]) -> Floats:
+    return np.array([row.preference_b for row in rows], dtype=np.float64)
+
+
+def _halves(winners: Sequence[str | None]) -> float | None:
+    """Count a tie as half a win of response B."""
+    return (winners.count("B") + winners.count("tie") / 2) / len(winners) if winners else None
+
+
+def _part(name: str, rows: list[Row]) -> Part:
+    where: Where = {"subset": name}
+    return Part(
+        subset=name,
+        win_rate=mean(rows, {**where, **_DECIDED}, "preference_b"),
+        wins=share(rows, {**where, **_DECIDED}, {"winner": "B"}),
+        consistent=share(rows, {**where, **_BOTH}, {"consistent": True}),
+    )
+
+
+def adjust_for_length(rows: Sequence[Row]) -> LengthAdjusted | None:
+    """Fit P(system better) = sigmoid(b0 + b1 tanh(difference / its standard deviation)); sigmoid(b0) is the rate.
+
+    The length term is that of AlpacaEval 2 (Dubois et al. 2024, arXiv:2404.04475); its terms for instructions and
+    for gamed baselines are left out. The interval refits on resampled prompts.
+
+    Returns:
+        None where lengths never differ, or by the same always: there is nothing to tell them by.
+    """
+    differences = np.array([row.length_b - row.length_a for row in rows], dtype=np.float64)
+    spread = float(np.std(differences, ddof=1)) if len(rows) > 1 else 0.0
+    if not spread:
+        return None
+    design = np.column_stack([np.ones(len(rows)), np.tanh(differences / spread)])
+    targets = _preferences(rows)
+    fitted = logistic.fit(design, targets)
+    drawn = stats.bootstrap(
+        (np.arange(len(rows)),),
+        lambda picked: special.expit(logistic.fit(design[picked], targets[picked], ridge=1e-6, start=fitted)[0]),
+        vectorized=False,
+        n_resamples=_REFITS,
+        confidence_level=LEVEL,
+        method="percentile",
+        rng=np.random.default_rng(SEED),
+    ).confidence_interval
+    longer = float(np.mean(differences > 0))
+    shorter = float(np.mean(differences < 0))
+    overlap = min(longer, shorter) + (1.0 - longer - shorter) / 2
+    warning = None
+    if overlap < _OVERLAP:
+        order = "shorter" if shorter > longer else "longer"
+        warning = (
+            f"the system's answer is {order} for {max(longer, shorter):.0%} of the prompts, so that equal length is an "
+            "extrapolation; do not rely on this figure"
+        )
+    return LengthAdjusted(
+        win_rate=Number(
+            value=float(special.expit(fitted[0])),
+            low=float(drawn.low),
+            high=float(drawn.high),
+            n=len(rows),
+            where=_DECIDED,
+        ),
+        coefficient=float(fitted[1]),
+        length_baseline=float(np.mean([row.length_a for row in rows])),
+        length_system=float(np.mean([row.length_b for row in rows])),
+        overlap=overlap,
+        warning=warning,
+    )
+
+
+def _sentence(win_rate: Number, spread: float | None, system: str, baseline: str) -> str:
+    """Say in one sentence whether the difference is real."""
+    if win_rate.value is None:
+        return "No pair has a verdict, so nothing can be said."
+    if win_rate.low is None or win_rate.high is None:
+        return "One prompt tells nothing of the difference."
+    found = f"{win_rate.value:.1%} of prompts, 95 % interval {win_rate.low:.1%} to {win_rate.high:.1%}"
+    if win_rate.low > _EVEN:
+        return f"The difference is real: this judge prefers {system} to {baseline} ({found})."
+    if win_rate.high < _EVEN:
+        return f"The difference is real: this judge prefers {baseline} to {system} ({found} for {system})."
+    off = abs(win_rate.value - _EVEN)
+    needed = int(np.ceil((stats.norm.ppf((1 + LEVEL) / 2) * spread / off) ** 2)) if off and spread else 0
+    more = f"; a difference of this size would take about {needed} prompts to show" if needed > win_rate.n else ""
+    return f"The difference between {system} and {baseline} may be chance ({found}){more}."

@@ -1,0 +1,32 @@
+"""A pretended GPU host: the stand-ins put where `import` finds them, in this process or in its children."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+STAND_INS = Path(__file__).resolve().parent / "standin"
+_NAMES = ("tensorrt_llm", "torch", "transformers", "standin_model")
+
+
+def _forget() -> None:
+    for name in [each for each in sys.modules if each.partition(".")[0] in _NAMES]:
+        del sys.modules[name]
+
+
+@contextmanager
+def gpu_host(**behaviour: object) -> Iterator[None]:
+    """Pretend to be a GPU host until the block ends, with the behaviour that `standin_model.behaviour` hands out."""
+    with pytest.MonkeyPatch.context() as patch:
+        _forget()
+        patch.syspath_prepend(str(STAND_INS))
+        patch.setenv("PYTHONPATH", str(STAND_INS))
+        patch.setenv("NIGHTCOURT_STANDIN", json.dumps(behaviour))
+        patch.delenv("TLLM_WORKER_USE_SINGLE_PROCESS", raising=False)
+        try:
+            yield
+        finally:
+            _forget()

@@ -1,0 +1,291 @@
+"""Verifying and measuring an engine: a good one passes, and each fault is found by the check that is for it."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.checkpoints import make_checkpoint, write_pairs
+from support.gpu import gpu_host
+
+from infra.engine_folder import REPORT, build_of, is_verified, read_manifest
+from infra.settings import Settings
+from schemas.engine import BenchOrder, BuildOrder, Limits, ModelShape, VerifyOrder
+from schemas.problems import Problem
+from worker.commands import verify as checks
+from worker.commands.bench import bench, steps_of
+from worker.commands.build import build
+from worker.commands.load import drive
+from worker.commands.pairs import both_orders, of_length, read_pairs
+from worker.commands.proving import prove, unfit
+from worker.commands.verify import Tolerance, compare
+from worker.engines.base import EngineError
+from worker.engines.roofline import matmul_weights, operations_per_token, peak_tflops, roof_tokens_per_second
+from worker.engines.sharing import Meter
+from worker.engines.simulated import SimulatedEngine
+
+LLAMA_8B = ModelShape(
+    layers=32, hidden=4096, intermediate=14336, heads=32, key_value_heads=8, head_size=128, vocabulary=128_256
+)
+
+
+def nobody(_: str) -> None:
+    """Nobody listens."""
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A room with a checkpoint, pairs and an engine."""
+    room = tmp_path_factory.mktemp("verify")
+    order = BuildOrder(
+        checkpoint=str(make_checkpoint(room)),
+        folder=room / "engine",
+        pairs=write_pairs(room / "pairs.jsonl", 40),
+        limits=Limits(max_batch_size=32, max_num_tokens=8192, max_seq_len=2048),
+    )
+    with gpu_host():
+        build(order, nobody)
+    return room
+
+
+@pytest.fixture
+def proof(built: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Verify the engine, quickly, on a host that behaves in some way."""
+
+    def run(behaviour: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+        plain = {
+            "folder": built / "engine",
+            "checkpoint": str(built / "Skywork-Critic-Llama-3.1-8B"),
+            "pairs": built / "pairs.jsonl",
+            "per_length": 6,
+            "lengths": (600, 1500),
+            "soak": 600,
+            "seconds": 0.2,
+            "in_flight": 8,
+            "report": tmp_path / "report.json",
+        }
+        with gpu_host(**(behaviour or {})):
+            return prove(VerifyOrder(**{**plain, **changes}), Settings(engine_timeout_seconds=5), nobody)
+
+    return run
+
+
+class TestWhole:
+    def test_a_good_engine_passes_and_is_marked(self, built: Path, proof: Any, tmp_path: Path):
+        """All checks pass, the report says with which figures, and the folder is marked as verified for this build."""
+        report = proof()
+        folder = built / "engine"
+        manifest = read_manifest(folder)
+        assert report["passed"], report["checks"]
+        assert unfit(report) is None
+        assert json.loads((tmp_path / "report.json").read_text()) == report
+        assert report["build"] == build_of(manifest)
+        assert set(report["checks"]) == {"verdict_tokens", "parity", "agreement", "throughput", "soak"}
+        parity = report["checks"]["parity"]["lengths"]
+        assert {length: each["prompts"] for length, each in parity.items()} == {"600": 6, "1500": 6}
+        agreement = report["checks"]["agreement"]
+        assert (agreement["pairs"], agreement["labelled"]) == (40, 20)
+        assert agreement["mass_median"] == pytest.approx(0.97)
+        throughput = report["checks"]["throughput"]["lengths"]["1024"]
+        assert 0.95 * 1024 <= throughput["tokens_per_judgement"] <= 1024 + 16
+        assert throughput["share_of_roof"] == pytest.approx(
+            throughput["tokens_per_second"] / throughput["roof_tokens_per_second"]
+        )
+        soaked = report["checks"]["soak"]
+        assert soaked["prompts"] >= 600
+        assert soaked["asked_again"] >= 2
+        assert is_verified(folder, manifest)
+        assert not is_verified(folder, manifest.model_copy(update={"built_at": "another day"}))
+        (folder / REPORT).unlink()
+
+    def test_an_engine_that_says_something_else_fails_parity(self, built: Path, proof: Any):
+        """Log-odds that are off by more than the tolerance are found, and the folder is not marked."""
+        report = proof({"shift": 0.5})
+        assert report["checks"]["parity"]["passed"] is False
+        assert report["checks"]["parity"]["lengths"]["600"]["difference_median"] == pytest.approx(0.5)
+        assert not report["passed"]
+        assert "parity" in unfit(report).detail
+        assert not (built / "engine" / REPORT).exists()
+
+    def test_an_engine_that_goes_wrong_on_long_prompts_fails_at_their_length(self, proof: Any):
+        """Short prompts pass, long ones do not, and the report says which."""
+        lengths = proof({"wrong_beyond": 1000})["checks"]["parity"]["lengths"]
+        assert (lengths["600"]["passed"], lengths["1500"]["passed"]) == (True, False)
+
+    def test_a_reference_is_kept_and_can_be_used_again(self, proof: Any, tmp_path: Path):
+        """The second verification needs no checkpoint, and asks the very same prompts."""
+        first = proof(soak=0)
+        again = proof(soak=0, checkpoint=None, reference=tmp_path / "nightcourt-reference.json")
+        assert first["checks"]["parity"]["passed"]
+        assert again["checks"]["parity"]["lengths"] == first["checks"]["parity"]["lengths"]
+
+    def test_without_the_soak_an_engine_is_not_marked(self, built: Path, proof: Any):
+        """A check that was left out has not passed, and has not failed."""
+        report = proof(soak=0)
+        assert not report["passed"]
+        assert unfit(report) is None
+        assert not (built / "engine" / REPORT).exists()
+
+    def test_a_report_that_cannot_be_written_is_told_instead(self, proof: Any, tmp_path: Path):
+        """Half an hour of work is not lost over a folder that is not there."""
+        kept = tmp_path / "nightcourt-reference.json"
+        proof(soak=0)
+        with pytest.raises(Problem, match=r'No such file or directory. The report was: \{\s+"build"'):
+            proof(soak=0, checkpoint=None, reference=kept, report=tmp_path / "nowhere" / "report.json")
+
+    def test_another_checkpoint_is_no_reference(self, proof: Any, tmp_path: Path):
+        """The reference has to be the model that the engine was built from."""
+        other = make_checkpoint(tmp_path / "other", weights=b"other noise")
+        with pytest.raises(Problem, match="other weights"):
+            proof(checkpoint=str(other))
+
+    def test_an_engine_that_fails_during_the_soak_ends_it(self, proof: Any):
+        """A failure is told as what it is; there is no report to believe."""
+        with pytest.raises(EngineError, match="executor has failed"):
+            proof({"die_after": 500})
+
+
+class TestCompare:
+    def test_differences_within_the_tolerance_pass(self):
+        """Median and 95th percentile are of absolute differences."""
+        found = compare([1.1, -2.0, 0.3], [1.0, -2.2, 0.3], Tolerance(0.11, 0.35))
+        assert found["passed"]
+        assert found["difference_median"] == pytest.approx(0.1)
+        assert found["difference_largest"] == pytest.approx(0.2)
+        assert (found["sure_prompts"], found["sure_votes_agree"]) == (2, 1.0)
+
+    @pytest.mark.parametrize(
+        ("said", "expected"),
+        [
+            ([1.3, 1.3, 1.3], [1.0, 1.0, 1.0]),
+            ([1.0, 1.0, 2.0], [1.0, 1.0, 1.0]),
+            ([float("nan")] * 3, [1.0, 1.0, 1.0]),
+        ],
+    )
+    def test_differences_beyond_it_do_not(self, said: Sequence[float], expected: Sequence[float]):
+        """Many small ones, one large one, and what is no number."""
+        assert not compare(said, expected, Tolerance(0.1, 0.35))["passed"]
+
+    def test_a_vote_that_flips_where_bf16_is_sure_fails(self):
+        """Even where the odds are within a wide tolerance."""
+        assert not compare([-0.1] * 3, [1.1] * 3, Tolerance(2.0, 2.0))["passed"]
+        assert compare([-0.1] * 3, [0.1] * 3, Tolerance(2.0, 2.0))["passed"]
+
+
+class TestAgreement:
+    def test_a_judge_by_chance_does_not_agree_with_itself(self, tmp_path: Path):
+        """The simulated engine's orders contradict each other half of the time, and it fails."""
+        pairs = read_pairs(write_pairs(tmp_path / "pairs.jsonl", 800))
+        found = checks.check_agreement(SimulatedEngine(), pairs, 4, nobody)
+        assert found["pairs"] == 800
+        assert 0.4 < found["orders_agree"] < 0.6
+        assert not found["passed"]
+
+
+class TestSoak:
+    @pytest.mark.parametrize(("leak", "passes"), [(0, True), (1 << 20, False)])
+    def test_memory_that_grows_is_found(self, built: Path, leak: int, passes: bool):
+        """A mebibyte more at every look is found, whichever memory it is."""
+
+        class Growing(checks.Memory):
+            looks = 0
+
+            def resident(self) -> int:
+                """A process that grows."""
+                self.looks += 1
+                return self.looks * leak
+
+            def gpu(self) -> int:
+                """A GPU that does not."""
+                return 0
+
+        order = VerifyOrder(folder=built, checkpoint="x", pairs=built, soak=40_000, in_flight=4)
+        found = checks.soak(SimulatedEngine(), read_pairs(built / "pairs.jsonl"), order, Growing(), nobody)
+        assert found["prompts"] >= 40_000
+        assert found["passed"] is passes
+
+    def test_this_process_has_memory(self):
+        """The figure is in bytes."""
+        assert 10 << 20 < checks.Memory().resident() < 64 << 30
+
+
+class TestPairs:
+    @pytest.mark.parametrize("tokens", [400, 1024, 4096])
+    def test_prompts_are_made_nearly_as_long_as_asked(self, built: Path, tokens: int):
+        """Within five per cent below, and never above."""
+        engine = SimulatedEngine()
+        made = of_length(read_pairs(built / "pairs.jsonl"), tokens, engine.encode)
+        lengths = [len(both_orders(next(made), engine.encode)[0]) for _ in range(12)]
+        assert all(0.94 * tokens <= length <= tokens for length in lengths), lengths
+
+    def test_no_prompt_of_a_measurement_is_asked_twice(self, built: Path):
+        """Reuse of a whole prompt would be measured as speed."""
+        engine = SimulatedEngine()
+        steps = steps_of(engine, read_pairs(built / "pairs.jsonl"), 400)
+        asked = [
+            bytes(prompt) if isinstance(prompt, bytes) else tuple(prompt) for _ in range(100) for prompt in next(steps)
+        ]
+        assert len(set(asked)) == 200
+
+    def test_pairs_that_fit_nowhere_are_refused(self, built: Path):
+        """An engine with too little room is told so, and nothing goes round for ever."""
+        with pytest.raises(Problem, match="fits into"):
+            steps_of(SimulatedEngine(max_prompt_tokens=100), read_pairs(built / "pairs.jsonl"), None)
+
+
+class TestBench:
+    def test_it_measures_what_the_engine_does(self, built: Path):
+        """An engine that does 50,000 tokens a second is measured at that, and judgements follow from it."""
+        order = BenchOrder(pairs=built / "pairs.jsonl", lengths=(500,), seconds=1.0, in_flight=4)
+        [found] = bench(SimulatedEngine(tokens_per_second=50_000), order, nobody)["measured"]
+        assert found["tokens_per_second"] == pytest.approx(50_000, rel=0.2)
+        assert found["judgements_per_second"] == pytest.approx(
+            found["tokens_per_second"] / found["tokens_per_judgement"], rel=0.01
+        )
+        assert found["comparisons_per_second"] == pytest.approx(found["judgements_per_second"] / 2, rel=0.01)
+
+    def test_a_failing_engine_ends_the_load(self, built: Path):
+        """The first failure is raised, from whichever thread it came."""
+
+        def fail(_: object) -> None:
+            raise EngineError("no more")
+
+        engine = SimulatedEngine(on_score=fail)
+        steps = steps_of(engine, read_pairs(built / "pairs.jsonl"), None)
+        with pytest.raises(EngineError, match="no more"):
+            drive(engine, steps, threads=4, seconds=5)
+
+
+class TestArithmetic:
+    def test_the_weights_of_llama_3_1_8b(self):
+        """6.98 billion weights take part in every token, and 13.96 billion operations."""
+        assert matmul_weights(LLAMA_8B) == pytest.approx(6.98e9, rel=0.001)
+        assert operations_per_token(LLAMA_8B, 0) == pytest.approx(13.96e9, rel=0.001)
+
+    @pytest.mark.parametrize(
+        ("tokens", "fp8", "bf16"), [(1024, 139e3, 69.5e3), (2048, 137e3, 68.3e3), (8192, 123e3, 61.4e3)]
+    )
+    def test_the_roof_of_an_h100(self, tokens: int, fp8: float, bf16: float):
+        """The published peaks give these token rates at most, by prompt length."""
+        gpu = "NVIDIA H100 80GB HBM3"
+        for quantisation, roof in (("fp8", fp8), ("bf16", bf16)):
+            peak = peak_tflops(gpu, quantisation)
+            assert roof_tokens_per_second(LLAMA_8B, tokens, peak) == pytest.approx(roof, rel=0.01)
+
+    def test_an_unknown_gpu_has_no_roof(self):
+        """Nothing is made up for it."""
+        assert peak_tflops("NVIDIA L4", "fp8") is None
+
+    def test_time_is_shared_by_tokens_and_adds_up(self):
+        """Two in flight share each second as their tokens stand to each other; nobody is charged for idleness."""
+        now = 0.0
+        meter = Meter(lambda: now)
+        now = 5.0
+        first = meter.enter(100)
+        now = 6.0
+        second = meter.enter(300)
+        now = 8.0
+        assert meter.leave(100, first) == pytest.approx(1.0 + 2.0 * 100 / 400)
+        now = 9.0
+        assert meter.leave(300, second) == pytest.approx(2.0 * 300 / 400 + 1.0)

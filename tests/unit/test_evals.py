@@ -1,0 +1,397 @@
+"""What evals count, with figures worked out by hand and truths that were planted."""
+
+import csv
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import special
+from support.judged import JUDGE, chance, numbers, sized, untraceable
+
+from producer.evals import calibrating, exports, gold, logistic, rewardbench, versus
+from producer.evals.numbers import interval_over_groups, mean, select, share
+from producer.evals.rows import Judged, Pair, Row, judged
+from producer.evals.style import style
+from schemas.calibration import CalibratedJudge
+from schemas.comparison import Comparison
+from schemas.verdict import Ballot, Usage, Verdict
+
+
+def a_row(number: int, **columns) -> Row:
+    """A row that two orders agree on."""
+    plain = {"winner": "A", "probability_a": 0.8, "consistent": True, "vote_ab": "A", "vote_ba": "A"}
+    plain |= {"position_bias": 0.0, "log_odds_ab": 1.4, "log_odds_ba": -1.4}
+    return Row(**{"id": str(number), "group": str(number)} | plain | columns)
+
+
+def drawn(count: int, *, scale: float = 1.0, lean: float = 0.0) -> list[Row]:
+    """Rows with gold labels; the odds of the label are the judge's, divided by `scale`."""
+    rows = []
+    for number in range(count):
+        d = 6 * (chance(number, "d") - 0.5) * scale
+        label = "A" if chance(number, "label") < special.expit(d / scale) else "B"
+        s1, s2 = d + lean, lean - d
+        ab, ba = "A" if s1 > 0 else "B", "B" if s2 > 0 else "A"
+        rows.append(
+            a_row(
+                number,
+                label=label,
+                winner="A" if d > 0 else "B",
+                probability_a=float(special.expit(d)),
+                consistent=ab == ba,
+                vote_ab=ab,
+                vote_ba=ba,
+                position_bias=lean,
+                log_odds_ab=s1,
+                log_odds_ba=s2,
+                subset=f"part {number % 3}",
+                style_a=sized(100 + number % 7),
+                style_b=sized(103 - number % 5),
+            )
+        )
+    return rows
+
+
+FAILED = a_row(
+    9999, winner=None, probability_a=None, consistent=None, vote_ab=None, vote_ba=None, position_bias=None,
+    log_odds_ab=None, log_odds_ba=None, label="A", status="errored", error="unparseable", subset="part 0",
+)  # fmt: skip
+
+
+class TestNumbers:
+    def test_a_share_is_wilsons(self):
+        """9 of 10 is 0.9, and Wilson's interval of it 0.596 to 0.982, as the textbooks have it."""
+        rows = [a_row(n, winner="A" if n else "B") for n in range(10)]
+        found = share(rows, {"decided": True}, {"winner": "A"})
+        assert (found.value, found.n, found.hits) == (0.9, 10, 9)
+        assert (found.low, found.high) == pytest.approx((0.5958, 0.9821), abs=1e-4)
+
+    def test_of_nothing_there_is_no_share_and_no_mean(self):
+        """Where nothing was counted, the value is null and not zero."""
+        assert share([], {}, {"winner": "A"}).value is None
+        assert mean([FAILED], {"decided": True}, "preference_a").value is None
+
+    def test_rows_on_one_prompt_are_drawn_together(self):
+        """Ten copies of each row on its prompt tell no more than the row: the interval stays as it was."""
+        values = np.array([chance(n) for n in range(50)])
+        groups = [str(n) for n in range(50)]
+        once = interval_over_groups(groups, values)
+        tenfold = interval_over_groups(groups * 10, np.tile(values, 10))
+        assert tenfold == pytest.approx(once)
+        apart = interval_over_groups([str(n) for n in range(500)], np.tile(values, 10))
+        assert apart[1] - apart[0] < 0.5 * (once[1] - once[0])
+
+    def test_the_interval_holds_the_truth_as_often_as_it_says(self):
+        """Of 200 samples of 100 prompts each, about 95 % have the true mean in their interval."""
+        generator = np.random.default_rng(1)
+        held = 0
+        for _ in range(200):
+            low, high = interval_over_groups([str(n) for n in range(100)], generator.exponential(size=100))
+            held += low <= 1.0 <= high
+        assert 178 <= held <= 198
+
+    @pytest.mark.parametrize(
+        "count",
+        [
+            lambda rows: versus.count(rows, "ours", "theirs"),
+            gold.count,
+            calibrating.fit,
+            lambda rows: rewardbench.count(
+                Judged([Row(**{**as_fields(row), "subset": PART[row.subset]}) for row in rows.rows], rows.judges)
+            ),
+        ],
+        ids=["versus", "gold", "calibrate", "rewardbench"],
+    )
+    def test_every_number_names_its_rows(self, count):
+        """What a number says of itself selects as many rows as it was made of, among them those that count."""
+        rows = [*drawn(120, lean=0.5), FAILED]
+        result = count(Judged(rows, [JUDGE]))
+        if result.kind == "rewardbench":
+            rows = [Row(**{**as_fields(row), "subset": PART[row.subset]}) for row in rows]
+        assert len(numbers(result)) > 0
+        assert untraceable(result, rows) == []
+        assert (result.pairs, result.decided, result.without_verdict) == (121, 120, {"unparseable": 1})
+        assert result.caveat == JUDGE.caveat
+        json.loads(result.model_dump_json())
+
+
+PART = {"part 0": "llmbar-natural", "part 1": "hep-go", "part 2": "math-prm"}
+
+
+def as_fields(row: Row) -> dict:
+    """A row's own columns."""
+    return {name: getattr(row, name) for name in Row.__dataclass_fields__}
+
+
+class TestRows:
+    def test_a_comparison_becomes_a_row(self):
+        """Votes are turned from slots to responses, and d is half the difference of the ballots."""
+        ballots = [
+            Ballot(order="ab", log_odds=2.0, mass=0.9, vote="A"),
+            Ballot(order="ba", log_odds=0.5, mass=0.9, vote="A"),
+        ]
+        verdict = Verdict(
+            winner="A", probability_a=0.68, consistent=False, position_bias=1.25, ballots=ballots, judge=JUDGE,
+            usage=Usage(prompt_tokens=1, cached_tokens=0, gpu_seconds=0.0),
+        )  # fmt: skip
+        comparison = Comparison.model_construct(status=Status("succeeded"), verdict=verdict, error=None)
+        pair = Pair(id="x", prompt="?", response_a="one **bold**", response_b=TURNS, label="B")
+        [row] = judged([pair], {"x": comparison}).rows
+        assert (row.vote_ab, row.vote_ba, row.first_slot) == ("A", "B", True)
+        assert row.log_odds_a == 0.75
+        assert (row.correct, row.correct_ab, row.correct_ba, row.correct_both) == (False, False, True, False)
+        assert (row.agreed, row.preference_b) == ("tie", pytest.approx(0.32))
+        assert (row.style_a.bold, row.length_b) == (1, len("first\n\nsecond"))
+
+    def test_votes_without_odds_are_whole_preferences(self):
+        """A winner without a probability counts as 1 or 0, and a tie as a half."""
+        given = [a_row(n, winner=winner, probability_a=None) for n, winner in enumerate(("A", "B", "tie"))]
+        assert [row.preference_b for row in given] == [0.0, 1.0, 0.5]
+
+    def test_style_leaves_code_alone(self):
+        """Markdown in a code block is code."""
+        text = "# Title\n\n- one\n- **two**\n\n```\n# not a title\n- not an item\n```\n"
+        assert style(text)[1:] == (1, 2, 1)
+
+
+class Status(str):
+    """A status as the wire has it."""
+
+    __slots__ = ()
+
+    @property
+    def value(self) -> str:
+        """Its text."""
+        return str(self)
+
+
+TURNS = [
+    {"role": "assistant", "content": "first"},
+    {"role": "user", "content": "and?"},
+    {"role": "assistant", "content": "second"},
+]
+
+
+class TestVersus:
+    def test_counts_by_hand(self):
+        """Three wins, a loss and a tie: rates, ties and agreement as counted on fingers."""
+        rows = [
+            a_row(1, winner="B", probability_a=0.1, vote_ab="B", vote_ba="B"),
+            a_row(2, winner="B", probability_a=0.2, vote_ab="B", vote_ba="B"),
+            a_row(3, winner="B", probability_a=0.4, consistent=False, vote_ab="A", vote_ba="B"),
+            a_row(4, winner="A", probability_a=0.9),
+            a_row(5, winner="tie", probability_a=0.5, consistent=False, vote_ab="B", vote_ba="A"),
+        ]
+        found = versus.count(Judged(rows, [JUDGE]), "ours", "theirs")
+        assert found.win_rate.value == pytest.approx((0.9 + 0.8 + 0.6 + 0.1 + 0.5) / 5)
+        assert (found.wins.hits, found.losses.hits, found.ties.hits) == (3, 1, 1)
+        assert found.discrete_win_rate == 0.7
+        assert found.agreed_win_rate == pytest.approx(0.6)  # two wins, a loss, two ties
+        assert found.consistent.value == 0.6
+        assert (found.first_slot.hits, found.first_slot.n) == (1, 2)
+        assert found.length_adjusted is None
+
+    @pytest.mark.parametrize(
+        ("p", "real", "words"),
+        [
+            (0.7, True, "The difference is real: this judge prefers ours to theirs"),
+            (0.3, True, "The difference is real: this judge prefers theirs to ours"),
+            (0.5, False, "may be chance"),
+        ],
+    )
+    def test_whether_the_difference_is_real_is_said_in_a_sentence(self, p, real, words):
+        """With 400 prompts a win rate of 70 % is no chance, and one of 50 % may be."""
+        rows = [a_row(n, winner="B" if n < 400 * p else "A", probability_a=None) for n in range(400)]
+        found = versus.count(Judged(rows, [JUDGE]), "ours", "theirs")
+        assert found.real is real
+        assert words in found.sentence
+        assert "\n" not in found.sentence
+
+    def test_a_small_difference_tells_how_many_prompts_it_would_take(self):
+        """At 52 % of 400 prompts, z squared times the variance over the squared difference is about 2,400."""
+        rows = [a_row(n, winner="B" if n < 208 else "A", probability_a=None) for n in range(400)]
+        said = versus.count(Judged(rows, [JUDGE]), "ours", "theirs").sentence
+        needed = int(said.split("about ")[1].split()[0])
+        assert needed == pytest.approx(1.96**2 * 0.25 / 0.02**2, rel=0.01)
+
+    def test_nothing_and_one_prompt_tell_nothing(self):
+        """Without verdicts or with one only there is no claim."""
+        assert versus.count(Judged([FAILED], []), "x", "y").real is None
+        assert "nothing can be said" in versus.count(Judged([FAILED], []), "x", "y").sentence
+        assert versus.count(Judged([a_row(1)], []), "x", "y").real is None
+
+    def test_a_planted_love_of_length_is_adjusted_away(self):
+        """A judge that goes by length alone makes the longer system win, and an even match of it at equal length."""
+        rows = []
+        for number in range(2000):
+            longer = 400 * (chance(number, "length") - 0.35)
+            p = special.expit(2.5 * np.tanh(longer / 115))
+            winner = "B" if chance(number, "verdict") < p else "A"
+            rows.append(
+                a_row(number, winner=winner, probability_a=None, style_a=sized(1000), style_b=sized(1000 + int(longer)))
+            )
+        found = versus.count(Judged(rows, [JUDGE]), "long", "short")
+        assert found.win_rate.value > 0.6
+        assert found.length_adjusted.win_rate.low < 0.5 < found.length_adjusted.win_rate.high
+        assert found.length_adjusted.coefficient == pytest.approx(2.5, abs=0.4)
+        assert found.length_adjusted.warning is None
+
+    def test_subsets_are_parts_of_the_whole(self):
+        """Each row is in one subset, and the subsets' counts add up."""
+        found = versus.count(Judged(drawn(90), [JUDGE]), "ours", "theirs")
+        assert [part.subset for part in found.subsets] == ["part 0", "part 1", "part 2"]
+        assert sum(part.wins.hits for part in found.subsets) == found.wins.hits
+
+
+class TestGold:
+    def test_agreement_is_krippendorffs(self):
+        """Two raters, four units, one disagreement: alpha by its own formula is 0.533."""
+        coded = [("A", "A"), ("A", "A"), ("B", "B"), ("A", "B")]
+        # Coincidences: A-A 4, B-B 2, A-B 2 of n = 8; alpha = 1 - (n - 1) * 2 / (2 * 5 * 3).
+        assert gold.alpha(coded) == pytest.approx(1 - 7 * 2 / (2 * 5 * 3), abs=1e-12)
+        assert gold.alpha([*coded, ("A", None)]) == gold.alpha(coded)
+        assert gold.alpha([("A", "A")] * 5) is None
+
+    def test_calibration_by_hand(self):
+        """Four verdicts at 0.8 of which three are right are 5 points off; Brier and log-loss by their formulas."""
+        rows = [a_row(n, label="A" if n else "B", probability_a=0.8) for n in range(4)]
+        found = gold.count(Judged(rows, [JUDGE])).calibration
+        assert found.expected_error == pytest.approx(0.05)
+        assert found.brier.value == pytest.approx((3 * 0.04 + 0.64) / 4)
+        assert found.log_loss.value == pytest.approx(-(3 * math.log(0.8) + math.log(0.2)) / 4)
+        [only] = found.bins
+        assert (only.accuracy.hits, only.accuracy.n, only.low) == (3, 4, pytest.approx(0.8))
+
+    def test_certainty_that_is_wrong_costs_much_but_not_everything(self):
+        """A probability of exactly zero for the label has a finite log-loss."""
+        found = gold.count(Judged([a_row(1, label="B", probability_a=1.0), a_row(2, label="A")], [JUDGE]))
+        assert found.calibration.log_loss.value < 20
+
+    def test_the_two_ways_to_the_expected_error_agree(self):
+        """From rows and from log-odds, it is the same number."""
+        rows = drawn(300)
+        logits = np.array([row.log_odds_a for row in rows])
+        labels = np.array([row.label == "A" for row in rows], dtype=float)
+        table = gold.calibration(rows).expected_error
+        assert gold.expected_error(logits, labels) == pytest.approx(table, abs=1e-12)
+
+    def test_a_tie_is_not_correct(self):
+        """A verdict that names no winner is not the label."""
+        rows = [a_row(1, label="A"), a_row(2, label="A", winner="tie", probability_a=0.5)]
+        assert gold.count(Judged(rows, [JUDGE])).accuracy.value == 0.5
+
+
+class TestCalibrate:
+    @pytest.mark.parametrize("planted", [0.5, 1.0, 3.0])
+    def test_a_planted_temperature_is_found_and_lowers_the_held_out_loss(self, planted):
+        """Labels drawn at odds d / T give T back within its interval, and on held-out pairs it pays."""
+        found = calibrating.fit(Judged(drawn(3000, scale=planted), [JUDGE]))
+        assert found.temperature.low < planted < found.temperature.high
+        assert found.temperature.value == pytest.approx(planted, rel=0.15)
+        if planted != 1.0:
+            assert found.better
+            assert found.log_loss_after < found.log_loss_before - 0.01
+            assert found.expected_error_after < found.expected_error_before
+        else:
+            assert found.log_loss_after == pytest.approx(found.log_loss_before, abs=0.002)
+
+    def test_it_is_the_temperature_of_least_loss(self):
+        """No temperature on a grid has a lower log-loss than the fitted one."""
+        rows = drawn(400, scale=2.0)
+        d = np.array([row.log_odds_a for row in rows])
+        labels = np.array([row.label == "A" for row in rows], dtype=float)
+        best = logistic.log_loss(d / calibrating.fit_temperature(d, labels), labels).mean()
+        assert all(logistic.log_loss(d / t, labels).mean() >= best - 1e-9 for t in np.geomspace(0.05, 50, 300))
+
+    def test_the_file_says_whose_temperature_it_is(self):
+        """The judge is named without what does not matter to the temperature."""
+        found = calibrating.fit(Judged(drawn(100), [JUDGE])).calibration
+        assert found.judge == CalibratedJudge.of(JUDGE.model_copy(update={"engine_build": "2", "temperature": 7.0}))
+        assert found.judge != CalibratedJudge.of(JUDGE.model_copy(update={"weights": "sha256:other"}))
+
+    @pytest.mark.parametrize(
+        ("judged", "why"),
+        [
+            (Judged(drawn(100), [JUDGE, JUDGE.model_copy(update={"model": "other"})]), "2 judges"),
+            (Judged(drawn(10), [JUDGE]), "10 pairs have a label"),
+            (Judged([Row(**{**as_fields(row), "group": "g"}) for row in drawn(50)], [JUDGE]), "fewer than 5 prompts"),
+        ],
+    )
+    def test_where_it_would_mean_nothing_it_is_refused(self, judged, why):
+        """Verdicts of two judges, too few pairs, or too few prompts to hold some out are no ground."""
+        with pytest.raises(calibrating.CannotCalibrateError, match=why):
+            calibrating.fit(judged)
+
+
+class TestRewardBench:
+    def test_sections_weigh_subsets_by_their_counts(self):
+        """Code right throughout and mathematics wrong throughout is half of the section, whatever the rows."""
+        rows = [a_row(n, label="A", subset="math-prm", winner="B", vote_ab="B", vote_ba="B") for n in range(5)]
+        for number, language in enumerate(("cpp", "go", "java", "js", "python", "rust")):
+            rows.append(a_row(100 + number, label="A", subset=f"hep-{language}"))
+        [reasoning] = rewardbench.count(Judged(rows, [JUDGE])).sections
+        assert reasoning.both_orders.value == pytest.approx(0.5)
+        assert reasoning.published_protocol.value == pytest.approx(0.5)
+
+    def test_the_published_protocol_goes_by_the_drawn_placement_alone(self):
+        """A judge that always prefers what comes first is right where chosen came first; both orders tell on it."""
+        rows = [
+            a_row(n, label="AB"[n % 2], subset="hep-go", winner="tie", consistent=False, vote_ab="A", vote_ba="B")
+            for n in range(10)
+        ]
+        found = rewardbench.count(Judged(rows, [JUDGE])).overall
+        assert (found.published_protocol.value, found.other_placement, found.both_orders.value) == (0.5, 0.5, 0.0)
+
+    def test_no_verdict_is_half_right_as_published_and_left_out_otherwise(self):
+        """The published protocol gives half a point for an error; ours leaves the row out and says so."""
+        rows = [a_row(1, label="A", subset="hep-go"), Row(**{**as_fields(FAILED), "subset": "hep-go"})]
+        found = rewardbench.count(Judged(rows, [JUDGE]))
+        assert found.overall.published_protocol.value == 0.75
+        assert (found.overall.both_orders.value, found.overall.both_orders.n) == (1.0, 1)
+        assert found.without_verdict == {"unparseable": 1}
+
+    def test_unknown_subsets_are_named_and_in_no_score(self):
+        """Rows that RewardBench does not weigh are told, not dropped in silence."""
+        found = rewardbench.count(
+            Judged([a_row(1, label="A", subset="mine"), a_row(2, subset="hep-go", label="A")], [])
+        )
+        assert found.unknown == {"mine": 1}
+        assert found.overall.both_orders.n == 1
+
+
+class TestExports:
+    PAIRS = (
+        Pair(id="1", prompt="One?", response_a="theirs", response_b="ours", system_a="base", system_b="new"),
+        Pair(id="2", prompt=[{"role": "user", "content": "Two?"}], response_a="t", response_b="o"),
+    )
+    ROWS = (
+        a_row(1, winner="B", probability_a=0.25, system_a="base", system_b="new"),
+        a_row(2, winner=None, probability_a=None, system_a="base", system_b="new", error="unparseable"),
+    )
+
+    def test_alpaca_annotations(self):
+        """Preference runs from 1 (output 1, the baseline's) to 2, null without a verdict, and the caveat goes along."""
+        lines = exports.as_annotations(Judged(list(self.ROWS), [JUDGE]), {pair.id: pair for pair in self.PAIRS})
+        first, second = json.loads(b"\n".join(lines))
+        assert first | {"dataset": None} == {
+            "instruction": "One?", "output_1": "theirs", "generator_1": "base", "output_2": "ours",
+            "generator_2": "new", "dataset": None, "annotator": "planted", "preference": 1.75, "caveat": JUDGE.caveat,
+        }  # fmt: skip
+        assert (second["preference"], second["instruction"]) == (None, "Two?")
+
+    def test_evalicas_comparisons(self):
+        """The header and the words are those of its own files; what has no verdict is left out."""
+        assert list(exports.as_evalica(self.ROWS)) == [b"left,right,winner", b"base,new,right"]
+
+    def test_rows_carry_every_column_that_numbers_select_by(self):
+        """From the written rows alone, a number's rows can be found again."""
+        rows = drawn(60)
+        table = list(csv.DictReader(io.StringIO(b"\n".join(exports.as_csv(rows)).decode())))
+        lines = [json.loads(line) for line in exports.as_json_lines(rows)]
+        for number in numbers(gold.count(Judged(rows, [JUDGE]))):
+            assert number.where.keys() <= lines[0].keys()
+            assert number.where.keys() <= table[0].keys()
+            chosen = [line for line in lines if all(line[name] == value for name, value in number.where.items())]
+            assert len(chosen) == number.n == len(select(rows, number.where))

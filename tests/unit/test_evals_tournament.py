@@ -1,0 +1,238 @@
+"""Tournaments between systems whose strengths are known: the order, the intervals, and how few matches it takes."""
+
+import json
+from itertools import combinations
+
+import numpy as np
+import pytest
+from support.judged import numbers, planted, untraceable
+
+from producer.evals import ratings, tournament
+from producer.evals.numbers import select
+from producer.evals.rows import Judged, Row
+from producer.evals.schedule import Field, Prompt, seek, spread_evenly
+from producer.evals.style import Style
+from producer.evals.tournament import Plan, count, how_sure, play
+
+FILES = ("gpt-4o-2024-05-13", "claude-3-opus-20240229", "Mistral-7B-Instruct-v0.2", "gpt-3.5-turbo-1106", "alpaca-7b")
+WIN_RATES = {"a": 0.5133, "b": 0.2911, "c": 0.1472, "d": 0.0918, "e": 0.0259}
+"""About those of AlpacaEval's leaderboard against one baseline: a real spread of strengths."""
+STRENGTHS = {name: float(np.log(rate / (1 - rate))) for name, rate in WIN_RATES.items()}
+
+
+def a_field(prompts: int, names=tuple(STRENGTHS), seed: int = 0) -> Field:
+    """Systems that all said the same to so many prompts."""
+    asked = [Prompt(id=str(number), prompt="?") for number in range(prompts)]
+    return Field(list(names), asked, {name: ["-"] * prompts for name in names}, seed=seed)
+
+
+def truth(names) -> dict[str, float]:
+    """The planted strengths as ratings."""
+    mean = np.mean([STRENGTHS[name] for name in names])
+    return {name: ratings.MEAN + ratings.POINTS * (STRENGTHS[name] - mean) for name in names}
+
+
+def alpaca_field(shared_data, seed: int) -> tuple[Field, dict[str, float]]:
+    """The five real systems on their 805 prompts, with strengths planted in the leaderboard's order."""
+    published = json.loads((shared_data / "alpaca_outputs" / "LEADERBOARD.json").read_text())
+    rows = {
+        name: [
+            json.loads(line)
+            for line in (shared_data / "alpaca_outputs" / f"{name}.jsonl").read_text().split("\n")
+            if line
+        ]
+        for name in FILES
+    }
+    first = rows[FILES[0]]
+    field = Field(
+        list(FILES),
+        [Prompt(id=str(row["id"]), prompt=row["instruction"]) for row in first],
+        {name: [row["output"] for row in each] for name, each in rows.items()},
+        seed=seed,
+    )
+    rates = {name: float(published[name]["win_rate"]) / 100 for name in FILES}
+    return field, {name: float(np.log(rate / (1 - rate))) for name, rate in rates.items()}
+
+
+class TestRecovery:
+    def test_order_and_intervals_of_the_five_systems_are_those_planted(self, shared_data):
+        """Every pair on every prompt: the planted order comes back, and the planted ratings lie in their intervals."""
+        held = 0
+        for seed in range(4):
+            field, strengths = alpaca_field(shared_data, seed)
+            judged = play(field, Plan(budget=4000), planted(strengths, seed))
+            found = count(judged, field, Plan())
+            assert [each.system for each in found.standings] == sorted(strengths, key=strengths.get, reverse=True)
+            assert all(gap.real for gap in found.gaps)
+            assert [each.rank_low for each in found.standings] == [each.rank_high for each in found.standings]
+            mean = np.mean(list(strengths.values()))
+            for each in found.standings:
+                planted_at = ratings.MEAN + ratings.POINTS * (strengths[each.system] - mean)
+                held += each.rating.low <= planted_at <= each.rating.high
+        assert held >= 17  # of 20, 19 are to be expected
+
+    def test_adaptive_reaches_the_full_schedules_interval_with_at_most_sixty_percent_of_its_matches(self, shared_data):
+        """What the full schedule leaves least sure after 4,000 matches is as sure after 2,400 at most."""
+        shares = []
+        for seed in range(3):
+            field, strengths = alpaca_field(shared_data, seed)
+            judge = planted(strengths, seed)
+            full = how_sure(play(field, Plan(budget=4000), judge).rows, field.systems, 1)
+            plan = Plan("adaptive", budget=4000, target=full.width, round_size=100)
+            judged = play(field, plan, judge)
+            last = max(row.round for row in judged.rows)
+            assert how_sure(judged.rows, field.systems, last).width <= full.width
+            found = ratings.strengths(ratings.wins_by_group(judged.rows, field.systems).sum(axis=0))
+            assert [field.systems[each] for each in np.argsort(-found)] == sorted(
+                strengths, key=strengths.get, reverse=True
+            )
+            shares.append(len(judged.rows) / 4000)
+        assert max(shares) <= 0.6
+
+    def test_equal_systems_are_not_told_apart(self):
+        """Of twenty tournaments of two systems of the same strength, about one in twenty claims an order."""
+        field = a_field(80, names=("a", "b"))
+        claims = 0
+        for seed in range(20):
+            found = count(play(field, Plan(), planted({"a": 0.0, "b": 0.0}, seed)), field, Plan())
+            claims += found.gaps[0].real
+            ranks = {(each.rank_low, each.rank_high) for each in found.standings}
+            assert ranks == ({(1, 1), (2, 2)} if found.gaps[0].real else {(1, 2)})
+        assert claims <= 3
+
+
+class TestPlay:
+    def test_it_is_the_same_again(self):
+        """From the same field, plan and verdicts come the same rounds: what is interrupted can be played again."""
+        field = a_field(60)
+        plan = Plan("adaptive", budget=200, round_size=40)
+        asked: list[list[str]] = []
+
+        def noting(pairs, number):
+            asked.append([pair.id for pair in pairs])
+            return planted(STRENGTHS, 1)(pairs, number)
+
+        first, second = play(field, plan, noting), play(field, plan, noting)
+        assert asked[: len(asked) // 2] == asked[len(asked) // 2 :]
+        assert first.rows == second.rows
+        assert [len(each) for each in asked[:5]] == [40] * 5
+
+    def test_no_match_is_played_twice_and_every_match_is_played_once(self):
+        """Adaptive rounds without a target end when every pair has met on every prompt."""
+        field = a_field(9)
+        ids = [row.id for row in play(field, Plan("adaptive", round_size=7), planted(STRENGTHS, 1)).rows]
+        assert sorted(ids) == sorted({field.pair(pair, nth).id for pair in field.meetings() for nth in range(9)})
+
+    def test_a_baseline_meets_all_others_and_nobody_else(self):
+        """With a baseline there are as many matches as others and prompts."""
+        field = a_field(5)
+        judged = play(field, Plan("baseline", baseline="c"), planted(STRENGTHS, 1))
+        assert len(judged.rows) == 20
+        assert all("c" in row.systems for row in judged.rows)
+        assert len(count(judged, field, Plan("baseline", baseline="c")).standings) == 5
+
+    @pytest.mark.parametrize("schedule", ["full", "adaptive"])
+    def test_a_budget_is_kept(self, schedule):
+        """No more matches than were allowed, spread over all pairs of systems."""
+        judged = play(a_field(50), Plan(schedule, budget=73, round_size=20), planted(STRENGTHS, 1))
+        assert len(judged.rows) == 73
+        assert len({row.systems for row in judged.rows}) == 10
+
+    def test_rounds_are_told_with_what_may_follow(self):
+        """A listener hears of every round, with the width that a target is held against."""
+        told = []
+        field, plan = a_field(50), Plan("adaptive", budget=60, round_size=20)
+        judged = play(field, plan, planted(STRENGTHS, 1), lambda seen, left: told.append((seen, left)))
+        assert [(seen.number, seen.matches_so_far, left) for seen, left in told] == [
+            (1, 20, 40),
+            (2, 40, 20),
+            (3, 60, 0),
+        ]
+        assert count(judged, field, plan).rounds == [seen for seen, _ in told]
+
+    def test_matches_without_a_verdict_are_not_played_again(self):
+        """A judge that fails at everything ends the tournament, which then cannot be counted."""
+        field = a_field(4)
+
+        def failing(pairs, _):
+            return Judged([Row(id=pair.id, group=pair.group, status="errored", error="x") for pair in pairs], [])
+
+        judged = play(field, Plan("adaptive", round_size=9), failing)
+        assert len(judged.rows) == 40
+        with pytest.raises(ValueError, match="no match has a verdict"):
+            count(judged, field, Plan())
+
+
+class TestSchedule:
+    def test_spreading_is_even_and_stops_where_there_is_no_room(self):
+        """Every pair gets the same, until its prompts are used up."""
+        assert spread_evenly({(0, 1): 5, (0, 2): 1, (1, 2): 5}, 7) == {(0, 1): 3, (0, 2): 1, (1, 2): 3}
+        assert spread_evenly({(0, 1): 2}, 9) == {(0, 1): 2}
+
+    def test_what_is_sought_is_the_doubtful_order(self):
+        """With c and d nearly even and all others far apart, most matches go to c and d."""
+        wins = np.zeros((5, 5))
+        for one, other in combinations(range(5), 2):
+            strong = 32 if (one, other) == (2, 3) else 54
+            wins[one, other], wins[other, one] = strong, 60 - strong
+        given = seek(wins, dict.fromkeys(combinations(range(5), 2), 1000), 100)
+        assert sum(given.values()) == 100
+        assert given[2, 3] > 60
+
+    def test_a_pair_without_prompts_is_not_sought(self):
+        """Where the doubtful pair has met on every prompt, others tell of it in its place."""
+        wins = np.ones((3, 3)) * 10 * (1 - np.eye(3))
+        given = seek(wins, {(0, 1): 0, (0, 2): 50, (1, 2): 50}, 20)
+        assert given[0, 1] == 0
+        assert sum(given.values()) == 20
+
+
+class TestRatings:
+    def test_a_system_that_never_won_is_far_down_and_not_infinitely(self):
+        """Where no maximum exists one drawn match holds the strengths together."""
+        wins = np.array([[0, 30.0, 30.0], [0, 0, 20.0], [0, 10.0, 0]])
+        found = ratings.strengths(wins)
+        assert np.isfinite(found).all()
+        assert list(np.argsort(-found)) == [0, 1, 2]
+
+    def test_a_tie_is_half_a_win_for_each(self):
+        """Ties alone make equal strengths."""
+        rows = [Row(id=str(n), group=str(n), system_a="x", system_b="y", winner="tie") for n in range(8)]
+        wins = ratings.wins_by_group(rows, ["x", "y"]).sum(axis=0)
+        assert wins.tolist() == [[0, 4], [4, 0]]
+        assert ratings.strengths(wins) == pytest.approx([0, 0])
+
+    def test_a_planted_love_of_lists_is_told_from_strength(self):
+        """Two equal systems, one of which writes lists: the rating follows the lists, the adjusted one does not."""
+        generator = np.random.default_rng(5)
+        rows = []
+        for number in range(3000):
+            first, second = generator.poisson(6), generator.poisson(3)
+            p = 1 / (1 + np.exp(-1.5 * (first - second) / max(first + second, 1)))
+            winner = "A" if generator.random() < p else "B"
+            styles = {"style_a": Style(500, 0, int(first), 0), "style_b": Style(500, 0, int(second), 0)}
+            rows.append(
+                Row(id=str(number), group=str(number), system_a="lists", system_b="prose", winner=winner, **styles)
+            )
+        field = a_field(1, names=("lists", "prose"))
+        found = count(Judged(rows, []), field, Plan())
+        assert found.standings[0].system == "lists"
+        assert found.gaps[0].real
+        adjusted = {each.system: each.style_adjusted for each in found.standings}
+        assert adjusted["lists"].low < ratings.MEAN < adjusted["lists"].high
+        effects = {each.style: each.points for each in found.styles}
+        assert effects["lists"].low > 0
+        assert effects["length"].value == pytest.approx(0, abs=1e-6)
+
+
+def test_every_number_of_a_leaderboard_names_its_rows():
+    """Ratings, wins, gaps and meetings select the matches that they were made of."""
+    field = a_field(40)
+    judged = play(field, Plan(), planted(STRENGTHS, 2))
+    found = count(judged, field, Plan())
+    assert len(numbers(found)) > 30
+    assert untraceable(found, judged.rows) == []
+    assert sum(each.wins.hits for each in found.standings) == len(select(judged.rows, {"decided": True}))
+    assert found.matches_full == len(judged.rows) == 400
+    assert found.caveat.startswith("Planted")
+    assert tournament.Tournament.model_validate_json(found.model_dump_json()) == found

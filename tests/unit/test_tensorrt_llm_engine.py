@@ -1,0 +1,455 @@
+"""The TensorRT-LLM engine over the strict stand-in: what it asks for, what it reads, and how it fails.
+
+No model runs here, and no GPU: what is proven is the adapter's own part.
+"""
+
+import json
+import math
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.checkpoints import CONTROL, make_checkpoint, write_pairs, write_tokenizer
+from support.court import comparison
+from support.gpu import gpu_host
+from support.waiting import wait_until
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from infra.engine_folder import MANIFEST, read_manifest
+from schemas.engine import BuildOrder, Limits
+from schemas.problems import Problem
+from worker import prompts
+from worker.commands.build import build
+from worker.engines.base import VERDICT_OPENING, Engine, EngineError, EngineGoneError, Prompt, VerdictTokens
+from worker.engines.tensorrt_llm.engine import TensorRtLlmEngine
+from worker.engines.vocabulary import Vocabulary
+
+CARD = prompts.PROFILES["card"].sha256
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An engine folder, built by the builder."""
+    room = tmp_path_factory.mktemp("engine")
+    order = BuildOrder(
+        checkpoint=str(make_checkpoint(room)),
+        folder=room / "built",
+        pairs=write_pairs(room / "pairs.jsonl", 20),
+        limits=Limits(max_batch_size=8, max_num_tokens=4096, max_seq_len=2048),
+    )
+    with gpu_host():
+        build(order, lambda _: None)
+    return order.folder
+
+
+@contextmanager
+def opened(folder: Path, *, timeout: float = 10.0, **behaviour: object) -> Iterator[TensorRtLlmEngine]:
+    """The engine on a pretended GPU host."""
+    with gpu_host(**behaviour):
+        engine = TensorRtLlmEngine(folder, prompt=CARD, timeout_seconds=timeout)
+        try:
+            yield engine
+        finally:
+            engine.close()
+
+
+def asked(engine: Engine, number: int = 1, **changes: Any) -> list[int]:
+    """A judge's prompt in token ids, a different one for every number."""
+    return list(engine.encode(prompts.build(comparison(prompt=f"Which letter comes {number}th?", **changes), "ab")))
+
+
+def counts(engine: TensorRtLlmEngine) -> dict[str, int]:
+    """What the stand-in's executor has counted."""
+    return engine._llm._executor.counts
+
+
+class TestCard:
+    def test_it_says_what_the_manifest_says(self, folder: Path):
+        """Model, weights, quantisation and limits are those of the build, and the build itself is named."""
+        manifest = read_manifest(folder)
+        with opened(folder) as engine:
+            judge: Engine = engine
+            card = judge.card
+            assert judge.health()
+        assert not judge.health()
+        assert (card.engine, card.model, card.weights) == (
+            "tensorrt_llm",
+            "Skywork-Critic-Llama-3.1-8B",
+            manifest.weights,
+        )
+        assert card.quantisation == "fp8"
+        assert card.engine_build.startswith("1.2.1, sm90, build ")
+        assert (card.max_prompt_tokens, card.step_tokens, card.steps_ahead) == (2047, 4096, 2)
+        assert not card.simulated
+
+    def test_an_engine_that_was_not_verified_says_so_in_every_verdict(self, folder: Path):
+        """Until a verification passed, the card carries a caveat."""
+        with opened(folder) as engine:
+            assert "has not passed" in (engine.card.caveat or "")
+
+    def test_verdict_tokens_are_those_of_the_folders_tokenizer(self, folder: Path):
+        """They are found by writing both verdicts, not assumed."""
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        with opened(folder) as engine:
+            assert engine.card.verdict_tokens == VerdictTokens(
+                a=tokenizer.token_to_id("A"), b=tokenizer.token_to_id("B")
+            )
+
+
+class TestScore:
+    def test_odds_and_mass_are_those_of_the_logits(self, folder: Path):
+        """Log-odds are the difference of two logits, and mass their share of a softmax over the whole vocabulary."""
+        with opened(folder) as engine:
+            prompt = asked(engine)
+            [score] = engine.score([prompt])
+            row = engine._llm._executor._model.row(engine._llm._executor._model.log_odds(prompt))
+        tokens = engine.card.verdict_tokens
+        total = sum(math.exp(each) for each in row)
+        assert score.log_odds == pytest.approx(row[tokens.a] - row[tokens.b])
+        assert score.mass == pytest.approx((math.exp(row[tokens.a]) + math.exp(row[tokens.b])) / total)
+        assert score.mass == pytest.approx(0.97)
+
+    def test_answers_come_in_the_order_of_the_prompts(self, folder: Path):
+        """A call of many prompts gives what a call for each would."""
+        with opened(folder, tokens_per_second=100_000) as engine:
+            many = [asked(engine, number) for number in range(30)]
+            together = [score.log_odds for score in engine.score(many)]
+            assert together == [engine.score([prompt])[0].log_odds for prompt in many]
+            assert counts(engine)["in_flight_most"] > 8
+
+    def test_nothing_is_decoded_and_one_token_is_asked_for(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
+        """Ids go in as a list, with end and padding given, so that the library needs no tokenizer."""
+        with opened(folder) as engine:
+            seen = []
+            original = engine._llm.generate_async
+
+            def spy(inputs: Any, params: Any, **given: Any) -> Any:
+                seen.append((inputs, params, given))
+                return original(inputs, params, **given)
+
+            monkeypatch.setattr(engine._llm, "generate_async", spy)
+            prompt = asked(engine)
+            engine.score([tuple(prompt)], salt="tenant")
+            [(inputs, params, given)] = seen
+            end = Tokenizer.from_file(str(folder / "tokenizer.json")).token_to_id("<|eot_id|>")
+        assert inputs == prompt
+        assert (params.max_tokens, params.top_k, params.detokenize, params.return_generation_logits) == (
+            1,
+            1,
+            False,
+            True,
+        )
+        assert params.end_id == params.pad_id == end
+        assert given == {"streaming": False, "cache_salt": "tenant"}
+
+    @pytest.mark.parametrize("length", [0, 2048])
+    def test_a_prompt_that_does_not_fit_is_refused_before_it_is_submitted(self, folder: Path, length: int):
+        """The limit is the engine's own, with one place for the token after the prompt."""
+        with opened(folder) as engine:
+            with pytest.raises(EngineError, match="takes 1 to 2047"):
+                engine.score([[5] * length])
+            assert counts(engine)["requests"] == 0
+            assert engine.score([[5] * 2047])
+
+    def test_what_was_computed_is_used_again_within_a_tenant_alone(self, folder: Path):
+        """The same prompt is reused under the same salt and computed anew under another."""
+        with opened(folder) as engine:
+            prompt = asked(engine)
+            engine.score([prompt], salt="one")
+            assert counts(engine)["reused"] == 0
+            engine.score([prompt], salt="two")
+            assert counts(engine)["reused"] == 0
+            engine.score([prompt], salt="one")
+            assert counts(engine)["reused"] == len(prompt) // 32
+
+    def test_reuse_can_be_switched_off(self, folder: Path):
+        """Then nothing is reused, for odds that are more nearly the same each time."""
+        with gpu_host():
+            engine = TensorRtLlmEngine(folder, prompt=CARD, reuse=False)
+            prompt = asked(engine)
+            engine.score([prompt, prompt, prompt])
+            assert counts(engine)["reused"] == 0
+            engine.close()
+
+    def test_seconds_add_up_to_the_time_in_which_the_gpu_was_in_use(self, folder: Path):
+        """What is in flight at once shares the time, by tokens."""
+        with opened(folder, tokens_per_second=40_000) as engine:
+            many = [asked(engine, number) for number in range(16)]
+            began = time.monotonic()
+            scores = engine.score(many)
+            elapsed = time.monotonic() - began
+        assert 0.5 * elapsed < sum(score.seconds for score in scores) <= elapsed
+
+    def test_threads_get_their_own_answers_and_no_number_is_given_out_twice(self, folder: Path):
+        """From 32 threads at once, each prompt gets the odds that it gets alone."""
+        with opened(folder) as engine:
+            many = [asked(engine, number) for number in range(320)]
+            found: dict[int, float] = {}
+
+            def work(start: int) -> None:
+                for number in range(start, len(many), 32):
+                    found[number] = engine.score([many[number]])[0].log_odds
+
+            threads = [threading.Thread(target=work, args=(start,)) for start in range(32)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            model = engine._llm._executor._model
+            assert [found[number] for number in range(320)] == pytest.approx([model.log_odds(each) for each in many])
+            assert counts(engine)["duplicate_ids"] == 0
+
+    def test_without_the_lock_numbers_would_be_given_out_twice(self, folder: Path):
+        """The stand-in gives out numbers as carelessly as the library does, so the test above can fail."""
+
+        class NoLock:
+            def __enter__(self) -> None:
+                """Nothing is held."""
+
+            def __exit__(self, *_: object) -> None:
+                """Nothing is let go."""
+
+        with opened(folder, timeout=0.5) as engine:
+            engine._submission = NoLock()
+            prompt = asked(engine)
+
+            def work() -> None:
+                with suppress(EngineError):  # of who waits for a request that was overwritten by another's
+                    engine.score([prompt] * 20)
+
+            threads = [threading.Thread(target=work) for _ in range(16)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert counts(engine)["duplicate_ids"] > 0
+
+
+class TestGenerate:
+    def test_the_model_writes_and_the_odds_at_its_verdict_are_read(self, folder: Path):
+        """The text comes without control tokens, and the verdict's odds by a second pass over what was written."""
+        with opened(folder) as engine:
+            prompt = asked(engine)[: -len(Tokenizer.from_file(str(folder / "tokenizer.json")).encode("[[").ids)]
+            written = engine.generate(prompt, 100)
+            vote = "A" if engine._llm._executor._model.log_odds(prompt) > 0 else "B"
+        assert written.text == f"The answer is clear. [[{vote}]]"
+        assert written.verdict is not None
+        assert (written.verdict.log_odds > 0) == (vote == "A")
+        assert written.verdict.mass == pytest.approx(0.97)
+
+    def test_a_text_cut_short_has_no_verdict(self, folder: Path):
+        """With too few tokens there is no opening, and no odds are made up."""
+        with opened(folder) as engine:
+            written = engine.generate(asked(engine), 3)
+        assert written.generated_tokens == 3
+        assert written.verdict is None
+
+
+class TestFailures:
+    def test_a_refused_request_fails_its_step_alone(self, folder: Path):
+        """A RequestError is an EngineError: the step is tried again, and the engine goes on."""
+        with opened(folder, refuse_every=3) as engine:
+            prompt = asked(engine)
+            with pytest.raises(EngineError, match="refused the prompt") as caught:
+                engine.score([prompt, prompt, prompt])
+            assert not isinstance(caught.value, EngineGoneError)
+            assert engine.health()
+            assert engine.score([prompt])
+
+    def test_a_late_request_is_called_off_and_the_engine_goes_on(self, folder: Path):
+        """`queue.Empty` aborts what the step has in flight; others were answered, so the engine is well."""
+        with opened(folder, timeout=0.6, late_beyond=1000) as engine:
+            beside = threading.Thread(target=_keep_asking, args=(engine, asked(engine), 1.0))
+            beside.start()
+            with pytest.raises(EngineError, match="not done in time") as caught:
+                engine.score([[5] * 1001, [5] * 1002, asked(engine)])
+            beside.join()
+            assert not isinstance(caught.value, EngineGoneError)
+            assert engine.health()
+            assert counts(engine)["aborted"] == 2
+
+    def test_an_engine_that_answers_nothing_is_gone(self, folder: Path):
+        """Nothing at all for as long as a call may take is no lateness, and the process has to end."""
+        with opened(folder, timeout=0.3, hang_after=1) as engine:
+            prompt = asked(engine)
+            assert engine.score([prompt])
+            with pytest.raises(EngineGoneError, match="answered nothing"):
+                engine.score([prompt])
+            assert not engine.health()
+
+    def test_an_executor_that_failed_is_gone_for_everybody(self, folder: Path):
+        """What was in flight and what comes after both learn that the engine is of no more use."""
+        with opened(folder, die_after=2) as engine:
+            prompt = asked(engine)
+            with pytest.raises(EngineGoneError, match=r"executor has failed \(RuntimeError\)"):
+                _ask_often(engine, prompt)
+            with pytest.raises(EngineGoneError):
+                engine.score([prompt])
+            assert not engine.health()
+
+    def test_an_error_of_the_library_is_not_quoted(self, folder: Path):
+        """What it says could hold anything, so its kind alone is passed on."""
+        with opened(folder, die_after=1) as engine:
+            with pytest.raises(EngineGoneError) as caught:
+                _ask_often(engine, asked(engine))
+            assert "illegal memory access" not in str(caught.value)
+
+    def test_logits_of_another_shape_end_the_engine(self, folder: Path):
+        """An answer that cannot be read is no verdict, and trying again would not help."""
+        with opened(folder, odd_shape=True) as engine, pytest.raises(EngineGoneError, match="shape"):
+            engine.score([asked(engine)])
+
+    def test_a_closed_engine_takes_nothing(self, folder: Path):
+        """After the end there is no work."""
+        with opened(folder) as engine:
+            prompt = asked(engine)
+        with pytest.raises(EngineGoneError):
+            engine.score([prompt])
+
+
+def _ask_often(engine: TensorRtLlmEngine, prompt: Sequence[int]) -> None:
+    for _ in range(50):
+        engine.score([prompt] * 5)
+
+
+def _keep_asking(engine: TensorRtLlmEngine, prompt: Sequence[int], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        engine.score([prompt])
+
+
+class TestStatistics:
+    def test_they_are_taken_off_the_librarys_queue(self, folder: Path):
+        """The queue, which has no end, is emptied, and the numbers are kept."""
+        with opened(folder) as engine:
+            for number in range(40):
+                engine.score([asked(engine, number)])
+            wait_until(lambda: engine.statistics.snapshot()["iterations"] == 40, within=10, what="all are taken")
+            numbers = engine.statistics.snapshot()
+            assert engine._llm._executor.stats.qsize() == 0
+        assert numbers["gpu_memory_bytes"] == 2**30
+        assert numbers["blocks_reused"] > 0
+
+
+class TestLoading:
+    @pytest.mark.parametrize(
+        ("behaviour", "says"),
+        [
+            ({"gpus": 0}, "No GPU is at hand"),
+            ({"gpus": 4}, "CUDA_VISIBLE_DEVICES"),
+            ({"capability": [8, 0], "gpu": "NVIDIA A100"}, "architecture 90; this one"),
+        ],
+    )
+    def test_it_is_not_loaded_on_another_gpu(self, folder: Path, behaviour: dict[str, Any], says: str):
+        """None, several, or one of another architecture: the sentence says what to do."""
+        with pytest.raises(Problem, match=says), opened(folder, **behaviour):
+            pass
+
+    def test_it_is_not_loaded_without_the_library(self, folder: Path):
+        """On a host without TensorRT-LLM the sentence names the image."""
+        with pytest.raises(Problem, match=r"image of TensorRT-LLM 1\.2\.1"):
+            TensorRtLlmEngine(folder, prompt=CARD)
+
+    @pytest.mark.parametrize(
+        ("changes", "says"),
+        [
+            ({"tensorrt_llm": "1.1.0"}, r"built with TensorRT-LLM 1\.1\.0"),
+            ({"tokenizer": "sha256:0"}, "Tokenizer and chat template"),
+            ({"prompt": "sha256:0"}, "another prompt"),
+        ],
+    )
+    def test_it_is_not_loaded_where_it_does_not_fit(
+        self, folder: Path, tmp_path: Path, changes: dict[str, Any], says: str
+    ):
+        """Another library version, tokenizer or prompt than it was built for is refused by name."""
+        copy = _copied(folder, tmp_path)
+        manifest = read_manifest(copy)
+        (copy / MANIFEST).write_text(manifest.model_copy(update=changes).model_dump_json())
+        with pytest.raises(Problem, match=says), opened(copy):
+            pass
+
+    def test_a_half_written_folder_is_refused(self, folder: Path, tmp_path: Path):
+        """Without its manifest, which is written last, a folder is nothing."""
+        copy = _copied(folder, tmp_path)
+        (copy / MANIFEST).unlink()
+        with pytest.raises(Problem, match="cut short"), opened(copy):
+            pass
+
+    @pytest.mark.parametrize("harm", ["shorter", "gone"])
+    def test_a_folder_that_was_copied_in_part_is_refused(self, folder: Path, tmp_path: Path, harm: str):
+        """A file that is missing or too short is named."""
+        copy = _copied(folder, tmp_path)
+        engine = copy / "rank0.engine"
+        engine.unlink() if harm == "gone" else engine.write_bytes(b"x")
+        with pytest.raises(Problem, match=r"rank0\.engine"), opened(copy):
+            pass
+
+    def test_a_manifest_that_cannot_be_understood_is_refused(self, folder: Path, tmp_path: Path):
+        """The field at fault is named."""
+        copy = _copied(folder, tmp_path)
+        (copy / MANIFEST).write_text(json.dumps({"version": 2}))
+        with pytest.raises(Problem, match="version"):
+            read_manifest(copy)
+
+
+def _copied(folder: Path, to: Path) -> Path:
+    copy = to / "copy"
+    copy.mkdir()
+    for file in folder.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    return copy
+
+
+class TestVocabulary:
+    def test_no_content_becomes_a_control_token(self, folder: Path):
+        """A candidate that spells control tokens gets the ids of plain text."""
+        vocabulary = Vocabulary(folder)
+        control = {Tokenizer.from_file(str(folder / "tokenizer.json")).token_to_id(each) for each in CONTROL}
+        harmless = vocabulary.encode(Prompt((("user", "x"),), VERDICT_OPENING))
+        hostile = vocabulary.encode(Prompt((("user", "".join(CONTROL) + "x" + "".join(CONTROL)),), VERDICT_OPENING))
+        assert [each for each in hostile if each in control] == [each for each in harmless if each in control]
+        assert len(hostile) > len(harmless) + 20
+
+    def test_a_prompt_begins_once_and_ends_with_the_opening(self, folder: Path):
+        """One token begins the text, and the last are those of the verdict's opening."""
+        vocabulary = Vocabulary(folder)
+        ids = vocabulary.encode(prompts.build(comparison(), "ab"))
+        begin = Tokenizer.from_file(str(folder / "tokenizer.json")).token_to_id(CONTROL[0])
+        assert (ids[0], ids.count(begin)) == (begin, 1)
+        assert ids[-len(vocabulary.opening) :] == vocabulary.opening
+
+    @pytest.mark.parametrize(("a", "refused"), [(32, False), (40, True)])
+    def test_a_tokenizer_of_llama_3s_size_has_to_write_the_verdict_as_llama_3_does(
+        self, tmp_path: Path, a: int, refused: bool
+    ):
+        """15873, 32 and 33, or the tokenizer is another one's and is refused."""
+        write_tokenizer(tmp_path, _of_llama_3s_size(a))
+        if refused:
+            with pytest.raises(Problem, match="15873, 32 and 33"):
+                Vocabulary(tmp_path)
+        else:
+            vocabulary = Vocabulary(tmp_path)
+            assert (vocabulary.opening, vocabulary.verdict_tokens) == ([15873], VerdictTokens(a=32, b=33))
+
+    def test_a_folder_without_a_tokenizer_is_named(self, tmp_path: Path):
+        """The file that is missing stands in the sentence."""
+        with pytest.raises(Problem, match=r"tokenizer\.json"):
+            Vocabulary(tmp_path)
+
+
+def _of_llama_3s_size(a: int) -> Tokenizer:
+    """A tokenizer with as many tokens as Llama 3's, of which those of the verdict have these ids."""
+    wanted = {"[[": 15873, "A": a, "B": 33, "]]": 5163}
+    others = [each for each in pre_tokenizers.ByteLevel.alphabet() if each not in wanted]
+    free = iter(sorted(set(range(128_256 - len(CONTROL))) - set(wanted.values())))
+    vocabulary = wanted | {each: next(free) for each in others}
+    vocabulary |= {f"<filler {number}>": number for number in free}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[("[", "["), ("]", "]")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(each, special=True) for each in CONTROL])
+    return tokenizer

@@ -1,0 +1,143 @@
+"""Prepare a callback, send it, record what came of it. No transaction is open while it is being sent."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Protocol
+from uuid import UUID
+
+import structlog
+from sqlalchemy import Engine as Database
+from standardwebhooks import Webhook
+
+from infra import callback_secrets, callbacks
+from infra.callbacks import Attempt, Claim, LeaseLostError
+from infra.database import persist
+from schemas import ids
+from schemas.callback import AttemptReason, CallbackState, event_body
+from worker.egress import Reply
+
+log = structlog.get_logger()
+
+_OK, _REDIRECTS, _REFUSALS, _GONE, _TOO_MANY = 200, 300, 400, 410, 429
+_LEASE_MARGIN = 15.0
+"""Seconds that a lease outlives the deadline of sending: enough to record, and soon a worker is known to be lost."""
+
+
+class Send(Protocol):
+    """Sends one request and never raises: `worker.egress.send`, its settings filled in."""
+
+    def __call__(self, url: str, *, body: bytes, headers: dict[str, str], deadline_seconds: float) -> Reply:
+        """Send it, in at most so many seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Courier:
+    """What callbacks are delivered with: built once by `worker/callbacks_app.py` and handed down."""
+
+    database: Database
+    send: Send
+    deadline_seconds: float
+    clock_shift_seconds: float = 0.0
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    draining: threading.Event = field(default_factory=threading.Event)
+    """Set when the process is to end: claim nothing more."""
+
+
+def deliver(courier: Courier, callback: UUID) -> None:
+    """Claim a callback, send it once, and record how that ended. A hint that is late or doubled sends nothing."""
+    if courier.draining.is_set():
+        return  # it will be hinted again, to a worker that stays
+    with courier.database.begin() as connection:
+        claim = callbacks.claim(connection, callback, lease_seconds=courier.deadline_seconds + _LEASE_MARGIN)
+        if claim is None:
+            log.debug("hint_without_work", callback=callback.hex)
+            return
+        owner = claim.endpoint_id if claim.registered else None
+        secrets = callback_secrets.read(connection, tenant=claim.tenant, endpoint=owner)
+    if not secrets:  # its tenant is being deleted; nothing is ever sent unsigned
+        log.warning("callback_without_secret", callback=ids.callback_id(callback))
+        return
+    body = event_body(claim.event_id, claim.type, claim.at, claim.subject_id, claim.line)
+    headers = sign(ids.event_id(claim.event_id), body, secrets, courier.now())
+    reply = courier.send(claim.url, body=body, headers=headers, deadline_seconds=courier.deadline_seconds)
+    _record(courier, claim, judge(reply))
+
+
+def sign(message_id: str, body: bytes, secrets: list[str], now: datetime) -> dict[str, str]:
+    """Make the headers of Standard Webhooks 1.0: the id, the time of this attempt, a signature by each secret.
+
+    Args:
+        message_id: the same at every attempt.
+        body: the exact bytes to be sent.
+        secrets: in Standard Webhooks' form, at least one.
+        now: aware, in UTC.
+    """
+    signatures = [Webhook(secret).sign(message_id, now, body.decode()) for secret in secrets]
+    return {
+        "content-type": "application/json",
+        "user-agent": "nightcourt-callbacks",
+        "webhook-id": message_id,
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": " ".join(signatures),
+    }
+
+
+def judge(reply: Reply) -> Attempt:
+    """Tell what a reply means: 2xx is delivered, 410 the end, all else another attempt, not before `Retry-After`."""
+    status = reply.status
+    if status is None:
+        reason, delivered = str(reply.reason), False
+    else:
+        delivered = _OK <= status < _REDIRECTS
+        reason = _reason(status, delivered=delivered)
+    return Attempt(
+        delivered=delivered,
+        reason=reason,
+        status=status,
+        seconds=reply.seconds,
+        retry_after=0.0 if delivered else reply.retry_after or 0.0,
+        gone=status == _GONE,
+    )
+
+
+def _reason(status: int, *, delivered: bool) -> AttemptReason:
+    if delivered:
+        return AttemptReason.DELIVERED
+    if status == _GONE:
+        return AttemptReason.GONE
+    if status == _TOO_MANY:
+        return AttemptReason.THROTTLED
+    if _REDIRECTS <= status < _REFUSALS:
+        return AttemptReason.REDIRECT
+    return AttemptReason.BAD_STATUS
+
+
+def _record(courier: Courier, claim: Claim, attempt: Attempt) -> None:
+    about = {
+        "callback": ids.callback_id(claim.callback),
+        "event_id": ids.event_id(claim.event_id),
+        "endpoint": ids.endpoint_id(claim.endpoint_id),
+        "attempt": claim.attempt,
+        "status": attempt.status,
+        "reason": attempt.reason,
+        "seconds": round(attempt.seconds, 4),
+    }
+    try:
+        recorded = persist(
+            courier.database,
+            lambda c: callbacks.record(c, claim, attempt, shift=courier.clock_shift_seconds),
+            patience_seconds=_LEASE_MARGIN,
+        )
+    except LeaseLostError:
+        log.warning("stale_write_refused", **about)
+        return
+    if recorded.state == CallbackState.DELIVERED:
+        log.info("callback_delivered", **about)
+    elif recorded.state == CallbackState.DEAD:
+        log.warning("callback_dead", **about)
+    else:
+        log.info("callback_failed", **about)
+    if recorded.disabled is not None:
+        log.warning("callback_endpoint_disabled", endpoint=about["endpoint"], why=recorded.disabled)

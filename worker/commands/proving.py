@@ -1,0 +1,133 @@
+"""The order in which an engine is proven: what needs the whole GPU first, then the engine, then the report."""
+
+import itertools
+import json
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from infra.engine_folder import REPORT, build_of, check_files, hash_files, read_manifest
+from infra.settings import Settings
+from schemas.engine import Manifest, VerifyOrder
+from schemas.problems import BAD_INPUT_FILE, BAD_OUTPUT_FILE, ENGINE_UNFIT, Problem
+from worker import prompts
+from worker.commands import verify as checks
+from worker.commands.build import find_checkpoint, weight_files
+from worker.commands.pairs import Pair, of_length, read_pairs
+from worker.commands.saying import Say
+from worker.commands.verify import Reference
+from worker.engines.tensorrt_llm.engine import TensorRtLlmEngine
+from worker.engines.vocabulary import Vocabulary
+
+_REPORT = Path("nightcourt-verify.json")
+
+
+def prove(order: VerifyOrder, settings: Settings, say: Say) -> dict[str, Any]:
+    """Verify an engine folder, check by check, and write the report.
+
+    Where all checks pass and none was left out, the report is put into the folder too, and verdicts of this build
+    are no longer said to be of an engine that was not verified.
+
+    Raises:
+        Problem: the engine, the reference or the pairs cannot be used.
+        EngineError: the engine failed.
+    """
+    manifest = read_manifest(order.folder)
+    say("reading every byte of the engine folder")
+    check_files(order.folder, manifest, contents=True)
+    pairs = read_pairs(order.pairs)
+    vocabulary = Vocabulary(order.folder)
+    reference = _reference(order, manifest, pairs, vocabulary, say)
+    say("loading the engine")
+    engine = TensorRtLlmEngine(
+        order.folder,
+        prompt=prompts.PROFILES["card"].sha256,
+        memory_share=settings.engine_memory_share,
+        reuse=settings.engine_reuse,
+        timeout_seconds=settings.engine_timeout_seconds,
+    )
+    with closing(engine):
+        found = {
+            "verdict_tokens": checks.check_tokens(engine, vocabulary.opening),
+            "parity": checks.check_parity(engine, reference, manifest.quantisation, say),
+            "agreement": checks.check_agreement(engine, pairs, order.in_flight, say),
+            "throughput": checks.measure(engine, pairs, manifest, checks.peak(manifest, order.peak_tflops), order, say),
+            "soak": checks.soak(engine, pairs, order, checks.Memory(), say) if order.soak else {"passed": None},
+        }
+        report = {
+            "build": build_of(manifest),
+            "verified_at": checks.now(),
+            "passed": all(check["passed"] for check in found.values()),
+            "engine": asdict(engine.card),
+            "gpu": asdict(engine.gpu),
+            "manifest": manifest.model_dump(mode="json", exclude={"files"}),
+            "checks": found,
+            "statistics": engine.statistics.snapshot(),
+        }
+    text = json.dumps(report, indent=2) + "\n"
+    _write(order.report or _REPORT, text)
+    if report["passed"]:
+        _write(order.folder / REPORT, text)
+    return report
+
+
+def unfit(report: dict[str, Any]) -> Problem | None:
+    """What to tell a person of a report that did not pass."""
+    failed = [name for name, check in report["checks"].items() if check["passed"] is False]
+    if failed:
+        return Problem(
+            ENGINE_UNFIT, f"Not passed: {', '.join(failed)}. The report has the figures; verdicts keep their caveat."
+        )
+    return None
+
+
+def _reference(
+    order: VerifyOrder, manifest: Manifest, pairs: list[Pair], vocabulary: Vocabulary, say: Say
+) -> Reference:
+    """Read the reference, or have it computed and keep it beside the report."""
+    if order.reference is not None:
+        try:
+            reference = Reference.model_validate_json(order.reference.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise Problem(
+                BAD_INPUT_FILE, f"{order.reference} is no reference that an earlier verification wrote: {error}."
+            ) from None
+        _agree(order.reference, reference.weights, reference.tokenizer, manifest)
+        return reference
+    checkpoint = find_checkpoint(order.checkpoint or "", say)
+    say("hashing the checkpoint's weights")
+    weights = hash_files(weight_files(checkpoint))
+    _agree(checkpoint, weights, Vocabulary(checkpoint).fingerprint, manifest)
+    asked = {}
+    for length in order.lengths:
+        tokens = min(length, manifest.limits.max_input_len)
+        made = itertools.islice(of_length(pairs, tokens, vocabulary.encode), order.per_length)
+        asked[length] = [vocabulary.encode(prompts.build(each, "ab")) for each in made]
+    reference = Reference(
+        weights=weights,
+        tokenizer=manifest.tokenizer,
+        prompts=asked,
+        log_odds=checks.compute_reference(checkpoint, asked, vocabulary.verdict_tokens, say),
+    )
+    kept = (order.report or _REPORT).with_name("nightcourt-reference.json")
+    _write(kept, reference.model_dump_json())
+    say(f"kept the reference as {kept}; give it with --reference the next time")
+    return reference
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise Problem(BAD_OUTPUT_FILE, f"{path}: {error.strerror}. The report was: {text}") from None
+
+
+def _agree(what: Path, weights: str, tokenizer: str, manifest: Manifest) -> None:
+    for name, ours, theirs in (("weights", manifest.weights, weights), ("tokenizer", manifest.tokenizer, tokenizer)):
+        if ours != theirs:
+            raise Problem(
+                ENGINE_UNFIT, f"{what} has other {name} than the engine was built from ({theirs}, not {ours})."
+            )

@@ -1,0 +1,212 @@
+"""Turning prompts into token ids for a model that runs elsewhere, so that no content becomes a control token.
+
+Two sources can be trusted with that. A tokenizer's own file, read here: contents go through a copy of it from which
+every added token was taken out, so that it knows none to find. And the tokenizer of a llama.cpp server, which can be
+told not to parse control tokens. Both are tried out at the start, and what comes out for a content is looked over again
+each time.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from worker.engines.base import EngineError, Prompt
+from worker.engines.chat import ChatTemplate, ChatTemplateError
+
+Tokenise = Callable[[str], list[int]]
+
+_MARKUP = re.compile(r"<[^<>\s]+>")
+"""How control tokens are spelled, in all templates known: something in angle brackets."""
+
+
+class UnsafeTokenizerError(ValueError):
+    """The tokenizer cannot be used, or candidates' texts could become control tokens."""
+
+
+class PromptTokenizer:
+    """A chat template with a tokenizer of its two kinds of text. Thread-safe as far as its functions are.
+
+    Args:
+        template: the model's chat template.
+        plain: tokenises contents; it must not know control tokens.
+        whole: tokenises what the template wrote, control tokens and all.
+        control: control tokens and how they are spelled; no content may become one of them.
+        fingerprint: hash of what determines the ids.
+        names: gives the ids of all tokens that are written as this text; None where that cannot be found out.
+
+    Raises:
+        UnsafeTokenizerError: `plain` makes control tokens of what spells them.
+    """
+
+    def __init__(
+        self,
+        template: ChatTemplate,
+        *,
+        plain: Tokenise,
+        whole: Tokenise,
+        control: dict[str, int],
+        fingerprint: str,
+        names: Callable[[str], list[int]] | None = None,
+    ) -> None:
+        self._template = template
+        self._plain = plain
+        self._whole = whole
+        self._control_ids = frozenset(control.values())
+        self._written: dict[str, list[int]] = {}
+        self.fingerprint = fingerprint
+        self.names = names
+        for text in (*control, "".join(control), " ".join(control)):
+            if not self._control_ids.isdisjoint(plain(text)):
+                raise UnsafeTokenizerError(
+                    "the tokenizer makes control tokens of a text that merely spells them, so a candidate could end "
+                    "its own turn and speak for the judge"
+                )
+
+    def tokenise(self, text: str) -> list[int]:
+        """The ids of a content.
+
+        Raises:
+            EngineError: the text is not valid Unicode, or came out with a control token in it.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            # Not chained: the error holds the text.
+            raise EngineError("a text holds half of a surrogate pair, which no tokenizer takes") from None
+        ids = self._plain(text)
+        if not self._control_ids.isdisjoint(ids):
+            raise EngineError("the tokenizer made a control token of a content; it is not sent")
+        return ids
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """The ids of a conversation, with control tokens from the template alone.
+
+        Raises:
+            EngineError: the template does not take this conversation, or a text cannot be tokenised.
+        """
+        try:
+            segments = self._template.render(prompt)
+        except ChatTemplateError as error:
+            raise EngineError(str(error)) from error
+        ids: list[int] = []
+        for text, control in segments:
+            ids += self._template_ids(text) if control else self.tokenise(text)
+        return ids
+
+    def _template_ids(self, text: str) -> list[int]:
+        """The ids of what the template wrote: a handful of texts, so each is tokenised once."""
+        ids = self._written.get(text)
+        if ids is None:
+            ids = self._written[text] = self._whole(text)
+        return ids
+
+
+def from_folder(folder: Path) -> PromptTokenizer:
+    """Read a tokenizer as Hugging Face keeps it: `tokenizer.json`, with the chat template beside it.
+
+    Raises:
+        UnsafeTokenizerError: a file is missing or cannot be used; the message says which.
+        ChatTemplateError: the chat template cannot be used.
+    """
+    source = _read(folder / "tokenizer.json")
+    configuration = json.loads(_read(folder / "tokenizer_config.json"))
+    template = _template(folder, configuration)
+    # Nothing may be cut, filled up or put around a text behind our back.
+    settled = json.loads(source) | {"truncation": None, "padding": None, "post_processor": None}
+    added = settled["added_tokens"]
+    try:
+        whole = Tokenizer.from_str(json.dumps(settled))
+        plain = Tokenizer.from_str(json.dumps(settled | {"added_tokens": []}))
+    except Exception as error:  # the library raises no class of its own
+        raise UnsafeTokenizerError(f"{folder / 'tokenizer.json'} is no tokenizer: {error}") from error
+
+    def names(text: str) -> list[int]:
+        return [token for token in range(whole.get_vocab_size()) if whole.decode([token]) == text]
+
+    return PromptTokenizer(
+        ChatTemplate(
+            template, bos_token=_spelled(configuration, "bos_token"), eos_token=_spelled(configuration, "eos_token")
+        ),
+        plain=lambda text: list(plain.encode(text, add_special_tokens=False).ids),
+        whole=lambda text: list(whole.encode(text, add_special_tokens=False).ids),
+        control={token["content"]: token["id"] for token in added if token["special"]},
+        fingerprint=_sha256(source, template),
+        names=names,
+    )
+
+
+def from_llama_server(ask: Callable[[str, dict[str, Any] | None], Any]) -> PromptTokenizer:
+    """Use a llama.cpp server's own tokenizer and chat template.
+
+    Args:
+        ask: sends a body to a path of the server, or gets the path where there is none, and returns the answer.
+
+    Raises:
+        UnsafeTokenizerError: the server does not tell texts from control tokens.
+        ChatTemplateError: the chat template cannot be used.
+    """
+
+    def tokenise(text: str, *, control: bool = False, add: bool = False) -> list[int]:
+        body = {"content": text, "parse_special": control, "add_special": add}
+        ids: list[int] = ask("/tokenize", body)["tokens"]
+        return ids
+
+    properties = ask("/props", None)
+    bos, eos, template = (str(properties.get(name) or "") for name in ("bos_token", "eos_token", "chat_template"))
+    chat = ChatTemplate(template, bos_token=bos, eos_token=eos, add_bos=bool(tokenise("", add=True)))
+    frame = "".join(text for text, control in chat.render(Prompt((("user", "x"),))) if control)
+    control = _single_tokens({bos, eos, *_MARKUP.findall(frame)} - {""}, lambda text: tokenise(text, control=True))
+    if not control:
+        raise UnsafeTokenizerError(
+            "the server's chat template and end token hold no control token that could be tried out: set "
+            "NIGHTCOURT_ENGINE_TOKENIZER to a folder with the model's tokenizer.json"
+        )
+    return PromptTokenizer(
+        chat,
+        plain=tokenise,
+        whole=lambda text: tokenise(text, control=True),
+        control=control,
+        fingerprint=_sha256(template, bos, eos),
+    )
+
+
+def _single_tokens(texts: Iterable[str], whole: Tokenise) -> dict[str, int]:
+    found = {text: whole(text) for text in texts}
+    return {text: ids[0] for text, ids in found.items() if len(ids) == 1}
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UnsafeTokenizerError(
+            f"{path} cannot be read ({error.strerror}): NIGHTCOURT_ENGINE_TOKENIZER takes the folder of the model's "
+            "tokenizer.json and tokenizer_config.json"
+        ) from None
+
+
+def _template(folder: Path, configuration: dict[str, Any]) -> str:
+    """The chat template: in a file of its own, or within the configuration, alone or as one of several."""
+    own = folder / "chat_template.jinja"
+    if own.exists():
+        return _read(own)
+    template = configuration.get("chat_template")
+    if isinstance(template, list):
+        template = next((each["template"] for each in template if each.get("name") == "default"), None)
+    if not isinstance(template, str):
+        raise UnsafeTokenizerError(f"{folder} has no chat template, so the model's prompt format is unknown")
+    return template
+
+
+def _spelled(configuration: dict[str, Any], name: str) -> str:
+    token = configuration.get(name)
+    return str(token.get("content", "")) if isinstance(token, dict) else str(token or "")
+
+
+def _sha256(*texts: str) -> str:
+    return hashlib.sha256("\x00".join(texts).encode()).hexdigest()
