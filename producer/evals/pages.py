@@ -272,8 +272,8 @@ def _curate(result: Curated) -> Page:
     flip = result.rules.flip_confidence
     return Page(
         f"Curating {result.source.name}",
-        f"Of {result.pairs} rows {counts['kept']} were kept and {counts['flipped']} flipped; {result.written.rows} "
-        f"{result.format} rows were written.",
+        f"Of {result.pairs} rows, {counts['kept']} were kept and {counts['flipped']} flipped. Rows written, as "
+        f"{result.format}: {result.written.rows}.",
         [
             Figure("The judge prefers the labelled response", result.agreement, even=0.5),
             *consistency(result),

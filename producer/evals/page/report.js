@@ -181,8 +181,10 @@
   function follow() {
     const asked = /^#n(\d+)$/.exec(location.hash);
     if (!asked || !data.numbers[asked[1]]) return;
+    const number = data.numbers[asked[1]];
     which.value = asked[1];
-    part.value = "all";
+    // A share of all rows there are says something of those that count in it alone.
+    part.value = number.hit && Object.keys(number.where).length === 0 ? "hit" : "all";
     words.value = "";
     refresh();
     at("pairs").scrollIntoView();
