@@ -92,11 +92,9 @@ class Stack:
         self._stop = stop or threading.Event()
         self._hurry = threading.Event()
         self._migrate = migrate
-        self._applications = (
-            trees.applications(_workers(settings), drain_seconds=settings.drain_seconds)
-            if applications is None
-            else applications
-        )
+        if applications is None:
+            applications = trees.applications(_workers(settings), drain_seconds=settings.drain_seconds)
+        self._applications = applications
         self._fast = fast
         self._ready_within = ready_within
 

@@ -303,6 +303,7 @@ class TestOpenAPI:
             "POST /v1/batches/{batch_id}/pause": {"200", "default"},
             "POST /v1/batches/{batch_id}/resume": {"200", "default"},
             "POST /v1/batches/{batch_id}/retry": {"200", "default"},
+            "GET /v1/batches/{batch_id}/report": {"200", "default"},
             "GET /v1/batches/{batch_id}/results": {"200", "default"},
             "GET /v1/batches/{batch_id}/events": {"200", "default"},
             "POST /v1/callback-endpoints": {"201", "default"},
