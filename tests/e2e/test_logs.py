@@ -185,7 +185,7 @@ def test_nothing_that_was_sent_is_logged(tmp_path: Path):
         wait_until(taken, within=60, what="a comparison is taken again")
         assert seen <= {202, 503}
         events = {line["event"] for part in OURS for line in service.log(part)}
-        assert {"http_request", "shard_ended", "message_refused", "swept"} <= events
+        assert {"http_request", "shard_ended", "message_refused", "dead_worker_buried"} <= events
     assert_nothing_leaked(service.folder)
 
 

@@ -26,7 +26,7 @@ from worker.engines.openai_server import OpenAIServerEngine, UnusableServerError
 TOLERANCE = 0.3
 MASS_TOLERANCE = 0.05
 CONTEXT = 4096
-SHORT = 12
+SHORT = 5
 NOTHING_IN_COMMON = [100, 200]
 """A prompt that begins as no other: what was cached is of no use after it."""
 CONTROL_IDS = range(17)  # SmolLM2's control tokens come first in its vocabulary
