@@ -13,12 +13,12 @@ from pydantic_core import from_json, to_json
 from producer import outputs
 from producer.api.batches import key_of, read_batch
 from producer.api.bodies import JsonRoute
-from producer.api.problems import DOCUMENTED
+from producer.api.problems import DOCUMENTED_AS_OPENAI
 from schemas.comparison import Comparison
 from schemas.lines import BadLineError, unwrap
 from schemas.problems import INVALID_REQUEST, MISSING_EXTRA, Problem
 
-router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=JsonRoute, responses=DOCUMENTED)
+router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=JsonRoute, responses=DOCUMENTED_AS_OPENAI)
 
 _MOST = 100_000
 """Outcomes, over which counting would take the memory and the time of others' requests."""
