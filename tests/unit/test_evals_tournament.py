@@ -89,6 +89,7 @@ class TestRecovery:
             shares.append(len(judged.rows) / 4000)
         assert max(shares) <= 0.6
 
+    @pytest.mark.slow
     def test_equal_systems_are_not_told_apart(self):
         """Of twenty tournaments of two systems of the same strength, about one in twenty claims an order."""
         field = a_field(80, names=("a", "b"))
