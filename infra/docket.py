@@ -348,3 +348,8 @@ def recall(connection: Connection, filing_id: UUID) -> int:
     What workers are at is lost to them at their next write; no attempt is counted. Returns how many were out.
     """
     return len(connection.execute(docket_sql.RECALL, {"filing_id": filing_id}).all())
+
+
+def recall_closed(connection: Connection) -> int:
+    """Recall what is out of every batch in progress that is not open. Returns how many shards were."""
+    return len(connection.execute(docket_sql.RECALL_CLOSED).all())

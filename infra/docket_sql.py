@@ -270,10 +270,22 @@ CANCEL = text(f"""
     SELECT (SELECT count(*) FROM stored) AS stored
 """)
 
+_CALLED_BACK = f"""
+    state = 'waiting', released_at = NULL,
+    attempt = CASE WHEN state = 'running' THEN attempt - 1 ELSE attempt END, {_UNLEASED}
+"""
+
 RECALL = text(f"""
-    UPDATE shards SET state = 'waiting', released_at = NULL,
-        attempt = CASE WHEN state = 'running' THEN attempt - 1 ELSE attempt END, {_UNLEASED}
+    UPDATE shards SET {_CALLED_BACK}
     WHERE filing_id = :filing_id AND state IN ('released', 'running')
+    RETURNING id
+""")
+
+# Looks at what is out, which is little, and not at what waits, which may be all of many batches.
+RECALL_CLOSED = text(f"""
+    UPDATE shards SET {_CALLED_BACK}
+    WHERE lane = 'bulk' AND state IN ('released', 'running')
+        AND EXISTS (SELECT FROM batches b WHERE b.id = shards.filing_id AND b.status = 'in_progress' AND NOT b.open)
     RETURNING id
 """)
 

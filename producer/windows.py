@@ -22,13 +22,21 @@ _OPEN = text("""
     WHERE id = :id AND status = 'in_progress' AND open <> :open AND paused = false
 """)
 
+# Whether anything is left is asked of two small indexes; sums over all shards are made of what has ended alone.
 _END = text(f"""
+    WITH over AS MATERIALIZED (
+        SELECT id FROM batches
+        WHERE status IN ('in_progress', 'cancelling')
+            AND NOT EXISTS (SELECT FROM shards WHERE filing_id = batches.id AND state = 'waiting')
+            AND NOT EXISTS (SELECT FROM shards WHERE filing_id = batches.id AND lane = 'bulk'
+                            AND state IN ('released', 'running'))
+    )
     UPDATE batches SET open = false, ended_at = now(), status = CASE
         WHEN batches.status = 'cancelling' THEN 'cancelled'
         WHEN n.expired > 0 THEN 'expired'
         WHEN n.succeeded = 0 THEN 'failed'
         ELSE 'completed' END
-    FROM batches b {COUNTS}
+    FROM over JOIN batches b ON b.id = over.id {COUNTS}
     WHERE b.id = batches.id AND batches.status IN ('in_progress', 'cancelling') AND n.live = 0
     RETURNING batches.id, batches.status
 """)
@@ -79,10 +87,9 @@ def tend(connection: Connection, *, clock_shift: float = 0.0, cancel_shards: int
             connection.execute(_OPEN, {"id": row.id, "open": should})
         elif row.open:
             progress.sample(connection, row.id, row.samples, row.now)
-        if not should:
-            # At every turn: a release that was under way when the batch was closed may have let a shard out since.
-            docket.recall(connection, row.id)
     if busy:
+        # At every turn: a release that was under way when a batch was closed may have let a shard out since.
+        docket.recall_closed(connection)
         ended = [row.id for row in connection.execute(_END)]
         if ended:
             callbacks.tell_batches(connection, ended)
