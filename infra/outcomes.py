@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
-import psycopg
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError, OperationalError
 
-from infra.copying import column
+from infra.copying import column, sqlalchemy_errors
 from schemas.problems import OutcomeError
 from schemas.states import OutcomeStatus
 
@@ -81,13 +79,8 @@ def copy_in(connection: Connection, outcomes: Sequence[Outcome], *, filing_id: U
             b"t" if outcome.reused else b"f",
         )
     driver: Any = connection.connection.driver_connection
-    try:
-        with driver.cursor() as cursor, cursor.copy(_COPY) as copy:
-            copy.write(bytes(rows))
-    except psycopg.Error as error:
-        # What the driver raises here passes SQLAlchemy by; callers know SQLAlchemy's errors.
-        gone = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
-        raise (OperationalError if gone else DBAPIError)("COPY outcomes", None, error, hide_parameters=True) from error
+    with sqlalchemy_errors("outcomes"), driver.cursor() as cursor, cursor.copy(_COPY) as copy:
+        copy.write(bytes(rows))
 
 
 def counts(outcomes: Sequence[Outcome]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import zstandard
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from infra.copying import column, escape
+from infra.copying import column, escape, sqlalchemy_errors
 from producer.outputs import read_out
 from schemas.batch import File
 from schemas.ids import new_filing_id
@@ -338,8 +338,9 @@ async def _copy(database: AsyncEngine, piece: _Piece) -> None:
             (_COPY_BAD, piece.bad),
         ):
             if data:
-                async with driver.cursor() as cursor, cursor.copy(statement) as copy:  # type: ignore[union-attr]
-                    await copy.write(data)
+                with sqlalchemy_errors("a file"):
+                    async with driver.cursor() as cursor, cursor.copy(statement) as copy:  # type: ignore[union-attr]
+                        await copy.write(data)
 
 
 async def take_out(database: AsyncEngine, file_id: UUID) -> None:
