@@ -11,7 +11,7 @@ from typing import Any
 
 import xllamacpp
 
-from infra.filed import Filed
+from infra.filed import Filed, from_request
 from infra.local.model import embedded_model
 from producer.cli.pairs import example_file, read_pairs
 from worker import prompts
@@ -22,23 +22,10 @@ _CONTEXT = 4096
 
 
 def _comparisons() -> list[Filed]:
-    rows = []
-    for number, pair in enumerate(read_pairs(example_file())[:_PAIRS], start=1):
-        body = pair.request.model_dump(mode="json")
-        rows.append(
-            Filed(
-                line=number,
-                custom_id=None,
-                prompt=body["prompt"],
-                response_a=body["response_a"],
-                response_b=body["response_b"],
-                orders="both",
-                profile="card",
-                tie_margin=None,
-                metadata={},
-            )
-        )
-    return rows
+    pairs = read_pairs(example_file())[:_PAIRS]
+    return [
+        from_request(pair.request.model_dump(mode="json"), line=number) for number, pair in enumerate(pairs, start=1)
+    ]
 
 
 def _open_bare() -> Any:

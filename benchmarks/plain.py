@@ -12,7 +12,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from infra.filed import Filed
+from infra.filed import from_request
 from schemas.verdict import Order
 from worker import ballots, prompts
 from worker.engines.simulated import SimulatedEngine
@@ -47,17 +47,7 @@ def judge(job_id: int) -> None:
     """Judge one comparison."""
     with Session(database) as session:
         job = session.get_one(Job, job_id)
-        question = Filed(
-            line=0,
-            custom_id=None,
-            prompt=job.body["prompt"],
-            response_a=job.body["response_a"],
-            response_b=job.body["response_b"],
-            orders="both",
-            profile="card",
-            tie_margin=None,
-            metadata={},
-        )
+        question = from_request(job.body, line=0)
         scores = engine.score([engine.encode(prompts.build(question, order)) for order in ORDERS])
         cast = [ballots.ballot(order, score.log_odds, score.mass) for order, score in zip(ORDERS, scores, strict=True)]
         job.verdict = ballots.count(cast, temperature=1.0, tie_margin=None).model_dump(mode="json")

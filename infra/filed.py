@@ -46,9 +46,16 @@ def to_row(comparison: Filed) -> dict[str, Any]:
 def from_row(row: Row[Any], options: dict[str, Any]) -> Filed:
     """Understand a row again. `options` is what the batch says for lines that do not."""
     given = {**options, **unwrap(from_json(row.body)).request}
+    return from_request(given, line=row.line, custom_id=row.custom_id, request_id=row.request_id)
+
+
+def from_request(
+    given: dict[str, Any], *, line: int, custom_id: str | None = None, request_id: str | None = None
+) -> Filed:
+    """Fill in what the fields of a comparison leave open. Other fields are left alone."""
     return Filed(
-        line=row.line,
-        custom_id=row.custom_id,
+        line=line,
+        custom_id=custom_id,
         prompt=given["prompt"],
         response_a=given["response_a"],
         response_b=given["response_b"],
@@ -56,5 +63,5 @@ def from_row(row: Row[Any], options: dict[str, Any]) -> Filed:
         profile=given.get("profile", "card"),
         tie_margin=given.get("tie_margin"),
         metadata=given.get("metadata") or {},
-        request_id=row.request_id,
+        request_id=request_id,
     )

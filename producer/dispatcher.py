@@ -6,15 +6,18 @@ database-wide lock into every producer's commit (docs/decisions/0003).
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import RedisError
+from sqlalchemy import Connection
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -59,17 +62,8 @@ def hint(database: Database, app: Celery, lane: Lane, shards: list[int]) -> None
     Raises:
         kombu.exceptions.OperationalError, redis.exceptions.RedisError: Redis cannot be reached; nothing is lost.
     """
-    if not shards:
-        return
-    try:
-        with app.producer_or_acquire() as producer:
-            for shard in shards:
-                message = ShardHint(shard=shard).model_dump()
-                app.send_task(JUDGE_TASK, kwargs=message, queue=QUEUES[lane], producer=producer)
-    except Exception:
-        with database.begin() as connection:
-            docket.withdraw(connection, shards)
-        raise
+    messages = [ShardHint(shard=shard).model_dump() for shard in shards]
+    _send(app, JUDGE_TASK, QUEUES[lane], messages, database, partial(docket.withdraw, shards=shards))
 
 
 def hint_callbacks(database: Database, app: Celery, released: Sequence[UUID]) -> None:
@@ -78,16 +72,29 @@ def hint_callbacks(database: Database, app: Celery, released: Sequence[UUID]) ->
     Raises:
         kombu.exceptions.OperationalError, redis.exceptions.RedisError: Redis cannot be reached; nothing is lost.
     """
-    if not released:
+    messages = [CallbackHint(callback=callback.hex).model_dump() for callback in released]
+    withdraw = partial(callbacks.withdraw, callbacks=released)
+    _send(app, CALLBACK_TASK, CALLBACK_QUEUE, messages, database, withdraw)
+
+
+def _send(
+    app: Celery,
+    task: str,
+    queue: str,
+    messages: Sequence[dict[str, Any]],
+    database: Database,
+    withdraw: Callable[[Connection], None],
+) -> None:
+    """Send hints of one kind; where they cannot be sent, withdraw the release of all."""
+    if not messages:
         return
     try:
         with app.producer_or_acquire() as producer:
-            for callback in released:
-                message = CallbackHint(callback=callback.hex).model_dump()
-                app.send_task(CALLBACK_TASK, kwargs=message, queue=CALLBACK_QUEUE, producer=producer)
+            for message in messages:
+                app.send_task(task, kwargs=message, queue=queue, producer=producer)
     except Exception:
         with database.begin() as connection:
-            callbacks.withdraw(connection, released)
+            withdraw(connection)
         raise
 
 

@@ -1,13 +1,12 @@
 """The one way in: a comparison is stored, and its shard with it, in one transaction, or not at all."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from infra import docket
 from infra.addresses import Allowed
-from infra.filed import Filed
+from infra.filed import from_request
 from producer import callback_endpoints, idempotency
 from schemas.comparison import ComparisonRequest
 from schemas.ids import SINGLE_LINE, ComparisonKey, new_filing_id
@@ -64,23 +63,14 @@ async def file_comparison(
             tenant=tenant,
             filing_id=filing_id,
             lane=Lane.INTERACTIVE,
-            comparisons=[_row(request, request_id)],
+            comparisons=[
+                from_request(
+                    request.model_dump(mode="json"),
+                    line=SINGLE_LINE,
+                    custom_id=request.custom_id,
+                    request_id=request_id,
+                )
+            ],
             notify=request.callback_url is not None,
         )
     return Receipt(key=ComparisonKey(filing_id, SINGLE_LINE), replayed=False)
-
-
-def _row(request: ComparisonRequest, request_id: str | None) -> Filed:
-    body: dict[str, Any] = request.model_dump(mode="json")
-    return Filed(
-        line=SINGLE_LINE,
-        custom_id=request.custom_id,
-        prompt=body["prompt"],
-        response_a=body["response_a"],
-        response_b=body["response_b"],
-        orders=request.order,
-        profile=request.profile,
-        tie_margin=request.tie_margin,
-        metadata=request.metadata,
-        request_id=request_id,
-    )

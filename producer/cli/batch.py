@@ -1,18 +1,14 @@
 """`nightcourt batch`: leave a file of pairs to be judged, and come back for the results."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from infra import settings
 from producer.cli.batch_run import AsJson, DataDir, Server, run
 from producer.cli.following import describe, local_time
 from producer.cli.output import console, progress, write_lines
-from producer.cli.submit import find_server, print_json
-from producer.client import Client
+from producer.cli.submit import connected, print_json
 from schemas.batch import Batch
 
 app = typer.Typer(
@@ -28,19 +24,13 @@ BatchId = Annotated[str, typer.Argument(metavar="ID", help="The batch's id, batc
 app.command()(run)
 
 
-@contextmanager
-def _connected(server: str | None, data_dir: Path | None) -> Iterator[Client]:
-    with Client(find_server(settings.load(server=server, data_dir=data_dir))) as client:
-        yield client
-
-
 @app.command()
 def status(batch_id: BatchId, server: Server = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Tell how a batch stands.
 
     Example: nightcourt batch status batch_0197f3c2a5d47b1c8e6f0a1b2c3d4e5f --json
     """
-    with _connected(server, data_dir) as client:
+    with connected(server, data_dir) as client:
         _show(client.batch(batch_id), as_json=as_json)
 
 
@@ -56,7 +46,7 @@ def list_(
 
     Example: nightcourt batch list --limit 5
     """
-    with _connected(server, data_dir) as client:
+    with connected(server, data_dir) as client:
         page = client.batches(limit=limit, after=after)
     for batch in page.data:
         if as_json:
@@ -73,7 +63,7 @@ def pause(batch_id: BatchId, server: Server = None, data_dir: DataDir = None, as
 
     Example: nightcourt batch pause batch_0197f3c2a5d47b1c8e6f0a1b2c3d4e5f
     """
-    with _connected(server, data_dir) as client:
+    with connected(server, data_dir) as client:
         _show(client.pause_batch(batch_id), as_json=as_json)
 
 
@@ -83,7 +73,7 @@ def resume(batch_id: BatchId, server: Server = None, data_dir: DataDir = None, a
 
     Example: nightcourt batch resume batch_0197f3c2a5d47b1c8e6f0a1b2c3d4e5f
     """
-    with _connected(server, data_dir) as client:
+    with connected(server, data_dir) as client:
         _show(client.resume_batch(batch_id), as_json=as_json)
 
 
@@ -93,7 +83,7 @@ def cancel(batch_id: BatchId, server: Server = None, data_dir: DataDir = None, a
 
     Example: nightcourt batch cancel batch_0197f3c2a5d47b1c8e6f0a1b2c3d4e5f
     """
-    with _connected(server, data_dir) as client:
+    with connected(server, data_dir) as client:
         _show(client.cancel_batch(batch_id), as_json=as_json)
 
 
@@ -103,7 +93,7 @@ def retry(batch_id: BatchId, server: Server = None, data_dir: DataDir = None, as
 
     Example: nightcourt batch retry batch_0197f3c2a5d47b1c8e6f0a1b2c3d4e5f
     """
-    with _connected(server, data_dir) as client:
+    with connected(server, data_dir) as client:
         _show(client.retry_batch(batch_id), as_json=as_json)
 
 
@@ -119,7 +109,7 @@ def results(
 
     Example: nightcourt batch results batch_0197f3c2a5d47b1c8e6f0a1b2c3d4e5f --output results.jsonl
     """
-    with _connected(server, data_dir) as client:
+    with connected(server, data_dir) as client:
         write_lines(client.batch_result_lines(batch_id), output)
 
 

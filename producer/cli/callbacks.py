@@ -2,19 +2,14 @@
 
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from infra import settings
 from producer.cli.batch_run import DataDir, Server
 from producer.cli.output import Exit, console, progress
-from producer.cli.submit import find_server, print_json
-from producer.client import Client
+from producer.cli.submit import connected, print_json
 from schemas.callback import Callback, CallbackState, Endpoint, Secret
 
 app = typer.Typer(
@@ -29,12 +24,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="Objects, one a line, for a
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _LOOK_SECONDS = 0.2
 _ENDED = (CallbackState.DELIVERED, CallbackState.DEAD)
-
-
-@contextmanager
-def _connected(server: str | None, data_dir: Path | None) -> Iterator[Client]:
-    with Client(find_server(settings.load(server=server, data_dir=data_dir))) as client:
-        yield client
 
 
 def _span(text: str, option: str) -> float:
@@ -69,7 +58,7 @@ def add(
 
     Example: nightcourt callbacks add https://example.com/hook --event batch.completed
     """
-    with _connected(server, data_dir) as client:
+    with connected(server, data_dir) as client:
         made = client.add_endpoint(url, events=event or [], description=description)
     if as_json:
         print_json(made.model_dump(mode="json"))
@@ -84,7 +73,7 @@ def endpoints(server: Server = None, data_dir: DataDir = None, as_json: AsJson =
 
     Example: nightcourt callbacks endpoints
     """
-    with _connected(server, data_dir) as client:
+    with connected(server, data_dir) as client:
         found = client.endpoints().data
     for each in found:
         _show_endpoint(each, as_json=as_json)
@@ -96,7 +85,7 @@ def enable(endpoint: EndpointId, server: Server = None, data_dir: DataDir = None
 
     Example: nightcourt callbacks enable cep_0197f3c2a5d47b1c8e6f0a1b2c3d4e5f
     """
-    with _connected(server, data_dir) as client:
+    with connected(server, data_dir) as client:
         _show_endpoint(client.enable_endpoint(endpoint), as_json=as_json)
 
 
@@ -106,7 +95,7 @@ def disable(endpoint: EndpointId, server: Server = None, data_dir: DataDir = Non
 
     Example: nightcourt callbacks disable cep_0197f3c2a5d47b1c8e6f0a1b2c3d4e5f
     """
-    with _connected(server, data_dir) as client:
+    with connected(server, data_dir) as client:
         _show_endpoint(client.disable_endpoint(endpoint), as_json=as_json)
 
 
@@ -125,7 +114,7 @@ def list_(
 
     Example: nightcourt callbacks list --status dead
     """
-    with _connected(server, data_dir) as client:
+    with connected(server, data_dir) as client:
         page = client.callbacks(limit=limit, after=after, status=status, endpoint_id=endpoint, object_id=of)
     for each in page.data:
         _show(each, as_json=as_json)
@@ -144,7 +133,7 @@ def show(
 
     Example: nightcourt callbacks show cbk_0197f3c2a5d47b1c8e6f0a1b2c3d4e5f
     """
-    with _connected(server, data_dir) as client:
+    with connected(server, data_dir) as client:
         _show(client.callback(callback), as_json=as_json)
 
 
@@ -165,7 +154,7 @@ def replay(
     """
     if (callback is None) == (since is None):
         raise typer.BadParameter("give a callback's id, or --since")
-    with _connected(server, data_dir) as client:
+    with connected(server, data_dir) as client:
         if callback is not None:
             _show(client.replay(callback), as_json=as_json)
             return
@@ -189,7 +178,7 @@ def send_test(
     Example: nightcourt callbacks test cep_0197f3c2a5d47b1c8e6f0a1b2c3d4e5f
     """
     give_up_at = time.monotonic() + timeout
-    with _connected(server, data_dir) as client:
+    with connected(server, data_dir) as client:
         sent = client.test_endpoint(endpoint)
         while sent.status not in _ENDED and not sent.log and time.monotonic() < give_up_at:
             time.sleep(_LOOK_SECONDS)
@@ -215,7 +204,7 @@ def rotate_secret(
 
     Example: nightcourt callbacks rotate-secret --grace 24h
     """
-    with _connected(server, data_dir) as client:
+    with connected(server, data_dir) as client:
         made: Secret = client.rotate_secret(endpoint, grace_seconds=_span(grace, "--grace"))
     if as_json:
         print_json(made.model_dump(mode="json"))

@@ -1,6 +1,8 @@
 """`nightcourt submit`: file pairs with a running service and print the verdicts."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +29,13 @@ def find_server(chosen: Settings) -> str:
     except LocalStackError as error:
         raise Problem(LOCAL_STACK, str(error)) from None
     return stack.api_url if stack else f"http://{chosen.host}:{chosen.port}"
+
+
+@contextmanager
+def connected(server: str | None, data_dir: Path | None) -> Iterator[Client]:
+    """Lend a client of the service that these options, or else the settings, name."""
+    with Client(find_server(settings.load(server=server, data_dir=data_dir))) as client:
+        yield client
 
 
 def submit(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from infra.filed import Filed
+from infra.filed import Filed, from_request
 from schemas.lines import BadLineError, read_line
 from schemas.problems import BAD_INPUT_FILE, Problem
 from worker import prompts
@@ -48,17 +48,8 @@ def read_pairs(file: Path) -> list[Pair]:
 
 
 def _filed(number: int, request: dict[str, Any]) -> Filed:
-    return Filed(
-        line=number,
-        custom_id=None,
-        prompt=request["prompt"],
-        response_a=request["response_a"],
-        response_b=request["response_b"],
-        orders="both",
-        profile="card",
-        tie_margin=None,
-        metadata={},
-    )
+    """Take the question and the answers alone: orders and profile are for these commands to choose."""
+    return from_request({name: request[name] for name in ("prompt", "response_a", "response_b")}, line=number)
 
 
 def both_orders(comparison: Filed, encode: Encode) -> tuple[Sequence[int], Sequence[int]]:

@@ -21,7 +21,7 @@ from typing import NamedTuple, NoReturn
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from worker.engines.base import VERDICT_OPENING, Prompt, VerdictTokens
+from worker.engines.base import VERDICT_OPENING, EngineError, Prompt, VerdictTokens
 
 PINNED_DATE = datetime(2024, 7, 26, tzinfo=UTC)
 """What every template takes for today, as a prompt must not change at midnight: Llama 3.1's default."""
@@ -162,3 +162,27 @@ def verdict_tokens(tokenise: Callable[[str], list[int]]) -> VerdictTokens:
 def _raise_exception(message: str) -> NoReturn:
     """What templates call to refuse a conversation."""
     raise TemplateError(message)
+
+
+def encode(
+    template: ChatTemplate, prompt: Prompt, *, control: Callable[[str], list[int]], content: Callable[[str], list[int]]
+) -> list[int]:
+    """Tokenise a conversation, with control tokens from the template alone.
+
+    Args:
+        template: the model's.
+        prompt: the conversation.
+        control: tokenises what the template wrote, control tokens parsed.
+        content: tokenises what is text and nothing else.
+
+    Raises:
+        EngineError: the template does not take this conversation, or a text cannot be tokenised.
+    """
+    try:
+        segments = template.render(prompt)
+    except ChatTemplateError as error:
+        raise EngineError(str(error)) from error
+    ids: list[int] = []
+    for text, written in segments:
+        ids += control(text) if written else content(text)
+    return ids

@@ -30,7 +30,7 @@ from worker.engines.base import (
     Prompt,
     Score,
 )
-from worker.engines.chat import ChatTemplate, ChatTemplateError, verdict_tokens
+from worker.engines.chat import ChatTemplate, ChatTemplateError, encode, verdict_tokens
 from worker.engines.gguf import GgufHeader, read_gguf
 from worker.engines.naming import is_critic, plain
 
@@ -121,14 +121,7 @@ class LlamaCppEngine:
         Raises:
             EngineError: the template does not take this conversation, or a text is not valid Unicode.
         """
-        try:
-            segments = self._template.render(prompt)
-        except ChatTemplateError as error:
-            raise EngineError(str(error)) from error
-        ids: list[int] = []
-        for text, control in segments:
-            ids += self._control(text) if control else self._tokenise(text)
-        return ids
+        return encode(self._template, prompt, control=self._control, content=self._tokenise)
 
     def score(self, prompts: Sequence[Sequence[int]], *, salt: str = "") -> list[Score]:
         """Read the verdict token's odds after each prompt, in the order given.

@@ -16,7 +16,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from worker.engines.base import EngineError, Prompt
-from worker.engines.chat import ChatTemplate, ChatTemplateError
+from worker.engines.chat import ChatTemplate, encode
 
 Tokenise = Callable[[str], list[int]]
 
@@ -89,14 +89,7 @@ class PromptTokenizer:
         Raises:
             EngineError: the template does not take this conversation, or a text cannot be tokenised.
         """
-        try:
-            segments = self._template.render(prompt)
-        except ChatTemplateError as error:
-            raise EngineError(str(error)) from error
-        ids: list[int] = []
-        for text, control in segments:
-            ids += self._template_ids(text) if control else self.tokenise(text)
-        return ids
+        return encode(self._template, prompt, control=self._template_ids, content=self.tokenise)
 
     def _template_ids(self, text: str) -> list[int]:
         """The ids of what the template wrote: a handful of texts, so each is tokenised once."""
