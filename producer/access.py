@@ -1,3 +1,23 @@
-"""Who is asking. Until the service has keys, everyone who can reach it is one tenant."""
+"""Who is asking: the tenant that a key belongs to, and what the key may do."""
 
-ONLY_TENANT = "default"
+from dataclasses import dataclass, field
+
+from schemas.keys import KeyLimits, Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sent a request."""
+
+    tenant: str
+    key_id: str | None
+    scopes: frozenset[Scope]
+    limits: KeyLimits = field(default_factory=KeyLimits)
+
+    def may(self, scope: Scope) -> bool:
+        """Whether the caller's key has a scope, of itself or as `admin`."""
+        return scope in self.scopes or Scope.ADMIN in self.scopes
+
+
+# Until keys are checked, everyone who can reach the service is this one caller.
+EVERYONE = Caller(tenant="default", key_id=None, scopes=frozenset(Scope))

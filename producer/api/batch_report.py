@@ -11,6 +11,7 @@ from fastapi.responses import Response
 from pydantic_core import from_json, to_json
 
 from producer import outputs
+from producer.api.access import Reader
 from producer.api.batches import key_of, read_batch
 from producer.api.bodies import JsonRoute
 from producer.api.problems import DOCUMENTED_AS_OPENAI
@@ -25,10 +26,10 @@ _MOST = 100_000
 
 
 @router.get("/{batch_id}/report")
-async def report(batch_id: str, request: Request) -> Response:
+async def report(caller: Reader, batch_id: str, request: Request) -> Response:
     """Say what has been decided so far adds up to: accuracy by labels in the lines, consistency, position bias."""
     key = key_of(batch_id)
-    batch = await read_batch(request, key)
+    batch = await read_batch(request, caller, key)
     if batch.progress.decided > _MOST:
         raise Problem(
             INVALID_REQUEST,

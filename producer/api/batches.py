@@ -9,7 +9,8 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from producer import batches, outputs, progress
-from producer.access import ONLY_TENANT
+from producer.access import Caller
+from producer.api.access import Reader, Submitter
 from producer.api.bodies import JsonRoute
 from producer.api.problems import DOCUMENTED_AS_OPENAI
 from producer.api.requests import IdempotencyKey, known_key
@@ -38,14 +39,14 @@ def key_of(batch_id: str) -> UUID:
 
 @router.post("")
 async def create(
-    body: BatchRequest, request: Request, response: Response, idempotency_key: IdempotencyKey = None
+    caller: Submitter, body: BatchRequest, request: Request, response: Response, idempotency_key: IdempotencyKey = None
 ) -> Batch:
     """Make a batch of an uploaded file. It runs as soon as its window is open and there is room."""
     state = request.app.state
     batch, replayed = await batches.create(
         state.database,
         body,
-        tenant=ONLY_TENANT,
+        tenant=caller.tenant,
         idempotency_key=known_key(idempotency_key),
         allowed=state.allowed,
     )
@@ -56,12 +57,12 @@ async def create(
 
 @router.get("")
 async def page(
-    request: Request, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
+    caller: Reader, request: Request, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
 ) -> dict[str, Any]:
     """List batches, newest first."""
     async with request.app.state.database.connect() as connection:
         found = await batches.page(
-            connection, tenant=ONLY_TENANT, after=None if after is None else key_of(after), limit=limit
+            connection, tenant=caller.tenant, after=None if after is None else key_of(after), limit=limit
         )
     data = found[:limit]
     return {
@@ -73,71 +74,73 @@ async def page(
     }
 
 
-async def read_batch(request: Request, key: UUID) -> Batch:
+async def read_batch(request: Request, caller: Caller, key: UUID) -> Batch:
     """Read a batch.
 
     Raises:
         Problem: the tenant has no such batch.
     """
     async with request.app.state.database.connect() as connection:
-        return await batches.read(connection, tenant=ONLY_TENANT, batch_id=key)
+        return await batches.read(connection, tenant=caller.tenant, batch_id=key)
 
 
 @router.get("/{batch_id}")
-async def read(batch_id: str, request: Request) -> Batch:
+async def read(caller: Reader, batch_id: str, request: Request) -> Batch:
     """Read a batch as it stands: counts, rate, time left, and why it waits if it does."""
-    return await read_batch(request, key_of(batch_id))
+    return await read_batch(request, caller, key_of(batch_id))
 
 
 @router.post("/{batch_id}/cancel")
-async def cancel(batch_id: str, request: Request) -> Batch:
+async def cancel(caller: Submitter, batch_id: str, request: Request) -> Batch:
     """Call a batch off. What was decided stays and can be read."""
-    return await batches.cancel(request.app.state.database, tenant=ONLY_TENANT, batch_id=key_of(batch_id))
+    return await batches.cancel(request.app.state.database, tenant=caller.tenant, batch_id=key_of(batch_id))
 
 
 @router.post("/{batch_id}/pause")
-async def pause(batch_id: str, request: Request) -> Batch:
+async def pause(caller: Submitter, batch_id: str, request: Request) -> Batch:
     """Hold a batch. What is out comes back; nothing decided is lost."""
-    return await batches.pause(request.app.state.database, tenant=ONLY_TENANT, batch_id=key_of(batch_id), paused=True)
+    return await batches.pause(request.app.state.database, tenant=caller.tenant, batch_id=key_of(batch_id), paused=True)
 
 
 @router.post("/{batch_id}/resume")
-async def resume(batch_id: str, request: Request) -> Batch:
+async def resume(caller: Submitter, batch_id: str, request: Request) -> Batch:
     """Let a paused batch go on."""
-    return await batches.pause(request.app.state.database, tenant=ONLY_TENANT, batch_id=key_of(batch_id), paused=False)
+    return await batches.pause(
+        request.app.state.database, tenant=caller.tenant, batch_id=key_of(batch_id), paused=False
+    )
 
 
 @router.post("/{batch_id}/retry")
-async def retry(batch_id: str, request: Request) -> Batch:
+async def retry(caller: Submitter, batch_id: str, request: Request) -> Batch:
     """Judge the errored lines of an ended batch again, and those alone."""
     return await batches.retry(
-        request.app.state.database, tenant=ONLY_TENANT, batch_id=key_of(batch_id), shard_lines=SHARD_LINES
+        request.app.state.database, tenant=caller.tenant, batch_id=key_of(batch_id), shard_lines=SHARD_LINES
     )
 
 
 @router.get("/{batch_id}/results", response_class=StreamingResponse)
-async def results(batch_id: str, request: Request) -> StreamingResponse:
+async def results(caller: Reader, batch_id: str, request: Request) -> StreamingResponse:
     """Stream what has been decided so far: a comparison object a line, in the order of the file."""
     key = key_of(batch_id)
-    await read_batch(request, key)
+    await read_batch(request, caller, key)
     lines = outputs.stream(request.app.state.database, key, "results")
     return StreamingResponse(lines, media_type="application/jsonl")
 
 
 @router.get("/{batch_id}/events", response_class=StreamingResponse)
-async def events(batch_id: str, request: Request) -> StreamingResponse:
+async def events(caller: Reader, batch_id: str, request: Request) -> StreamingResponse:
     """Follow a batch as server-sent events: the batch object whenever it has changed, until it has ended."""
     key = key_of(batch_id)
-    await read_batch(request, key)
+    await read_batch(request, caller, key)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_follow(request, key), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(_follow(request, caller, key), media_type="text/event-stream", headers=headers)
 
 
-async def _follow(request: Request, key: UUID) -> AsyncIterator[str]:
+async def _follow(request: Request, caller: Caller, key: UUID) -> AsyncIterator[str]:
     told = ""
     silent = 0.0
     while not request.app.state.ending.is_set():
-        batch = await read_batch(request, key)
+        batch = await read_batch(request, caller, key)
         news = batch.model_dump_json()
         if news != told:
             told, silent = news, 0.0

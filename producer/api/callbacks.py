@@ -6,7 +6,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request
 
 from producer import callback_endpoints, callbacks
-from producer.access import ONLY_TENANT
+from producer.api.access import Admin, Reader
 from producer.api.bodies import JsonRoute
 from producer.api.problems import DOCUMENTED
 from schemas import ids
@@ -57,81 +57,82 @@ def _subject(object_id: str) -> tuple[UUID, int]:
 
 
 @router.post("/callback-endpoints", status_code=201)
-async def add(body: EndpointRequest, request: Request) -> NewEndpoint:
+async def add(caller: Admin, body: EndpointRequest, request: Request) -> NewEndpoint:
     """Register a receiver. Its secret is shown this once."""
     state = request.app.state
-    return await callback_endpoints.add(state.database, body, tenant=ONLY_TENANT, allowed=state.allowed)
+    return await callback_endpoints.add(state.database, body, tenant=caller.tenant, allowed=state.allowed)
 
 
 @router.get("/callback-endpoints")
-async def endpoints(request: Request) -> EndpointPage:
+async def endpoints(caller: Reader, request: Request) -> EndpointPage:
     """List the endpoints, and how each has been doing."""
     async with request.app.state.database.connect() as connection:
-        return EndpointPage(data=await callback_endpoints.everything(connection, tenant=ONLY_TENANT))
+        return EndpointPage(data=await callback_endpoints.everything(connection, tenant=caller.tenant))
 
 
 @router.get("/callback-endpoints/{endpoint_id}")
-async def endpoint(endpoint_id: str, request: Request) -> Endpoint:
+async def endpoint(caller: Reader, endpoint_id: str, request: Request) -> Endpoint:
     """Read one endpoint."""
     async with request.app.state.database.connect() as connection:
-        return await callback_endpoints.read(connection, tenant=ONLY_TENANT, endpoint=_endpoint(endpoint_id))
+        return await callback_endpoints.read(connection, tenant=caller.tenant, endpoint=_endpoint(endpoint_id))
 
 
 @router.delete("/callback-endpoints/{endpoint_id}", status_code=204)
-async def remove(endpoint_id: str, request: Request) -> None:
+async def remove(caller: Admin, endpoint_id: str, request: Request) -> None:
     """Remove an endpoint with its callbacks."""
-    await callback_endpoints.remove(request.app.state.database, tenant=ONLY_TENANT, endpoint=_endpoint(endpoint_id))
+    await callback_endpoints.remove(request.app.state.database, tenant=caller.tenant, endpoint=_endpoint(endpoint_id))
 
 
 @router.post("/callback-endpoints/{endpoint_id}/disable")
-async def disable(endpoint_id: str, request: Request) -> Endpoint:
+async def disable(caller: Admin, endpoint_id: str, request: Request) -> Endpoint:
     """Send nothing there until it is enabled. Its events are kept, to be replayed."""
     return await callback_endpoints.switch(
-        request.app.state.database, tenant=ONLY_TENANT, endpoint=_endpoint(endpoint_id), enabled=False
+        request.app.state.database, tenant=caller.tenant, endpoint=_endpoint(endpoint_id), enabled=False
     )
 
 
 @router.post("/callback-endpoints/{endpoint_id}/enable")
-async def enable(endpoint_id: str, request: Request) -> Endpoint:
+async def enable(caller: Admin, endpoint_id: str, request: Request) -> Endpoint:
     """Send there again. What died meanwhile is replayed by `POST /v1/callbacks/replay`."""
     return await callback_endpoints.switch(
-        request.app.state.database, tenant=ONLY_TENANT, endpoint=_endpoint(endpoint_id), enabled=True
+        request.app.state.database, tenant=caller.tenant, endpoint=_endpoint(endpoint_id), enabled=True
     )
 
 
 @router.post("/callback-endpoints/{endpoint_id}/rotate-secret")
-async def rotate(endpoint_id: str, request: Request, body: Rotation) -> Secret:
+async def rotate(caller: Admin, endpoint_id: str, request: Request, body: Rotation) -> Secret:
     """Make the endpoint's next secret, shown this once; for a time both sign."""
     return await callback_endpoints.rotate(
         request.app.state.database,
-        tenant=ONLY_TENANT,
+        tenant=caller.tenant,
         endpoint=_endpoint(endpoint_id),
         grace_seconds=body.grace_seconds,
     )
 
 
 @router.post("/callback-endpoints/{endpoint_id}/test", status_code=202)
-async def test(endpoint_id: str, request: Request) -> Callback:
+async def test(caller: Admin, endpoint_id: str, request: Request) -> Callback:
     """Send the endpoint a `callback.test` event. Read the callback to see how it went."""
     state = request.app.state
     shift = state.settings.clock_shift_seconds
     key = await callback_endpoints.test(
-        state.database, tenant=ONLY_TENANT, endpoint=_endpoint(endpoint_id), shift=shift
+        state.database, tenant=caller.tenant, endpoint=_endpoint(endpoint_id), shift=shift
     )
     async with state.database.connect() as connection:
-        return await callbacks.read(connection, tenant=ONLY_TENANT, callback=key)
+        return await callbacks.read(connection, tenant=caller.tenant, callback=key)
 
 
 @router.post("/callback-secret")
-async def rotate_default(request: Request, body: Rotation) -> Secret:
+async def rotate_default(caller: Admin, request: Request, body: Rotation) -> Secret:
     """Make the first or the next secret for what goes to requests' `callback_url`, shown this once."""
     return await callback_endpoints.rotate(
-        request.app.state.database, tenant=ONLY_TENANT, endpoint=None, grace_seconds=body.grace_seconds
+        request.app.state.database, tenant=caller.tenant, endpoint=None, grace_seconds=body.grace_seconds
     )
 
 
 @router.get("/callbacks")
 async def page(
+    caller: Reader,
     request: Request,
     after: Annotated[str | None, Query(description="The id that the page before ended with")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
@@ -143,7 +144,7 @@ async def page(
     async with request.app.state.database.connect() as connection:
         return await callbacks.page(
             connection,
-            tenant=ONLY_TENANT,
+            tenant=caller.tenant,
             after=None if after is None else _callback(after),
             limit=limit,
             status=status,
@@ -153,18 +154,18 @@ async def page(
 
 
 @router.post("/callbacks/replay")
-async def replay_dead(body: ReplayRequest, request: Request) -> Replayed:
+async def replay_dead(caller: Admin, body: ReplayRequest, request: Request) -> Replayed:
     """Send everything dead of events since a moment again, except to disabled endpoints."""
     state = request.app.state
     endpoint = None if body.endpoint_id is None else _endpoint(body.endpoint_id)
     if endpoint is not None:
         async with state.database.connect() as connection:
-            found = await callback_endpoints.read(connection, tenant=ONLY_TENANT, endpoint=endpoint)
+            found = await callback_endpoints.read(connection, tenant=caller.tenant, endpoint=endpoint)
         if found.status == "disabled":
             raise callback_endpoints.disabled(found.id)
     replayed = await callbacks.replay_dead(
         state.database,
-        tenant=ONLY_TENANT,
+        tenant=caller.tenant,
         since=body.since,
         endpoint=endpoint,
         shift=state.settings.clock_shift_seconds,
@@ -173,19 +174,19 @@ async def replay_dead(body: ReplayRequest, request: Request) -> Replayed:
 
 
 @router.get("/callbacks/{callback_id}")
-async def read(callback_id: str, request: Request) -> Callback:
+async def read(caller: Reader, callback_id: str, request: Request) -> Callback:
     """Read a callback with every attempt: when, how long, what came of it."""
     async with request.app.state.database.connect() as connection:
-        return await callbacks.read(connection, tenant=ONLY_TENANT, callback=_callback(callback_id))
+        return await callbacks.read(connection, tenant=caller.tenant, callback=_callback(callback_id))
 
 
 @router.post("/callbacks/{callback_id}/replay", status_code=202)
-async def replay(callback_id: str, request: Request) -> Callback:
+async def replay(caller: Admin, callback_id: str, request: Request) -> Callback:
     """Send a callback again, now, under the same id."""
     state = request.app.state
     return await callbacks.replay(
         state.database,
-        tenant=ONLY_TENANT,
+        tenant=caller.tenant,
         callback=_callback(callback_id),
         shift=state.settings.clock_shift_seconds,
     )

@@ -6,7 +6,8 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request, Response
 
 from producer import results, waiting
-from producer.access import ONLY_TENANT
+from producer.access import Caller
+from producer.api.access import Reader, Submitter
 from producer.api.bodies import JsonRoute
 from producer.api.problems import DOCUMENTED
 from producer.api.requests import IdempotencyKey, known_key
@@ -41,17 +42,20 @@ def _wait_seconds(prefer: str | None, longest: float) -> float:
     return min(float(match[1]), longest)
 
 
-async def _wait_and_read(request: Request, response: Response, key: ComparisonKey, seconds: float) -> Comparison:
+async def _wait_and_read(
+    request: Request, response: Response, caller: Caller, key: ComparisonKey, seconds: float
+) -> Comparison:
     state = request.app.state
     if seconds > 0:
         await state.waiter.wait(key, seconds)
         response.headers["Preference-Applied"] = f"wait={seconds:g}"
     async with state.database.connect() as connection:
-        return await results.read(connection, tenant=ONLY_TENANT, key=key)
+        return await results.read(connection, tenant=caller.tenant, key=key)
 
 
 @router.post("", status_code=202, responses={200: {"model": Comparison, "description": "Decided in time"}})
 async def file(
+    caller: Submitter,
     body: ComparisonRequest,
     request: Request,
     response: Response,
@@ -64,14 +68,14 @@ async def file(
     receipt = await file_comparison(
         state.database,
         body,
-        tenant=ONLY_TENANT,
+        tenant=caller.tenant,
         idempotency_key=known_key(idempotency_key),
         request_id=request.state.request_id,
         allowed=state.allowed,
     )
     if receipt.replayed:
         response.headers["Idempotent-Replayed"] = "true"
-    comparison = await _wait_and_read(request, response, receipt.key, seconds)
+    comparison = await _wait_and_read(request, response, caller, receipt.key, seconds)
     response.headers["Location"] = f"/v1/comparisons/{comparison.id}"
     response.status_code = 200 if comparison.status.final else 202
     return comparison
@@ -79,6 +83,7 @@ async def file(
 
 @router.get("")
 async def page(
+    caller: Reader,
     request: Request,
     after: Annotated[str | None, Query(description="The id that the page before ended with")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
@@ -86,17 +91,19 @@ async def page(
     """List comparisons that were filed singly, newest first."""
     async with request.app.state.database.connect() as connection:
         return await results.page(
-            connection, tenant=ONLY_TENANT, after=None if after is None else _key(after), limit=limit
+            connection, tenant=caller.tenant, after=None if after is None else _key(after), limit=limit
         )
 
 
 @router.get("/{comparison_id}")
-async def read(comparison_id: str, request: Request, response: Response, prefer: Prefer = None) -> Comparison:
+async def read(
+    caller: Reader, comparison_id: str, request: Request, response: Response, prefer: Prefer = None
+) -> Comparison:
     """Read a comparison, at once or when it is decided; until then `waiting_for` says why it is not."""
     key = _key(comparison_id)
     state = request.app.state
     seconds = _wait_seconds(prefer, state.settings.max_wait_seconds)
-    comparison = await _wait_and_read(request, response, key, seconds)
+    comparison = await _wait_and_read(request, response, caller, key, seconds)
     if comparison.status.final:
         return comparison
     async with state.database.connect() as connection:
@@ -105,6 +112,6 @@ async def read(comparison_id: str, request: Request, response: Response, prefer:
 
 
 @router.post("/{comparison_id}/cancel")
-async def cancel(comparison_id: str, request: Request) -> Comparison:
+async def cancel(caller: Submitter, comparison_id: str, request: Request) -> Comparison:
     """Call a comparison off, if it has not ended yet."""
-    return await results.cancel(request.app.state.database, tenant=ONLY_TENANT, key=_key(comparison_id))
+    return await results.cancel(request.app.state.database, tenant=caller.tenant, key=_key(comparison_id))

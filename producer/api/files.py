@@ -9,7 +9,8 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy import text
 
 from producer import batches, files, outputs
-from producer.access import ONLY_TENANT
+from producer.access import Caller
+from producer.api.access import Reader, Submitter
 from producer.api.multipart import Upload
 from producer.api.problems import DOCUMENTED_AS_OPENAI
 from schemas import ids
@@ -49,30 +50,30 @@ def _no_such_file() -> Problem:
     return Problem(NOT_FOUND, "There is no file of this id.")
 
 
-async def _file(request: Request, file_id: str) -> Any:
+async def _file(request: Request, caller: Caller, file_id: str) -> Any:
     key = ids.parse_prefixed(file_id, "file-")
     if key is None:
         raise _no_such_file()
     async with request.app.state.database.connect() as connection:
-        row = await files.read(connection, tenant=ONLY_TENANT, file_id=key)
+        row = await files.read(connection, tenant=caller.tenant, file_id=key)
     if row is None:
         raise _no_such_file()
     return row
 
 
-async def _view(request: Request, file_id: str) -> tuple[UUID, Literal["output", "errors"]] | None:
+async def _view(request: Request, caller: Caller, file_id: str) -> tuple[UUID, Literal["output", "errors"]] | None:
     """Find the batch whose output or error file an id names."""
     for kind in ("output", "errors"):
         key = ids.parse_prefixed(file_id, f"file-{kind}-")
         if key is not None:
             async with request.app.state.database.connect() as connection:
-                await batches.read(connection, tenant=ONLY_TENANT, batch_id=key)
+                await batches.read(connection, tenant=caller.tenant, batch_id=key)
             return key, kind
     return None
 
 
 @router.post("", openapi_extra=_UPLOAD_BODY)
-async def upload(request: Request) -> File:
+async def upload(caller: Submitter, request: Request) -> File:
     """Upload a file of comparisons, one JSON object a line. Lines that are none are counted, not refused."""
     settings = request.app.state.settings
     form = Upload(request)
@@ -88,7 +89,7 @@ async def upload(request: Request) -> File:
     return await files.store(
         request.app.state.database,
         form.chunks(),
-        tenant=ONLY_TENANT,
+        tenant=caller.tenant,
         about=about,
         limits=files.Limits(file_bytes=settings.max_file_bytes, line_bytes=settings.max_body_bytes),
     )
@@ -96,6 +97,7 @@ async def upload(request: Request) -> File:
 
 @router.get("")
 async def page(
+    caller: Reader,
     request: Request,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=10000)] = 100,
@@ -105,7 +107,7 @@ async def page(
     if after is not None and key is None:
         raise _no_such_file()
     async with request.app.state.database.connect() as connection:
-        rows = (await connection.execute(_LIST, {"tenant": ONLY_TENANT, "after": key, "limit": limit + 1})).all()
+        rows = (await connection.execute(_LIST, {"tenant": caller.tenant, "after": key, "limit": limit + 1})).all()
     data = [files.as_file(row) for row in rows[:limit]]
     return {
         "object": "list",
@@ -117,31 +119,31 @@ async def page(
 
 
 @router.get("/{file_id}")
-async def read(file_id: str, request: Request) -> File:
+async def read(caller: Reader, file_id: str, request: Request) -> File:
     """Read about a file. Output and error files are views of a batch; their size is not known before they are read."""
-    view = await _view(request, file_id)
+    view = await _view(request, caller, file_id)
     if view is not None:
         return File(id=file_id, bytes=0, created_at=0, filename=f"{file_id}.jsonl", purpose="batch_output")
-    return files.as_file(await _file(request, file_id))
+    return files.as_file(await _file(request, caller, file_id))
 
 
 @router.get("/{file_id}/content", response_class=StreamingResponse)
-async def content(file_id: str, request: Request) -> StreamingResponse:
+async def content(caller: Reader, file_id: str, request: Request) -> StreamingResponse:
     """Give back a file's lines; of an output or error file, those that there are so far."""
-    view = await _view(request, file_id)
+    view = await _view(request, caller, file_id)
     lines: AsyncIterator[bytes]
     if view is not None:
         lines = outputs.stream(request.app.state.database, *view)
     else:
-        row = await _file(request, file_id)
+        row = await _file(request, caller, file_id)
         lines = files.content(request.app.state.database, row.id)
     return StreamingResponse(lines, media_type=_JSON_LINES)
 
 
 @router.delete("/{file_id}")
-async def delete(file_id: str, request: Request) -> dict[str, Any]:
+async def delete(caller: Submitter, file_id: str, request: Request) -> dict[str, Any]:
     """Delete a file that no batch was made of."""
-    row = await _file(request, file_id)
+    row = await _file(request, caller, file_id)
     async with request.app.state.database.connect() as connection:
         used = (await connection.execute(_IN_USE, {"id": row.id})).one_or_none() is not None
     if used:
