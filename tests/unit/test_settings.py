@@ -23,10 +23,22 @@ from schemas.problems import BAD_SETTING, Problem
         ({"lease_seconds": 300}, ["LEASE_SECONDS (300)", "under 300", "Redis"]),
         ({"hint_seconds": 301}, ["HINT_SECONDS (301)", "under 300", "Redis"]),
         ({"drain_seconds": 3600}, ["DRAIN_SECONDS (3600)", "under 300", "Redis"]),
+        (
+            {"engine": "tensorrt_llm", "engine_folder": "/engine", "engine_timeout_seconds": 600},
+            ["ENGINE_TIMEOUT_SECONDS (600)", "NIGHTCOURT_ENGINE_DEADLINE_SECONDS (600)"],
+        ),
+        (
+            {"engine": "openai_server", "engine_url": "http://host/v1", "engine_request_seconds": 700},
+            ["ENGINE_REQUEST_SECONDS (700)", "NIGHTCOURT_ENGINE_DEADLINE_SECONDS (600)"],
+        ),
+        (
+            {"engine": "openai_server", "engine_url": "http://host/v1", "engine_patience_seconds": 600},
+            ["ENGINE_PATIENCE_SECONDS (600)", "NIGHTCOURT_ENGINE_DEADLINE_SECONDS (600)"],
+        ),
         ({"bulk_slots": 8}, ["BULK_SLOTS (8)", "NIGHTCOURT_SLOTS (8)"]),
     ],
 )
-def test_times_that_contradict_each_other_are_refused(given: dict[str, float], named: list[str]) -> None:
+def test_times_that_contradict_each_other_are_refused(given: dict[str, object], named: list[str]) -> None:
     """The problem names both settings with their values, so that either can be mended."""
     with pytest.raises(Problem) as refused:
         load(**given)
@@ -41,13 +53,29 @@ def test_times_that_contradict_each_other_are_refused(given: dict[str, float], n
     [
         {},
         {"lease_seconds": 4.0, "heartbeat_seconds": 0.5, "sweep_seconds": 0.5, "hint_seconds": 3.0},
+        {"engine_timeout_seconds": 700.0},  # of an engine that is not asked for
         {"lease_seconds": 299.0, "hint_seconds": 299.0, "heartbeat_seconds": 149.0},
     ],
-    ids=["defaults", "short", "long"],
+    ids=["defaults", "short", "another engine's", "long"],
 )
 def test_times_that_agree_are_taken(given: dict[str, float]) -> None:
     """The defaults agree, and so do times just within their bounds."""
     assert load(**given).lease_seconds < VISIBILITY_SECONDS
+
+
+def test_the_deployed_judges_know_who_died() -> None:
+    """Each is told of a folder that outlives its container: a volume of compose's, the pod's own in Kubernetes."""
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    for judge in ("cpu", "gpu"):
+        service = services[f"judge-{judge}"]
+        assert f"presence:{service['environment']['NIGHTCOURT_PRESENCE_DIR']}" in service["volumes"]
+        for manifest in yaml.safe_load_all((ROOT / "infra" / "kubernetes" / judge / "judge.yaml").read_text()):
+            if manifest["kind"] == "Deployment":
+                pod = manifest["spec"]["template"]["spec"]
+                [container] = pod["containers"]
+                [folder] = [each["value"] for each in container["env"] if each["name"] == "NIGHTCOURT_PRESENCE_DIR"]
+                [volume] = [each["name"] for each in container["volumeMounts"] if folder.startswith(each["mountPath"])]
+                assert "emptyDir" in next(each for each in pod["volumes"] if each["name"] == volume)
 
 
 def test_a_worker_is_given_the_time_that_it_takes_to_drain() -> None:

@@ -24,7 +24,15 @@ from schemas.engine import BuildOrder, Limits
 from schemas.problems import Problem
 from worker import prompts
 from worker.commands.build import build
-from worker.engines.base import VERDICT_OPENING, Engine, EngineError, EngineGoneError, Prompt, VerdictTokens
+from worker.engines.base import (
+    VERDICT_OPENING,
+    Engine,
+    EngineError,
+    EngineGoneError,
+    EngineOutOfMemoryError,
+    Prompt,
+    VerdictTokens,
+)
 from worker.engines.tensorrt_llm.engine import TensorRtLlmEngine
 from worker.engines.vocabulary import Vocabulary
 
@@ -259,6 +267,24 @@ class TestFailures:
             assert not isinstance(caught.value, EngineGoneError)
             assert engine.health()
             assert engine.score([prompt])
+
+    def test_too_little_memory_for_a_step_is_told_apart(self, folder: Path):
+        """CUDA's `out of memory` says that fewer prompts may fit, and the engine goes on."""
+        with opened(folder, room_for=2, tokens_per_second=50_000) as engine:
+            prompt = asked(engine)
+            with pytest.raises(EngineOutOfMemoryError, match="too little memory"):
+                engine.score([prompt] * 8)
+            assert engine.health()
+            assert len(engine.score([prompt])) == 1
+
+    def test_an_executor_that_died_of_too_little_memory_is_gone(self, folder: Path):
+        """The step learns of the memory; whoever asks next, in halves too, learns that the engine is of no more use."""
+        with opened(folder, room_for=2, dies_of_it=True, tokens_per_second=50_000) as engine:
+            prompt = asked(engine)
+            with pytest.raises(EngineOutOfMemoryError):
+                engine.score([prompt] * 8)
+            with pytest.raises(EngineGoneError):
+                engine.score([prompt])
 
     def test_a_late_request_is_called_off_and_the_engine_goes_on(self, folder: Path):
         """`queue.Empty` aborts what the step has in flight; others were answered, so the engine is well."""

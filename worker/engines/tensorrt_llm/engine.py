@@ -21,7 +21,15 @@ import structlog
 from infra.engine_folder import build_of, check_files, is_verified, read_manifest
 from schemas.engine import Manifest
 from schemas.problems import ENGINE_FOLDER, Problem
-from worker.engines.base import EngineCard, EngineError, EngineGoneError, Generation, Prompt, Score
+from worker.engines.base import (
+    EngineCard,
+    EngineError,
+    EngineGoneError,
+    EngineOutOfMemoryError,
+    Generation,
+    Prompt,
+    Score,
+)
 from worker.engines.naming import is_critic
 from worker.engines.sharing import Meter
 from worker.engines.statistics import Statistics
@@ -194,15 +202,21 @@ class TensorRtLlmEngine:
             raise EngineError("the step was not done in time; its prompts were called off") from None
         except EngineError:
             raise
-        except self._request_error as error:
-            # What it says is left out here and below: nobody vouches for what it quotes.
-            raise EngineError("TensorRT-LLM refused the prompt") from error
         except Exception as error:
-            self._failed = True
-            raise EngineGoneError(f"TensorRT-LLM's executor has failed ({type(error).__name__})") from error
+            raise self._failure(error) from error
         finally:
             self._call_off(flying)
         return answers
+
+    def _failure(self, error: Exception) -> EngineError:
+        """Tell what an error of the library means. What it says is left out: nobody vouches for what it quotes."""
+        if _is_out_of_memory(error):
+            # Where the executor did not survive it, the next submission is told so.
+            return EngineOutOfMemoryError("the GPU had too little memory for the step")
+        if isinstance(error, self._request_error):
+            return EngineError("TensorRT-LLM refused the prompt")
+        self._failed = True
+        return EngineGoneError(f"TensorRT-LLM's executor has failed ({type(error).__name__})")
 
     def _submit(self, prompt: Sequence[int], params: Any, salt: str) -> _Request:
         if not self.health():
@@ -296,6 +310,11 @@ def _check(manifest: Manifest, gpu: Gpu, *, prompt: str, tokenizer: str) -> None
         raise Problem(
             ENGINE_FOLDER, f"Tokenizer and chat template are not those that the engine was built with. {again}"
         )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether CUDA had no memory to give: PyTorch has a class of its own for that, and TensorRT-LLM the words alone."""
+    return type(error).__name__ == "OutOfMemoryError" or "out of memory" in str(error).lower()
 
 
 def _card(folder: Path, manifest: Manifest, vocabulary: Vocabulary) -> EngineCard:

@@ -139,6 +139,9 @@ class _Executor:
                 tokens += self._tokens(following)
             if rate := behaviour().get("tokens_per_second"):
                 time.sleep(tokens / rate)
+            if len(step) > behaviour().get("room_for", 1 << 30):
+                self._have_no_memory(step)
+                continue
             for number, salt in step:
                 self._serve(number, salt)
             self._tell(len(step))
@@ -148,6 +151,14 @@ class _Executor:
     def _tokens(self, waiting: tuple[int, str | None]) -> int:
         request = self._results.get(waiting[0])
         return len(request.prompt_token_ids) if request else 0
+
+    def _have_no_memory(self, step: list[tuple[int, str | None]]) -> None:
+        """Fail a step as CUDA does when it has nothing to give."""
+        words = "[TensorRT-LLM][ERROR] CUDA runtime error in cudaMallocAsync(ptr, n, mCudaStream->get()): out of memory"
+        kind = RuntimeError if behaviour().get("dies_of_it") else RequestError
+        for number, _ in step:
+            if (request := self._results.pop(number, None)) is not None:
+                request._queue.put(kind(words))
 
     def _serve(self, number: int, salt: str | None) -> None:
         request = self._results.get(number)
