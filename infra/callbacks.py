@@ -37,8 +37,10 @@ RETRY_AFTER_MOST = 24 * _HOUR
 """A receiver that asks for more time than this gets this."""
 _SHARES = (1.0, 0.6, 0.25)
 """How much of the room may be taken by all endpoints together; by those never tried; by those that fail."""
-_CIRCUIT = {"open_after": 5, "open_first": 10.0, "open_most": _HOUR}
-"""Consecutive failures that open a circuit, and for how long it opens at first and at most."""
+OPEN_AFTER = 5
+"""Consecutive failures that open a circuit."""
+_CIRCUIT = {"open_after": OPEN_AFTER, "open_first": 10.0, "open_most": _HOUR}
+"""For how long it opens at first and at most."""
 _DISABLING = {"disable_after": 12, "disable_seconds": 5 * 24 * _HOUR}
 """Consecutive failures, and for how long nothing else, that disable an endpoint."""
 _RELEASE_LOCK = 0x6E636F7572740002
@@ -66,6 +68,8 @@ class Claim:
     subject_id: UUID
     line: int
     at: datetime
+    waited: float | None
+    """Seconds since what it tells became true, where this is the first try of all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +159,7 @@ def claim(connection: Connection, callback: UUID, *, lease_seconds: float) -> Cl
         subject_id=row.subject_id,
         line=row.line,
         at=row.at,
+        waited=row.waited,
     )
 
 

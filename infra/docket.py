@@ -17,7 +17,7 @@ Each function runs inside the caller's transaction, on a synchronous connection;
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, TextClause
@@ -27,6 +27,9 @@ from infra.filed import Filed, from_row, to_row
 from infra.outcomes import Outcome
 from schemas.problems import OutcomeError
 from schemas.states import Lane, OutcomeStatus
+
+Fate = Literal["retried", "split", "errored"]
+"""What becomes of a shard whose attempt failed, or whose worker was lost."""
 
 
 class LeaseLostError(Exception):
@@ -292,17 +295,20 @@ def fail(
     message: str,
     retry_in: float,
     max_attempts: int,
-) -> None:
+) -> Fate:
     """Report that an attempt failed. A shard of several lines is split, so that one line cannot fail the rest.
 
     A shard of one line waits `retry_in` seconds for its next attempt; after its last it ends errored.
+
+    Returns:
+        What became of it.
 
     Raises:
         LeaseLostError: the lease does not hold; nothing was changed.
     """
     if (connection.execute(docket_sql.COUNT_LEFT, asdict(claim.lease)).scalar() or 0) > 1:
         split(connection, claim.lease)
-        return
+        return "split"
     row = connection.execute(
         docket_sql.FAIL,
         {
@@ -316,6 +322,7 @@ def fail(
     ).one_or_none()
     if row is None:
         raise LeaseLostError
+    return "errored" if row.state == "done" else "retried"
 
 
 def split(connection: Connection, lease: Lease, *, suspect: int | None = None) -> None:

@@ -6,13 +6,14 @@ set apart with its attempts while the others carry on, or proves that none of th
 that is named at its last attempt is errored (docs/decisions/0016).
 """
 
+from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Connection
 
 from infra import docket, docket_sql
-from infra.docket import Lease, LeaseLostError
+from infra.docket import Fate, Lease, LeaseLostError
 from infra.outcomes import Outcome
 from schemas.problems import OutcomeError
 from schemas.states import OutcomeStatus
@@ -21,11 +22,11 @@ _LOSSES_PER_ATTEMPT = 10
 """How many losses that name no line are taken for accidents, for each attempt that a comparison has."""
 
 
-def reclaim(connection: Connection, *, max_attempts: int, limit: int) -> int:
+def reclaim(connection: Connection, *, max_attempts: int, limit: int) -> Counter[Fate]:
     """Bring back shards whose lease ran out.
 
     Returns:
-        How many leases had run out.
+        What became of them: how many leases had run out is the total.
     """
     return _lose_all(connection, docket_sql.LAPSED, {"limit": limit}, max_attempts)
 
@@ -35,26 +36,29 @@ def longest_lapsed(connection: Connection) -> float:
     return float(connection.execute(docket_sql.LONGEST_LAPSED).scalar_one())
 
 
-def bury(connection: Connection, worker: str, *, max_attempts: int) -> int:
+def bury(connection: Connection, worker: str, *, max_attempts: int) -> Counter[Fate]:
     """Bring back at once what a worker held that is known to be dead, the hints that it had taken too.
 
     Returns:
-        How many shards it held.
+        What became of the shards that it held: how many those were is the total.
     """
     connection.execute(docket_sql.DOUBT_HINTS)
     return _lose_all(connection, docket_sql.HELD_BY, {"worker": worker}, max_attempts)
 
 
-def _lose_all(connection: Connection, which: Any, parameters: dict[str, Any], max_attempts: int) -> int:
+def _lose_all(connection: Connection, which: Any, parameters: dict[str, Any], max_attempts: int) -> Counter[Fate]:
     # The lock on these rows keeps their holders from renewing while we act in their place, with their tokens.
     rows = connection.execute(which, parameters).all()
-    for row in rows:
-        lose(connection, Lease(shard=row.id, token=row.lease_token), max_attempts=max_attempts)
-    return len(rows)
+    return Counter(
+        [lose(connection, Lease(shard=row.id, token=row.lease_token), max_attempts=max_attempts) for row in rows]
+    )
 
 
-def lose(connection: Connection, lease: Lease, *, max_attempts: int) -> None:
+def lose(connection: Connection, lease: Lease, *, max_attempts: int) -> Fate:
     """Take note that a shard's worker was lost, and put back what it had not decided.
+
+    Returns:
+        What became of it.
 
     Raises:
         LeaseLostError: the lease does not hold; nothing was changed.
@@ -63,8 +67,8 @@ def lose(connection: Connection, lease: Lease, *, max_attempts: int) -> None:
     if lost is None:
         raise LeaseLostError
     if lost.at_work is None:
-        _lose_unnoted(connection, lease, lost, max_attempts)
-    elif lost.attempt >= max_attempts:
+        return _lose_unnoted(connection, lease, lost, max_attempts)
+    if lost.attempt >= max_attempts:
         message = f"the worker's process ended at each attempt: {'; '.join(lost.losses)}"
         crashed = Outcome(lost.at_work, OutcomeStatus.ERRORED, None, None, OutcomeError.ENGINE_CRASHED, message)
         if lost.left_over > 1:
@@ -72,29 +76,32 @@ def lose(connection: Connection, lease: Lease, *, max_attempts: int) -> None:
             _put_back(connection, lease, lost.attempt - 1)
         else:
             docket.finish(connection, lease, [crashed])
-    elif lost.left_over > 1:
+        return "errored"
+    if lost.left_over > 1:
         docket.split(connection, lease, suspect=lost.at_work)
-    else:
-        _put_back(connection, lease, lost.attempt)
+        return "split"
+    return _put_back(connection, lease, lost.attempt)
 
 
-def _lose_unnoted(connection: Connection, lease: Lease, lost: Any, max_attempts: int) -> None:
+def _lose_unnoted(connection: Connection, lease: Lease, lost: Any, max_attempts: int) -> Fate:
     if len(lost.losses) < max_attempts * _LOSSES_PER_ATTEMPT:
         was_careful = len(lost.losses) > 1
         # The first loss counts, as it may have been this shard's fault, but is never the end; later ones were not.
-        _put_back(connection, lease, lost.attempt - 1 if was_careful else min(lost.attempt, max_attempts - 1))
-    elif lost.left_over > 1:
+        return _put_back(connection, lease, lost.attempt - 1 if was_careful else min(lost.attempt, max_attempts - 1))
+    if lost.left_over > 1:
         docket.split(connection, lease)
-    else:
-        ending = {
-            "status": OutcomeStatus.ERRORED,
-            "code": OutcomeError.WORKER_LOST,
-            "message": f"the worker was lost {len(lost.losses)} times before it came to this comparison",
-            "retry_in": 0,
-            "max_attempts": 0,
-        }
-        connection.execute(docket_sql.FAIL, {**asdict(lease), **ending})
+        return "split"
+    ending = {
+        "status": OutcomeStatus.ERRORED,
+        "code": OutcomeError.WORKER_LOST,
+        "message": f"the worker was lost {len(lost.losses)} times before it came to this comparison",
+        "retry_in": 0,
+        "max_attempts": 0,
+    }
+    connection.execute(docket_sql.FAIL, {**asdict(lease), **ending})
+    return "errored"
 
 
-def _put_back(connection: Connection, lease: Lease, attempt: int) -> None:
+def _put_back(connection: Connection, lease: Lease, attempt: int) -> Fate:
     connection.execute(docket_sql.PUT_BACK, {**asdict(lease), "attempt": attempt})
+    return "retried"

@@ -170,6 +170,12 @@ class Settings(BaseSettings):
     pulse_file: Path | None = None
     """A file that the dispatcher and workers touch as often as they get on; `python -m infra.pulse` looks at it."""
 
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+    """Where dispatcher, workers and callback processes serve `/metrics` for Prometheus; 0 is nowhere, except that
+    `nightcourt up` then gives each a free port. The API serves its own on its own port."""
+    metrics_host: str = "127.0.0.1"
+    """The address of that port. Whoever reaches it may read the numbers, which hold nothing that anybody sent."""
+
     # -- logs
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least that is logged. At no level does a line hold what anybody sent."""

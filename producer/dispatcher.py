@@ -21,7 +21,8 @@ from sqlalchemy import Connection
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import SQLAlchemyError
 
-from infra import callbacks, docket, losses, pulse, roster
+from infra import callbacks, docket, losses, metrics, pulse, roster
+from infra.meters import Meters
 from producer import windows
 from schemas.message import CALLBACK_QUEUE, CALLBACK_TASK, JUDGE_TASK, QUEUES, CallbackHint, ShardHint
 from schemas.states import Lane
@@ -32,6 +33,8 @@ _INTERACTIVE_ROOM = 256
 """Interactive hints out at a time. Enough to keep any worker busy, few enough to be doubled without harm."""
 _AT_ONCE = 100
 """Shards moved by one statement, so that no transaction is long."""
+_CALM_SECONDS = 1.0
+"""The pause after a turn that could not reach something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,49 +59,59 @@ class Pace:
     """Of one endpoint."""
 
 
-def hint(database: Database, app: Celery, lane: Lane, shards: list[int]) -> None:
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What the dispatcher works with: built once by `producer/cli/processes.py` and handed down."""
+
+    database: Database
+    app: Celery
+    pace: Pace
+    meters: Meters
+
+
+def hint(desk: Desk, lane: Lane, shards: list[int], *, why: str = "release") -> None:
     """Send hints of released shards. Where Redis takes them not, the shards wait again.
 
     Raises:
         kombu.exceptions.OperationalError, redis.exceptions.RedisError: Redis cannot be reached; nothing is lost.
     """
     messages = [ShardHint(shard=shard).model_dump() for shard in shards]
-    _send(app, JUDGE_TASK, QUEUES[lane], messages, database, partial(docket.withdraw, shards=shards))
+    _send(desk, JUDGE_TASK, QUEUES[lane], messages, partial(docket.withdraw, shards=shards), why)
 
 
-def hint_callbacks(database: Database, app: Celery, released: Sequence[UUID]) -> None:
+def hint_callbacks(desk: Desk, released: Sequence[UUID], *, why: str = "release") -> None:
     """Send hints of released callbacks. Where Redis takes them not, the callbacks wait again.
 
     Raises:
         kombu.exceptions.OperationalError, redis.exceptions.RedisError: Redis cannot be reached; nothing is lost.
     """
     messages = [CallbackHint(callback=callback.hex).model_dump() for callback in released]
-    withdraw = partial(callbacks.withdraw, callbacks=released)
-    _send(app, CALLBACK_TASK, CALLBACK_QUEUE, messages, database, withdraw)
+    _send(desk, CALLBACK_TASK, CALLBACK_QUEUE, messages, partial(callbacks.withdraw, callbacks=released), why)
 
 
 def _send(
-    app: Celery,
+    desk: Desk,
     task: str,
     queue: str,
     messages: Sequence[dict[str, Any]],
-    database: Database,
     withdraw: Callable[[Connection], None],
+    why: str,
 ) -> None:
     """Send hints of one kind; where they cannot be sent, withdraw the release of all."""
     if not messages:
         return
     try:
-        with app.producer_or_acquire() as producer:
+        with desk.app.producer_or_acquire() as producer:
             for message in messages:
-                app.send_task(task, kwargs=message, queue=queue, producer=producer)
+                desk.app.send_task(task, kwargs=message, queue=queue, producer=producer)
     except Exception:
-        with database.begin() as connection:
+        with desk.database.begin() as connection:
             withdraw(connection)
         raise
+    desk.meters.add(metrics.HINTS, len(messages), queue=queue, why=why)
 
 
-def call_back(database: Database, app: Celery, pace: Pace) -> int:
+def call_back(desk: Desk) -> int:
     """Make callbacks of fresh events, let those go that are due, and hint them.
 
     Returns:
@@ -107,18 +120,19 @@ def call_back(database: Database, app: Celery, pace: Pace) -> int:
     Raises:
         kombu.exceptions.OperationalError, redis.exceptions.RedisError: Redis cannot be reached; nothing is lost.
     """
+    pace = desk.pace
     shift = pace.clock_shift_seconds
-    with database.begin() as connection:
+    with desk.database.begin() as connection:
         fresh = callbacks.fan_out(connection, limit=_AT_ONCE, shift=shift)
-    with database.begin() as connection:
+    with desk.database.begin() as connection:
         released = callbacks.release(
             connection, room=pace.callback_room, cap=pace.callback_cap, limit=_AT_ONCE, shift=shift
         )
-    hint_callbacks(database, app, released)
+    hint_callbacks(desk, released)
     return fresh + len(released)
 
 
-def release(database: Database, app: Celery, *, bulk_room: int) -> int:
+def release(desk: Desk, *, bulk_room: int) -> int:
     """Let due shards go, as many as each lane has room for, and hint them.
 
     Returns:
@@ -127,7 +141,7 @@ def release(database: Database, app: Celery, *, bulk_room: int) -> int:
     Raises:
         kombu.exceptions.OperationalError, redis.exceptions.RedisError: Redis cannot be reached; nothing is lost.
     """
-    with database.begin() as connection:
+    with desk.database.begin() as connection:
         released = {
             Lane.INTERACTIVE: docket.release(connection, lane=Lane.INTERACTIVE, room=_INTERACTIVE_ROOM, limit=_AT_ONCE)
         }
@@ -135,49 +149,57 @@ def release(database: Database, app: Celery, *, bulk_room: int) -> int:
             released[Lane.BULK] = docket.release_bulk(connection, room=bulk_room, limit=_AT_ONCE)
     # The release is committed before the hint goes out: a worker is never faster than the row it looks for.
     for lane, shards in released.items():
-        hint(database, app, lane, shards)
+        hint(desk, lane, shards)
     return sum(len(shards) for shards in released.values())
 
 
-def sweep(database: Database, app: Celery, pace: Pace) -> None:
+def sweep(desk: Desk) -> None:
     """Bring back shards whose lease ran out, end those past their deadline, and repeat hints that were lost."""
-    with database.begin() as connection:
+    pace, meters = desk.pace, desk.meters
+    with desk.database.begin() as connection:
         reclaimed = losses.reclaim(connection, max_attempts=pace.max_attempts, limit=_AT_ONCE)
-    with database.begin() as connection:
+    for fate, shards_lost in reclaimed.items():
+        meters.add(metrics.LOSSES, shards_lost, then=fate)
+    meters.add(metrics.LEASES_LAPSED, reclaimed.total(), of="shard")
+    with desk.database.begin() as connection:
         expired = docket.expire(connection, limit=_AT_ONCE)
-    with database.begin() as connection:
+    meters.add(metrics.EXPIRED, expired)
+    with desk.database.begin() as connection:
         roster.forget(connection, older_than=max(3600.0, pace.worker_seconds))
     hinted = 0
     for lane in QUEUES:
-        with database.begin() as connection:
+        with desk.database.begin() as connection:
             shards = docket.hint_again(connection, lane=lane, older_than=pace.hint_seconds, limit=_AT_ONCE)
-        hint(database, app, lane, shards)
+        hint(desk, lane, shards, why="again")
         hinted += len(shards)
-    hinted += _sweep_callbacks(database, app, pace)
+    hinted += _sweep_callbacks(desk)
     if reclaimed or expired or hinted:
-        log.info("swept", reclaimed=reclaimed, expired=expired, hinted_again=hinted)
+        log.info("swept", reclaimed=reclaimed.total(), expired=expired, hinted_again=hinted)
 
 
-def _sweep_callbacks(database: Database, app: Celery, pace: Pace) -> int:
+def _sweep_callbacks(desk: Desk) -> int:
     """Bring back callbacks whose worker was lost, end those without hope, and repeat hints. Returns how many hints."""
-    shift = pace.clock_shift_seconds
-    with database.begin() as connection:
+    shift = desk.pace.clock_shift_seconds
+    with desk.database.begin() as connection:
         reclaimed = callbacks.reclaim(connection, limit=_AT_ONCE, shift=shift)
-    with database.begin() as connection:
+    desk.meters.add(metrics.LEASES_LAPSED, reclaimed, of="callback")
+    with desk.database.begin() as connection:
         buried = callbacks.bury(connection, limit=10 * _AT_ONCE, shift=shift)
-    with database.begin() as connection:
-        lost = callbacks.hint_again(connection, older_than=pace.hint_seconds, limit=_AT_ONCE)
-    hint_callbacks(database, app, lost)
+    desk.meters.add(metrics.CALLBACKS_BURIED, buried)
+    with desk.database.begin() as connection:
+        lost = callbacks.hint_again(connection, older_than=desk.pace.hint_seconds, limit=_AT_ONCE)
+    hint_callbacks(desk, lost, why="again")
     if reclaimed or buried:
         log.info("callbacks_swept", reclaimed=reclaimed, buried=buried)
     return len(lost)
 
 
-def run(database: Database, app: Celery, pace: Pace, stop: threading.Event, *, pulse_file: Path | None = None) -> None:
+def run(desk: Desk, stop: threading.Event, *, pulse_file: Path | None = None) -> None:
     """Release, tend and sweep until told to stop. What cannot be reached now is tried again, at a calmer pace.
 
     The pulse beats once a turn, whether or not there was anything to reach.
     """
+    pace, meters = desk.pace, desk.meters
     sweep_at = tend_at = call_at = 0.0
     bulk_slots = 0
     batches_live = False
@@ -185,25 +207,28 @@ def run(database: Database, app: Celery, pace: Pace, stop: threading.Event, *, p
     while not stop.wait(pause):
         pause = pace.poll_seconds
         pulse.beat(pulse_file)
+        now = time.monotonic()
         try:
-            now = time.monotonic()
             if now >= sweep_at:
                 sweep_at = now + pace.sweep_seconds
-                with database.connect() as connection:
+                with desk.database.connect() as connection:
                     bulk_slots = roster.capacity(connection, within=pace.worker_seconds).bulk_slots
-                sweep(database, app, pace)
+                sweep(desk)
             if now >= tend_at:
                 tend_at = now + pace.tend_seconds
-                with database.begin() as connection:
+                with desk.database.begin() as connection:
                     batches_live = windows.tend(connection, clock_shift=pace.clock_shift_seconds)
-            released = release(database, app, bulk_room=bulk_slots * pace.shards_per_slot if batches_live else 0)
+            released = release(desk, bulk_room=bulk_slots * pace.shards_per_slot if batches_live else 0)
             if released:
                 log.debug("released", shards=released)
-            if now >= call_at and not call_back(database, app, pace):
+            if now >= call_at and not call_back(desk):
                 call_at = now + pace.callback_seconds
         except (BrokerError, RedisError) as error:
             log.warning("redis_unreachable", error=type(error).__name__)
-            pause = 1.0
+            pause = _CALM_SECONDS
+            meters.add(metrics.UNREACHABLE, time.monotonic() - now + pause, store="redis")
         except SQLAlchemyError as error:
             log.warning("database_unreachable", error=type(error).__name__)
-            pause = 1.0
+            pause = _CALM_SECONDS
+            meters.add(metrics.UNREACHABLE, time.monotonic() - now + pause, store="postgres")
+        meters.observe(metrics.TURNS, time.monotonic() - now)

@@ -5,17 +5,23 @@ A bulk step never makes a waiting person wait for more than the steps already le
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from schemas.states import Lane
 
 
 class Gate:
-    """Lets work in by token budget. Thread-safe."""
+    """Lets work in by token budget. Thread-safe.
 
-    def __init__(self, budget_tokens: int) -> None:
+    Args:
+        budget_tokens: how many prompt tokens may be inside at a time.
+        on_turn: told the lane of each that comes in, and for how many seconds it waited.
+    """
+
+    def __init__(self, budget_tokens: int, *, on_turn: Callable[[Lane, float], None] = lambda *_: None) -> None:
         self._budget = budget_tokens
+        self._on_turn = on_turn
         self._in_flight = 0
         self._turns = threading.Condition()
         self._inside: dict[object, float] = {}
@@ -29,6 +35,7 @@ class Gate:
         Work larger than the whole budget is let in alone.
         """
         ticket = object()
+        came = time.monotonic()
         with self._turns:
             self._lines[lane].append(ticket)
             try:
@@ -40,6 +47,7 @@ class Gate:
             self._in_flight += tokens
             self._inside[ticket] = time.monotonic()
         try:
+            self._on_turn(lane, time.monotonic() - came)
             yield
         finally:
             with self._turns:

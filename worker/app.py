@@ -4,6 +4,7 @@ import gc
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from pydantic import ValidationError
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import SQLAlchemyError
 
-from infra import logs, losses, presence, pulse, roster
+from infra import logs, losses, metrics, presence, pulse, roster
 from infra.broker import make_celery, run_worker, worker_name
 from infra.calibration import read_calibration
 from infra.database import connect
 from infra.local.model import embedded_model
+from infra.meters import Meters
 from infra.settings import Settings, load
 from schemas.calibration import CalibratedJudge
 from schemas.message import JUDGE_TASK, QUEUES, ShardHint
@@ -26,6 +28,7 @@ from schemas.verdict import Judge
 from worker import prompts
 from worker.admission import Gate
 from worker.engines.base import Engine, EngineCard, EngineGoneError
+from worker.engines.metered import MeteredEngine
 from worker.engines.simulated import SimulatedEngine, call_log, faults
 from worker.heartbeat import beat, keep_beating
 from worker.judging import Bench, Rules, judge_shard
@@ -95,7 +98,7 @@ def _simulated_hook(settings: Settings) -> Callable[[Sequence[Sequence[int]]], N
     return call_all if hooks else None
 
 
-def make_bench(settings: Settings, engine: Engine, database: Database) -> Bench:
+def make_bench(settings: Settings, engine: Engine, database: Database, meters: Meters | None = None) -> Bench:
     """Put together what this worker judges with, and enter its judges in the tables.
 
     Raises:
@@ -104,9 +107,14 @@ def make_bench(settings: Settings, engine: Engine, database: Database) -> Bench:
     judges = calibrate(judges_of(engine.card), settings.calibration_file)
     with database.begin() as connection:
         ids = {name: roster.enroll(connection, judge) for name, judge in judges.items()}
+    meters = meters or make_meters(settings)
+    _meter_statistics(engine, meters)
     return Bench(
-        engine=engine,
-        gate=Gate(engine.card.step_tokens * engine.card.steps_ahead),
+        engine=MeteredEngine(engine, meters),
+        gate=Gate(
+            engine.card.step_tokens * engine.card.steps_ahead,
+            on_turn=lambda lane, seconds: meters.observe(metrics.GATE_SECONDS, seconds, lane=lane),
+        ),
         database=database,
         rules=Rules(
             worker=worker_name(),
@@ -117,7 +125,25 @@ def make_bench(settings: Settings, engine: Engine, database: Database) -> Bench:
             calibrated={name: judge.temperature for name, judge in judges.items() if judge.calibration},
         ),
         judges=ids,
+        meters=meters,
     )
+
+
+def make_meters(settings: Settings) -> Meters:
+    """Make the meters of a worker."""
+    return Meters("worker", engine=settings.engine, simulated=settings.engine == "simulated")
+
+
+def _meter_statistics(engine: Engine, meters: Meters) -> None:
+    """Have an engine that keeps statistics of itself asked for them whenever the meters are read."""
+    statistics = getattr(engine, "statistics", None)
+    if statistics is not None:
+        for what in metrics.ENGINE_STATE.labels["what"]:
+            meters.ask(metrics.ENGINE_STATE, partial(_snapshot, statistics, what), what=what)
+
+
+def _snapshot(statistics: Any, what: str) -> float:
+    return float(statistics.snapshot().get(what, 0))
 
 
 def judges_of(card: EngineCard) -> dict[str, Judge]:
@@ -192,15 +218,17 @@ def main() -> None:
     logs.configure(process="worker", level=settings.log_level, style=settings.log_format)
     pulse.begin(settings.pulse_file)
     database = connect(settings.database_url.get_secret_value(), application="worker", pool_size=settings.slots + 1)
+    meters = make_meters(settings)
+    meters.serve(settings.metrics_host, settings.metrics_port)
     # Before the model is loaded, which takes its time: a predecessor's work can go on elsewhere meanwhile.
-    _bury_the_dead(database, settings)
+    _bury_the_dead(database, settings, meters)
     try:
         engine = open_engine(settings)
     except (ValueError, Problem) as error:
         log.error("engine_refused", reason=str(error))  # noqa: TRY400 - the message is the whole story
         sys.exit(2)
     try:
-        bench = make_bench(settings, engine, database)
+        bench = make_bench(settings, engine, database, meters)
     except ValueError as error:
         log.error("calibration_refused", reason=str(error))  # noqa: TRY400 - the message is the whole story
         sys.exit(2)
@@ -261,16 +289,18 @@ def main() -> None:
     sys.exit(status)
 
 
-def _bury_the_dead(database: Database, settings: Settings) -> None:
+def _bury_the_dead(database: Database, settings: Settings, meters: Meters) -> None:
     """Bring back at once what workers held that died on this machine, where that can be proved."""
     if settings.presence_dir is None:
         return
 
     def see_to(worker: str) -> None:
         with database.begin() as connection:
-            shards = losses.bury(connection, worker, max_attempts=settings.max_attempts)
+            lost = losses.bury(connection, worker, max_attempts=settings.max_attempts)
             roster.leave(connection, worker=worker)
-        log.info("dead_worker_buried", dead=worker, shards=shards)
+        for fate, shards in lost.items():
+            meters.add(metrics.LOSSES, shards, then=fate)
+        log.info("dead_worker_buried", dead=worker, shards=lost.total())
 
     try:
         presence.bury(settings.presence_dir, see_to)

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Protocol
 from uuid import UUID
 
@@ -11,9 +12,10 @@ import structlog
 from sqlalchemy import Engine as Database
 from standardwebhooks import Webhook
 
-from infra import callback_secrets, callbacks
+from infra import callback_secrets, callbacks, metrics
 from infra.callbacks import Attempt, Claim, LeaseLostError
 from infra.database import persist
+from infra.meters import Meters
 from schemas import ids
 from schemas.callback import AttemptReason, CallbackState, event_body
 from worker.egress import Reply
@@ -43,6 +45,7 @@ class Courier:
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     draining: threading.Event = field(default_factory=threading.Event)
     """Set when the process is to end: claim nothing more."""
+    meters: Meters = field(default_factory=partial(Meters, "callbacks"))
 
 
 def deliver(courier: Courier, callback: UUID) -> None:
@@ -61,6 +64,8 @@ def deliver(courier: Courier, callback: UUID) -> None:
         return
     body = event_body(claim.event_id, claim.type, claim.at, claim.subject_id, claim.line)
     headers = sign(ids.event_id(claim.event_id), body, secrets, courier.now())
+    if claim.waited is not None:
+        courier.meters.observe(metrics.FIRST_TRY_SECONDS, claim.waited)
     reply = courier.send(claim.url, body=body, headers=headers, deadline_seconds=courier.deadline_seconds)
     _record(courier, claim, judge(reply))
 
@@ -124,6 +129,8 @@ def _record(courier: Courier, claim: Claim, attempt: Attempt) -> None:
         "reason": attempt.reason,
         "seconds": round(attempt.seconds, 4),
     }
+    courier.meters.add(metrics.CALLBACK_ATTEMPTS, result=attempt.reason)
+    courier.meters.observe(metrics.CALLBACK_SECONDS, attempt.seconds)
     try:
         recorded = persist(
             courier.database,
@@ -131,13 +138,16 @@ def _record(courier: Courier, claim: Claim, attempt: Attempt) -> None:
             patience_seconds=_LEASE_MARGIN,
         )
     except LeaseLostError:
+        courier.meters.add(metrics.STALE_WRITES)
         log.warning("stale_write_refused", **about)
         return
     if recorded.state == CallbackState.DELIVERED:
         log.info("callback_delivered", **about)
     elif recorded.state == CallbackState.DEAD:
+        courier.meters.add(metrics.CALLBACKS_DEAD)
         log.warning("callback_dead", **about)
     else:
         log.info("callback_failed", **about)
     if recorded.disabled is not None:
+        courier.meters.add(metrics.ENDPOINTS_DISABLED)
         log.warning("callback_endpoint_disabled", endpoint=about["endpoint"], why=recorded.disabled)

@@ -14,6 +14,7 @@ from infra import logs, pulse
 from infra.addresses import Allowed
 from infra.broker import make_celery, run_worker, worker_name
 from infra.database import connect
+from infra.meters import Meters
 from infra.settings import load
 from schemas.message import CALLBACK_QUEUE, CALLBACK_TASK, CallbackHint
 from schemas.problems import Problem
@@ -55,11 +56,14 @@ def main() -> None:
     database = connect(
         settings.database_url.get_secret_value(), application="callbacks", pool_size=_DATABASE_CONNECTIONS
     )
+    meters = Meters("callbacks")
+    meters.serve(settings.metrics_host, settings.metrics_port)
     courier = Courier(
         database=database,
         send=partial(send, allowed=Allowed.parse(settings.callback_allow), tls=tls_context()),
         deadline_seconds=settings.callback_deadline_seconds,
         clock_shift_seconds=settings.clock_shift_seconds,
+        meters=meters,
     )
     app = make_celery(settings.redis_url.get_secret_value(), name="callbacks")
     register(app, courier)

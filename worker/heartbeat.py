@@ -6,7 +6,7 @@ from dataclasses import asdict
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from infra import docket, roster
+from infra import docket, metrics, roster
 from worker.judging import Bench
 
 log = structlog.get_logger()
@@ -30,4 +30,5 @@ def keep_beating(bench: Bench, *, slots: int, bulk_slots: int, every: float, sto
         try:
             beat(bench, slots=slots, bulk_slots=bulk_slots)
         except SQLAlchemyError as error:
+            bench.meters.add(metrics.HEARTBEATS_FAILED)
             log.warning("heartbeat_failed", error=type(error).__name__)

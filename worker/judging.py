@@ -3,6 +3,7 @@
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,11 +14,12 @@ import structlog
 from sqlalchemy import Connection
 from sqlalchemy import Engine as Database
 
-from infra import docket, losses, precedents
+from infra import docket, losses, metrics, precedents
 from infra.database import persist
 from infra.docket import Claim, Lease, LeaseLostError
 from infra.filed import Filed
 from infra.logs import REQUEST_ID
+from infra.meters import Meters
 from infra.outcomes import Outcome
 from schemas.problems import OutcomeError
 from schemas.states import OutcomeStatus
@@ -69,6 +71,7 @@ class Bench:
     """What this worker holds; the heartbeat renews it."""
     draining: threading.Event = field(default_factory=threading.Event)
     """Set when the worker is to end: claim nothing, give back what is not begun."""
+    meters: Meters = field(default_factory=partial(Meters, "worker"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,20 +97,27 @@ def judge_shard(bench: Bench, shard: int) -> None:
         lambda c: docket.claim(c, shard, worker=bench.rules.worker, lease_seconds=bench.rules.lease_seconds),
     )
     if claim is None:
+        bench.meters.add(metrics.IDLE_HINTS)
         log.debug("hint_without_work", shard=shard)
         return
+    bench.meters.add(metrics.CLAIMS, lane=claim.lane)
     bench.leases.add(claim.lease)
     started = time.monotonic()
+    ending = "left"
     try:
         decided = _work(bench, claim)
     except LeaseLostError:
+        ending = "refused"
+        bench.meters.add(metrics.STALE_WRITES)
         log.warning("stale_write_refused", shard=shard, attempt=claim.attempt)
     except EngineError as error:
+        ending = "failed"
         log.warning("attempt_failed", shard=shard, attempt=claim.attempt, error=type(error).__name__)
         _fail(bench, claim, error)
         if isinstance(error, EngineGoneError):
             raise
     else:
+        ending = "finished"
         log.info(
             "shard_ended",
             shard=shard,
@@ -118,6 +128,8 @@ def judge_shard(bench: Bench, shard: int) -> None:
         )
     finally:
         bench.leases.discard(claim.lease)
+        bench.meters.add(metrics.SHARDS_ENDED, lane=claim.lane, ending=ending)
+        bench.meters.observe(metrics.SHARD_SECONDS, time.monotonic() - started, lane=claim.lane)
 
 
 def _work(bench: Bench, claim: Claim) -> int:
@@ -157,7 +169,7 @@ def _work_in_steps(bench: Bench, claim: Claim, lines: Lines, outcomes: list[Outc
         with suppress(LeaseLostError):
             _record(bench, claim, cases.with_twins(outcomes, lines.twins))
         raise
-    return decided + _persist(bench, lambda c: docket.finish(c, claim.lease, cases.with_twins(outcomes, lines.twins)))
+    return decided + _finish(bench, claim, cases.with_twins(outcomes, lines.twins))
 
 
 def _work_carefully(bench: Bench, claim: Claim, lines: Lines, outcomes: list[Outcome]) -> int:
@@ -176,11 +188,27 @@ def _work_carefully(bench: Bench, claim: Claim, lines: Lines, outcomes: list[Out
             for step in cases.steps([line], lines.digests, bench.engine, outcomes.append):
                 outcomes += _judge(bench, claim, step)
             decided += _record(bench, claim, cases.with_twins(outcomes, lines.twins))
-    return decided + _persist(bench, lambda c: docket.finish(c, claim.lease, []))
+    return decided + _finish(bench, claim, [])
 
 
 def _record(bench: Bench, claim: Claim, outcomes: Sequence[Outcome]) -> int:
-    return _persist(bench, lambda c: docket.record(c, claim.lease, outcomes, lease_seconds=bench.rules.lease_seconds))
+    lease_seconds = bench.rules.lease_seconds
+    stored = _persist(bench, lambda c: docket.record(c, claim.lease, outcomes, lease_seconds=lease_seconds))
+    _count(bench, claim, outcomes)
+    return stored
+
+
+def _finish(bench: Bench, claim: Claim, outcomes: Sequence[Outcome]) -> int:
+    stored = _persist(bench, lambda c: docket.finish(c, claim.lease, outcomes))
+    _count(bench, claim, outcomes)
+    return stored
+
+
+def _count(bench: Bench, claim: Claim, outcomes: Sequence[Outcome]) -> None:
+    """Count outcomes that were stored."""
+    for result, lines in Counter([each.error_code or each.status for each in outcomes]).items():
+        bench.meters.add(metrics.OUTCOMES, lines, lane=claim.lane, result=result)
+    bench.meters.add(metrics.REUSED, sum([each.reused for each in outcomes]), lane=claim.lane)
 
 
 def _judge(bench: Bench, claim: Claim, step: Sequence[Case]) -> list[Outcome]:
@@ -284,6 +312,8 @@ def _give_back(bench: Bench, claim: Claim, outcomes: Sequence[Outcome]) -> int:
         return stored
 
     stored = _persist(bench, write)
+    _count(bench, claim, outcomes)
+    bench.meters.add(metrics.GIVEN_BACK)
     log.info("shard_given_back", shard=claim.lease.shard, stored=stored)
     return stored
 
@@ -298,9 +328,11 @@ def _fail(bench: Bench, claim: Claim, error: EngineError) -> None:
         max_attempts=bench.rules.max_attempts,
     )
     lose = partial(losses.lose, lease=claim.lease, max_attempts=bench.rules.max_attempts)
+    move, counted = (lose, metrics.LOSSES) if isinstance(error, EngineGoneError) else (fail, metrics.FAILED_ATTEMPTS)
     try:
-        _persist(bench, lose if isinstance(error, EngineGoneError) else fail)
+        bench.meters.add(counted, then=_persist(bench, move))
     except LeaseLostError:
+        bench.meters.add(metrics.STALE_WRITES)
         log.warning("stale_write_refused", shard=claim.lease.shard, attempt=claim.attempt)
 
 

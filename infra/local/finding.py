@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -58,6 +59,20 @@ def is_free(host: str, port: int) -> bool:
             return False
         raise LocalStackError(f"cannot listen on {host}, port {port}: {error}") from error
     return True
+
+
+def metrics_ports(names: Sequence[str], first: int) -> dict[str, int]:
+    """Give each application but the API, which has a port, one for its metrics: from `first` on, or where 0 any."""
+    others = [name for name in names if name != "api"]
+    ports = dict.fromkeys(range(first, first + len(others))) if first else {}
+    while len(ports) < len(others):
+        ports[free_port()] = None
+    return dict(zip(others, ports, strict=True))
+
+
+def authority(host: str, port: int) -> str:
+    """Host and port as a URL has them."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def free_port(host: str = LOOPBACK) -> int:

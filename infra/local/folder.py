@@ -1,6 +1,7 @@
 """The data folder of the embedded stack: private, held by one supervisor at a time, and telling what runs."""
 
 import fcntl
+import json
 import os
 import secrets
 import time
@@ -16,6 +17,7 @@ from infra.local import LocalStackError
 
 _LOCK = "nightcourt.lock"
 _STACK = "stack.json"
+_TARGETS = "prometheus.json"
 _LOG_BYTES = 16 * 1024 * 1024
 _LOCK_SECONDS = 1.0
 
@@ -29,6 +31,8 @@ class StackInfo(BaseModel):
     api_url: str
     database_url: str = Field(repr=False)
     redis_url: str = Field(repr=False)
+    metrics: dict[str, str] = {}
+    """Where each process serves `/metrics`: host and port by the name of the part."""
     started_at: datetime
 
 
@@ -76,7 +80,9 @@ class DataFolder:
         self.close()
 
     def publish(self, info: StackInfo) -> None:
-        """Let other commands find what runs here."""
+        """Let other commands find what runs here, and Prometheus (`file_sd_configs`) where its metrics are."""
+        targets = [{"targets": [at], "labels": {"part": name}} for name, at in info.metrics.items()]
+        write_private(self.path / _TARGETS, json.dumps(targets, indent=2) + "\n")
         write_private(self.path / _STACK, info.model_dump_json(indent=2) + "\n")
 
     def log(self, name: str) -> Path:
@@ -95,6 +101,7 @@ class DataFolder:
         """Say that nothing runs here any more, and let go of the folder."""
         if self._lock >= 0:
             (self.path / _STACK).unlink(missing_ok=True)
+            (self.path / _TARGETS).unlink(missing_ok=True)
             # The lock file itself stays: removing it would let two processes lock two different files.
             os.ftruncate(self._lock, 0)
             os.close(self._lock)

@@ -31,7 +31,7 @@ import structlog
 
 from infra.local import LocalStackError, StartCancelledError
 from infra.local import tree as trees
-from infra.local.finding import choose_port, listens, own_receivers, reachable
+from infra.local.finding import authority, choose_port, listens, metrics_ports, own_receivers, reachable
 from infra.local.folder import DataFolder, StackInfo
 from infra.local.model import embedded_model
 from infra.local.part import OnEvent
@@ -145,6 +145,7 @@ class Stack:
             variables,
             migrate=self._migrate,
             applications=self._applications,
+            metrics_ports=metrics_ports([each.name for each in self._applications], self._settings.metrics_port),
             fast=self._fast,
             report=self._report,
             stopping=self._stopping,
@@ -213,8 +214,7 @@ class Stack:
                 raise StartCancelledError("starting was cancelled")
 
     def _hear(self, _number: int, _frame: FrameType | None) -> None:
-        # Raising is for getting out of the block, once. In the middle of the end it would do harm.
-        if self._leaving:
+        if self._leaving:  # raising is for getting out of the block, once; in the middle of the end it would do harm
             self._rushed = True
         else:
             self._leaving = True
@@ -263,9 +263,11 @@ class Stack:
         if obstacle is None and tree.postgres and tree.redis:
             self._info = StackInfo(
                 pid=os.getpid(),
-                api_url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}",
+                api_url=f"http://{authority(host, port)}",
                 database_url=tree.postgres.url,
                 redis_url=tree.redis.url,
+                metrics={"api": authority(host, port)}
+                | {name: authority(self._settings.metrics_host, own) for name, own in tree.metrics_ports.items()},
                 started_at=datetime.now(UTC),
             )
             folder.publish(self._info)
@@ -327,8 +329,7 @@ def run_stack(
                 stack.hurry()
             elif asked:
                 stack.stop()
-        if asked:
-            # The program is ending as it was asked to: one Ctrl-C too many is not to turn that into a failure.
+        if asked:  # it ends as it was asked to: one Ctrl-C too many is not to turn that into a failure
             afterwards.update(dict.fromkeys(afterwards, signal.SIG_IGN))
 
 

@@ -53,6 +53,7 @@ class ProcessTree:
     Attributes:
         postgres: None before its first start.
         redis: None before its first start.
+        metrics_ports: Where each application serves its metrics, by name, in all of its lives.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class ProcessTree:
         *,
         migrate: Program,
         applications: Sequence[Program],
+        metrics_ports: Mapping[str, int],
         fast: bool,
         report: OnEvent,
         stopping: Callable[[], bool],
@@ -74,6 +76,7 @@ class ProcessTree:
             variables: The environment of the applications, beside where Postgres and Redis are.
             migrate: Brings the database up to date, and ends.
             applications: What runs on top, in the order of starting.
+            metrics_ports: As in the attribute.
             fast: Give up the database's safety against a crash of the machine.
             report: Hears what happens.
             stopping: Whether all this is to end; asked again and again.
@@ -85,6 +88,7 @@ class ProcessTree:
         self._variables = dict(variables)
         self._migrate_program = migrate
         self._programs = applications
+        self.metrics_ports = metrics_ports
         self._fast = fast
         self._report = report
         self._stopping = stopping
@@ -160,7 +164,9 @@ class ProcessTree:
             program.name,
             program.command,
             log=self._folder.log(program.name),
-            environment=child_environment(self._variables),
+            environment=child_environment(
+                self._variables | {"NIGHTCOURT_METRICS_PORT": str(self.metrics_ports.get(program.name, 0))}
+            ),
         )
 
     def _migrate(self) -> None:

@@ -12,9 +12,10 @@ from redis.asyncio import Redis
 from infra import logs
 from infra.addresses import Allowed
 from infra.database import connect_async
+from infra.meters import Meters
 from infra.settings import Settings
 from producer.api import batch_report, batches, callbacks, comparisons, files, health, problems
-from producer.api.requests import RequestIds
+from producer.api.requests import Requests
 from producer.results import Waiter
 from schemas.problems import ProblemDocument
 
@@ -54,6 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.settings = settings
+    app.state.meters = Meters("api")
     app.state.allowed = Allowed.parse(settings.callback_allow)
     app.include_router(comparisons.router)
     app.include_router(files.router)
@@ -62,7 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(callbacks.router)
     app.include_router(health.router)
     problems.install(app)
-    app.add_middleware(RequestIds)
+    app.add_middleware(Requests, meters=app.state.meters)
     _describe_problems(app)
     return app
 

@@ -8,6 +8,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
+from infra import metrics
 from producer import batches, outputs, progress
 from producer.access import Caller
 from producer.api.access import Reader, Submitter
@@ -16,7 +17,8 @@ from producer.api.problems import DOCUMENTED_AS_OPENAI
 from producer.api.requests import IdempotencyKey, known_key
 from producer.files import SHARD_LINES
 from schemas import ids
-from schemas.batch import Batch, BatchRequest
+from schemas.batch import Batch, BatchRequest, BatchStatus
+from schemas.states import Lane
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=JsonRoute, responses=DOCUMENTED_AS_OPENAI)
 
@@ -52,6 +54,8 @@ async def create(
     )
     if replayed:
         response.headers["Idempotent-Replayed"] = "true"
+    elif batch.status is not BatchStatus.FAILED:
+        state.meters.add(metrics.FILED, batch.request_counts.total, lane=Lane.BULK)
     return batch
 
 

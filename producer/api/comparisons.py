@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
+from infra import metrics
 from producer import results, waiting
 from producer.access import Caller
 from producer.api.access import Reader, Submitter
@@ -15,6 +16,7 @@ from producer.intake import file_comparison
 from schemas.comparison import Comparison, ComparisonPage, ComparisonRequest
 from schemas.ids import ComparisonKey, parse_comparison_id
 from schemas.problems import INVALID_HEADER, NOT_FOUND, Problem
+from schemas.states import Lane
 
 router = APIRouter(prefix="/v1/comparisons", tags=["comparisons"], route_class=JsonRoute, responses=DOCUMENTED)
 
@@ -75,6 +77,8 @@ async def file(
     )
     if receipt.replayed:
         response.headers["Idempotent-Replayed"] = "true"
+    else:
+        state.meters.add(metrics.FILED, lane=Lane.INTERACTIVE)
     comparison = await _wait_and_read(request, response, caller, receipt.key, seconds)
     response.headers["Location"] = f"/v1/comparisons/{comparison.id}"
     response.status_code = 200 if comparison.status.final else 202

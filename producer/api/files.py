@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 from sqlalchemy import text
 
+from infra import metrics
 from producer import batches, files, outputs
 from producer.access import Caller
 from producer.api.access import Reader, Submitter
@@ -86,13 +87,15 @@ async def upload(caller: Submitter, request: Request) -> File:
             )
         return form.filename or "upload.jsonl", "batch"
 
-    return await files.store(
+    stored = await files.store(
         request.app.state.database,
         form.chunks(),
         tenant=caller.tenant,
         about=about,
         limits=files.Limits(file_bytes=settings.max_file_bytes, line_bytes=settings.max_body_bytes),
     )
+    request.app.state.meters.add(metrics.UPLOADED_BYTES, stored.bytes)
+    return stored
 
 
 @router.get("")

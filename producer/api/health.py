@@ -1,4 +1,4 @@
-"""Health: `/livez` says that the process answers, `/readyz` what it can and cannot do."""
+"""Health: `/livez` says that the process answers, `/readyz` what it can and cannot do, `/metrics` how it fares."""
 
 import asyncio
 from typing import Literal
@@ -9,6 +9,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
 from infra import docket, roster
+from infra.meters import CONTENT_TYPE
 
 router = APIRouter(tags=["health"])
 
@@ -33,6 +34,12 @@ class Readiness(BaseModel):
 async def livez() -> dict[str, str]:
     """Whether this process answers."""
     return {"status": "alive"}
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+async def metrics(request: Request) -> Response:
+    """What this process has counted, for Prometheus. Nothing in it was sent by anybody."""
+    return Response(request.app.state.meters.text(), headers={"Content-Type": CONTENT_TYPE})
 
 
 @router.get("/readyz", responses={503: {"model": Readiness, "description": "No database: nothing can be filed"}})

@@ -9,13 +9,18 @@ import structlog
 from fastapi import Header
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from infra import metrics
 from infra.logs import REQUEST_ID
+from infra.meters import Meters
 from schemas.problems import INVALID_HEADER, Problem
 
 log = structlog.get_logger("http")
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
+
+_HELD = b"preference-applied"
+"""The header of an answer that was held because its caller asked for that."""
 
 IdempotencyKey = Annotated[
     str | None,
@@ -34,11 +39,15 @@ def known_key(key: str | None) -> str | None:
     return key
 
 
-class RequestIds:
-    """Takes over a caller's `X-Request-Id` or makes one, binds it to the log lines, and gives it back."""
+_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 
-    def __init__(self, app: ASGIApp) -> None:
+
+class Requests:
+    """Sees every request through: its id, which is a caller's `X-Request-Id` or new; its log line; and its count."""
+
+    def __init__(self, app: ASGIApp, meters: Meters) -> None:
         self._app = app
+        self._meters = meters
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -55,9 +64,12 @@ class RequestIds:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if not any(name == _HELD for name, _ in message["headers"]):
+                    self._meters.observe(metrics.HTTP_SECONDS, time.perf_counter() - started, route=_route(scope))
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
 
+        self._meters.add(metrics.HTTP_UNDER_WAY)
         with structlog.contextvars.bound_contextvars(**{REQUEST_ID: request_id}):
             try:
                 await self._app(scope, receive, send_with_id)
@@ -65,6 +77,9 @@ class RequestIds:
                 log.exception("request_failed")
                 raise
             finally:
+                self._meters.add(metrics.HTTP_UNDER_WAY, -1)
+                method = scope["method"] if scope["method"] in _METHODS else "other"
+                self._meters.add(metrics.HTTP_REQUESTS, method=method, route=_route(scope), status=str(status))
                 log.info(
                     "http_request",
                     method=scope["method"],
@@ -72,3 +87,8 @@ class RequestIds:
                     status=status,
                     milliseconds=round((time.perf_counter() - started) * 1000, 2),
                 )
+
+
+def _route(scope: Scope) -> str:
+    """The template of a request's route: paths themselves are without number."""
+    return getattr(scope.get("route"), "path", None) or "unmatched"

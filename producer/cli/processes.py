@@ -15,8 +15,9 @@ from infra import logs, pulse, settings
 from infra.broker import make_celery
 from infra.database import connect
 from infra.database import migrate as migrate_tables
+from infra.meters import Meters
 from producer import dispatcher as dispatching
-from producer import retention
+from producer import retention, survey
 from schemas.problems import UNAVAILABLE, Problem
 
 log = structlog.get_logger()
@@ -49,7 +50,7 @@ def dispatcher() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    database = connect(chosen.database_url.get_secret_value(), application="dispatcher", pool_size=2)
+    database = connect(chosen.database_url.get_secret_value(), application="dispatcher", pool_size=3)
     app = make_celery(chosen.redis_url.get_secret_value(), name="dispatcher")
     pace = dispatching.Pace(
         poll_seconds=chosen.poll_seconds,
@@ -65,9 +66,18 @@ def dispatcher() -> None:
         threading.Thread(
             target=_delete_what_is_old, args=(database, chosen.retention_days, stop), name="retention", daemon=True
         ).start()
+    meters = Meters("dispatcher")
+    meters.serve(chosen.metrics_host, chosen.metrics_port)
+    threading.Thread(
+        target=survey.keep_taking,
+        args=(database, meters, stop),
+        kwargs={"worker_seconds": pace.worker_seconds, "data_dir": chosen.data_dir},
+        name="survey",
+        daemon=True,
+    ).start()
     log.info("dispatcher_ready")
     try:
-        dispatching.run(database, app, pace, stop, pulse_file=chosen.pulse_file)
+        dispatching.run(dispatching.Desk(database, app, pace, meters), stop, pulse_file=chosen.pulse_file)
     finally:
         app.close()
         database.dispose()

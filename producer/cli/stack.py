@@ -89,6 +89,10 @@ def _say_when_up(kind: str, /, **fields: object) -> None:
     if kind == "ready":
         url = fields["api_url"]
         progress.print(f"[bold green]Ready[/]: {url}  [dim](documentation at {url}/docs)[/]", soft_wrap=True)
+        progress.print(
+            f"[dim]Metrics: {url}/metrics, and of the other processes where {fields['folder']}/prometheus.json says[/]",
+            soft_wrap=True,
+        )
         progress.print("[dim]Try: nightcourt submit examples/first-docket.jsonl. Ctrl-C ends it.[/]")
 
 

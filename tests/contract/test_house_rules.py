@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from infra import settings_page
+from infra import metrics_page, settings_page
 from infra.settings import Settings
 from schemas import problems
 from schemas.problems import OutcomeError, ProblemKind
@@ -108,6 +108,12 @@ class TestPages:
         """docs/settings.md names every setting with its default and its meaning."""
         assert (ROOT / "docs" / "settings.md").read_text() == settings_page.render(), (
             "the page is behind; write it anew: .venv/bin/python -m infra.settings_page > docs/settings.md"
+        )
+
+    def test_the_page_of_metrics_says_what_the_metrics_are(self):
+        """docs/metrics.md names every metric with its labels and its meaning."""
+        assert (ROOT / "docs" / "metrics.md").read_text() == metrics_page.render(), (
+            "the page is behind; write it anew: .venv/bin/python -m infra.metrics_page > docs/metrics.md"
         )
 
     @pytest.mark.parametrize("name", Settings.model_fields)

@@ -320,6 +320,7 @@ class TestOpenAPI:
             "GET /v1/callbacks/{callback_id}": {"200", "default"},
             "POST /v1/callbacks/{callback_id}/replay": {"202", "default"},
             "GET /livez": {"200"},
+            "GET /metrics": {"200"},
             "GET /readyz": {"200", "503"},
         }
 

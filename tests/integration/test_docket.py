@@ -83,7 +83,7 @@ def states(connection: Connection) -> list[str]:
 
 def sweep(connection: Connection, max_attempts: int = 3) -> int:
     """Bring back what has lapsed."""
-    return losses.reclaim(connection, max_attempts=max_attempts, limit=100)
+    return losses.reclaim(connection, max_attempts=max_attempts, limit=100).total()
 
 
 def fail(connection: Connection, claimed: Claim, max_attempts: int = 3) -> None:

@@ -121,15 +121,15 @@ class TestWhereTwoMeet:
         with database.begin() as first, database.begin() as second:
             docket.renew(first, [claimed.lease], lease_seconds=LONG)
             second.execute(text("SET LOCAL lock_timeout = '1 s'"))
-            assert losses.reclaim(second, max_attempts=MAX_ATTEMPTS, limit=9) == 0
-        assert losses.reclaim(connection, max_attempts=MAX_ATTEMPTS, limit=9) == 0
+            assert losses.reclaim(second, max_attempts=MAX_ATTEMPTS, limit=9).total() == 0
+        assert losses.reclaim(connection, max_attempts=MAX_ATTEMPTS, limit=9).total() == 0
         assert docket.finish(connection, claimed.lease, []) == 0
 
     def test_a_renewal_that_waited_for_the_sweep_comes_too_late(self, database, connection, claimed, meanwhile):
         """A heartbeat that waited for the sweep's commit is told that its lease is lost."""
         lapse(connection)
         with database.begin() as first:
-            assert losses.reclaim(first, max_attempts=MAX_ATTEMPTS, limit=9) == 1
+            assert losses.reclaim(first, max_attempts=MAX_ATTEMPTS, limit=9).total() == 1
             renewing = meanwhile(docket.renew, [claimed.lease], lease_seconds=LONG)
         assert renewing.result() == set()
 
@@ -140,8 +140,8 @@ class TestWhereTwoMeet:
         connection.execute(text("UPDATE shards SET deadline_at = now(), attempt = :attempts"), {"attempts": attempts})
         with database.begin() as first, database.begin() as second:
             second.execute(text("SET LOCAL lock_timeout = '1 s'"))
-            assert losses.reclaim(first, max_attempts=MAX_ATTEMPTS, limit=9) == 1
-            assert losses.reclaim(second, max_attempts=MAX_ATTEMPTS, limit=9) == 0
+            assert losses.reclaim(first, max_attempts=MAX_ATTEMPTS, limit=9).total() == 1
+            assert losses.reclaim(second, max_attempts=MAX_ATTEMPTS, limit=9).total() == 0
             assert docket.expire(second, limit=9) == 0
 
     def test_two_dispatchers_hint_again_once(self, database, connection, claimed):
@@ -167,7 +167,7 @@ class TestWhereTwoMeet:
 
         monkeypatch.setattr(docket, "fail", fail_after_a_heartbeat)
         with database.begin() as first:
-            assert losses.reclaim(first, max_attempts=1, limit=9) == 1
+            assert losses.reclaim(first, max_attempts=1, limit=9).total() == 1
 
 
 def test_halves_begin_and_end_where_something_is_undecided(connection):
@@ -183,7 +183,7 @@ def test_halves_begin_and_end_where_something_is_undecided(connection):
 def test_a_lease_that_runs_is_left_alone_at_every_attempt(connection, claimed, attempts):
     """The sweep takes nothing from a worker that is alive, not even at its last attempt."""
     connection.execute(text("UPDATE shards SET attempt = :attempts"), {"attempts": attempts})
-    assert losses.reclaim(connection, max_attempts=MAX_ATTEMPTS, limit=9) == 0
+    assert losses.reclaim(connection, max_attempts=MAX_ATTEMPTS, limit=9).total() == 0
     assert docket.renew(connection, [claimed.lease], lease_seconds=LONG) == {claimed.lease}
 
 
@@ -206,9 +206,9 @@ def test_a_sweep_takes_no_more_than_its_limit(connection):
     start(connection, 2)
     start(connection, 2)
     lapse(connection)
-    assert losses.reclaim(connection, max_attempts=MAX_ATTEMPTS, limit=1) == 1
-    assert losses.reclaim(connection, max_attempts=MAX_ATTEMPTS, limit=1) == 1
-    assert losses.reclaim(connection, max_attempts=MAX_ATTEMPTS, limit=1) == 0
+    assert losses.reclaim(connection, max_attempts=MAX_ATTEMPTS, limit=1).total() == 1
+    assert losses.reclaim(connection, max_attempts=MAX_ATTEMPTS, limit=1).total() == 1
+    assert losses.reclaim(connection, max_attempts=MAX_ATTEMPTS, limit=1).total() == 0
     states = connection.execute(text("SELECT state FROM shards")).scalars()
     assert list(states) == ["waiting", "waiting"]
 

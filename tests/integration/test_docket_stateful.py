@@ -302,7 +302,7 @@ class DocketMachine(RuleBasedStateMachine):
         lapsed = [shard for shard in self.of("running") if shard.lapsed]
         for shard in lapsed:
             self.lost(shard)
-        assert losses.reclaim(self.connection, max_attempts=self.max_attempts, limit=100) == len(lapsed)
+        assert losses.reclaim(self.connection, max_attempts=self.max_attempts, limit=100).total() == len(lapsed)
 
     def expire(self) -> None:
         """End what is past its deadline, and nothing else."""

@@ -454,7 +454,7 @@ class TestTheHeartbeat:
         def lapse_and_beat(_: list[str]) -> None:
             court.connection.execute(text("UPDATE shards SET lease_until = now() - interval '1 s'"))
             beat(court.bench, slots=4, bulk_slots=3)
-            assert losses.reclaim(court.connection, max_attempts=3, limit=9) == 0
+            assert losses.reclaim(court.connection, max_attempts=3, limit=9).total() == 0
 
         engine.while_working = lapse_and_beat
         court.file(comparison())

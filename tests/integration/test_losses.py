@@ -47,7 +47,7 @@ def claim_one(connection: Connection) -> Claim:
 def lapse_and_sweep(connection: Connection) -> int:
     """Let every lease run out and look for those that did."""
     connection.execute(text("UPDATE shards SET lease_until = now() - interval '1 s' WHERE state = 'running'"))
-    return losses.reclaim(connection, max_attempts=ATTEMPTS, limit=100)
+    return losses.reclaim(connection, max_attempts=ATTEMPTS, limit=100).total()
 
 
 def lose(connection: Connection, claimed: Claim, *, at: int | None = None, max_attempts: int = ATTEMPTS) -> None:
@@ -197,8 +197,8 @@ class TestADeadWorker:
         [dead] = claim_all(connection, worker="dead")
         file(connection, 1)
         [alive] = claim_all(connection, worker="alive")
-        assert losses.bury(connection, "dead", max_attempts=ATTEMPTS) == 1
-        assert losses.bury(connection, "dead", max_attempts=ATTEMPTS) == 0
+        assert losses.bury(connection, "dead", max_attempts=ATTEMPTS).total() == 1
+        assert losses.bury(connection, "dead", max_attempts=ATTEMPTS).total() == 0
         with pytest.raises(LeaseLostError):
             docket.finish(connection, dead.lease, [an_outcome(1, good=True)])
         assert docket.finish(connection, alive.lease, [an_outcome(1, good=True)]) == 1

@@ -1,0 +1,78 @@
+"""Any engine, counted: how much it was asked, how long it took, and how it failed."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+from infra import metrics
+from infra.meters import Meters
+from worker.engines.base import (
+    Engine,
+    EngineCard,
+    EngineError,
+    EngineGoneError,
+    EngineOutOfMemoryError,
+    Generation,
+    Score,
+)
+
+
+class MeteredEngine:
+    """An engine that answers as the one inside does, and counts."""
+
+    def __init__(self, engine: Engine, meters: Meters) -> None:
+        self._engine = engine
+        self._meters = meters
+        self._card = engine.card
+        # Handed out as they are: they are called for each prompt, and there is nothing to count.
+        self.encode = engine.encode
+        self.health = engine.health
+        self.close = engine.close
+
+    @property
+    def card(self) -> EngineCard:
+        """Who the engine inside is."""
+        return self._card
+
+    def score(self, prompts: Sequence[Sequence[int]], *, salt: str = "") -> list[Score]:
+        """Ask for scores."""
+        with self._timed("score"):
+            scores = self._engine.score(prompts, salt=salt)
+        self._count(
+            prompts=len(prompts),
+            tokens=sum(map(len, prompts)),
+            cached=sum([score.cached_tokens for score in scores]),
+            seconds=sum([score.seconds for score in scores]),
+        )
+        return scores
+
+    def generate(self, prompt: Sequence[int], max_tokens: int, *, salt: str = "") -> Generation:
+        """Ask for text."""
+        with self._timed("generate"):
+            written = self._engine.generate(prompt, max_tokens, salt=salt)
+        self._count(prompts=1, tokens=len(prompt), cached=written.cached_tokens, seconds=written.seconds)
+        return written
+
+    def _count(self, *, prompts: int, tokens: int, cached: int, seconds: float) -> None:
+        self._meters.add(metrics.BALLOTS, prompts)
+        self._meters.add(metrics.PROMPT_TOKENS, tokens)
+        self._meters.add(metrics.CACHED_TOKENS, cached)
+        self._meters.add(metrics.GPU_SECONDS, seconds)
+
+    @contextmanager
+    def _timed(self, kind: Literal["score", "generate"]) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        except EngineError as error:
+            self._meters.add(metrics.ENGINE_ERRORS, kind=_kind(error))
+            raise
+        finally:
+            self._meters.observe(metrics.STEP_SECONDS, time.monotonic() - began, kind=kind)
+
+
+def _kind(error: EngineError) -> str:
+    if isinstance(error, EngineOutOfMemoryError):
+        return "out_of_memory"
+    return "gone" if isinstance(error, EngineGoneError) else "failed"
