@@ -12,6 +12,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 log = structlog.get_logger()
@@ -36,6 +37,9 @@ def _connect_args(application: str) -> dict[str, object]:
         "keepalives_idle": 10,
         "keepalives_interval": 5,
         "keepalives_count": 3,
+        # The same for one that vanished while something was on its way to it, which would take a quarter of an hour.
+        # Milliseconds.
+        "tcp_user_timeout": 15_000,
         "options": "-c statement_timeout=30000 -c idle_in_transaction_session_timeout=30000",
     }
 
@@ -85,7 +89,7 @@ def persist(database: Engine, write: Callable[[Connection], T], *, patience_seco
     It has to be safe to repeat after a commit whose answer was lost.
 
     Raises:
-        sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError: it could not be reached for all that time.
+        sqlalchemy.exc.SQLAlchemyError: it could not be reached for all that time, or refused the transaction.
     """
     give_up_at = time.monotonic() + patience_seconds
     pause = 0.1
@@ -93,7 +97,7 @@ def persist(database: Engine, write: Callable[[Connection], T], *, patience_seco
         try:
             with database.begin() as connection:
                 return write(connection)
-        except (OperationalError, InterfaceError) as error:
+        except (OperationalError, InterfaceError, PoolTimeoutError) as error:
             if time.monotonic() + pause > give_up_at:
                 raise
             log.warning("database_unreachable", error=type(error).__name__, retry_in=pause)

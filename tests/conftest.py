@@ -16,8 +16,9 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--full`, which runs the slow tests too."""
+    """Add `--full`, which runs the slow tests too, and `--storm-seed`, which lets a storm be seen again."""
     parser.addoption("--full", action="store_true", help="run the slow and long tests in full")
+    parser.addoption("--storm-seed", type=int, help="the seed of the storms in tests/chaos, in place of their own")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

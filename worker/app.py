@@ -1,6 +1,7 @@
 """The worker process: composition root of everything that judges. Run as `python -m worker.app`."""
 
 import gc
+import math
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from infra import logs, losses, metrics, presence, pulse, roster
 from infra.broker import make_celery, run_worker, worker_name
 from infra.calibration import read_calibration
-from infra.database import connect
+from infra.database import connect, persist
 from infra.local.model import embedded_model
 from infra.meters import Meters
 from infra.settings import Settings, load
@@ -30,7 +31,7 @@ from worker.admission import Gate
 from worker.engines.base import Engine, EngineCard, EngineGoneError
 from worker.engines.metered import MeteredEngine
 from worker.engines.simulated import SimulatedEngine, call_log, faults
-from worker.heartbeat import beat, keep_beating
+from worker.heartbeat import keep_beating
 from worker.judging import Bench, Rules, judge_shard
 from worker.watchdog import give_up, keep_watch
 
@@ -99,14 +100,17 @@ def _simulated_hook(settings: Settings) -> Callable[[Sequence[Sequence[int]]], N
 
 
 def make_bench(settings: Settings, engine: Engine, database: Database, meters: Meters | None = None) -> Bench:
-    """Put together what this worker judges with, and enter its judges in the tables.
+    """Put together what this worker judges with, and enter its judges in the tables, however long Postgres is away.
 
     Raises:
         ValueError: the calibration cannot be used with this engine; the message says why.
     """
     judges = calibrate(judges_of(engine.card), settings.calibration_file)
-    with database.begin() as connection:
-        ids = {name: roster.enroll(connection, judge) for name, judge in judges.items()}
+    ids = persist(
+        database,
+        lambda connection: {name: roster.enroll(connection, judge) for name, judge in judges.items()},
+        patience_seconds=math.inf,
+    )
     meters = meters or make_meters(settings)
     _meter_statistics(engine, meters)
     return Bench(
@@ -221,7 +225,7 @@ def main() -> None:
     meters = make_meters(settings)
     meters.serve(settings.metrics_host, settings.metrics_port)
     # Before the model is loaded, which takes its time: a predecessor's work can go on elsewhere meanwhile.
-    _bury_the_dead(database, settings, meters)
+    buried = _bury_the_dead(database, settings, meters)
     try:
         engine = open_engine(settings)
     except (ValueError, Problem) as error:
@@ -232,6 +236,8 @@ def main() -> None:
     except ValueError as error:
         log.error("calibration_refused", reason=str(error))  # noqa: TRY400 - the message is the whole story
         sys.exit(2)
+    if not buried:
+        _bury_the_dead(database, settings, meters)
     _be_present(settings.presence_dir, bench.rules.worker)
     # What is loaded stays; a shard's lines come and go by the thousand.
     gc.collect()
@@ -240,7 +246,6 @@ def main() -> None:
     app = make_celery(settings.redis_url.get_secret_value(), name="worker")
     register(app, bench)
     stop = threading.Event()
-    beat(bench, slots=settings.slots, bulk_slots=settings.bulk_slots)
     heart = threading.Thread(
         target=keep_beating,
         name="heartbeat",
@@ -289,10 +294,14 @@ def main() -> None:
     sys.exit(status)
 
 
-def _bury_the_dead(database: Database, settings: Settings, meters: Meters) -> None:
-    """Bring back at once what workers held that died on this machine, where that can be proved."""
+def _bury_the_dead(database: Database, settings: Settings, meters: Meters) -> bool:
+    """Bring back at once what workers held that died on this machine, where that can be proved.
+
+    Returns:
+        Whether that is done; not, where Postgres was away.
+    """
     if settings.presence_dir is None:
-        return
+        return True
 
     def see_to(worker: str) -> None:
         with database.begin() as connection:
@@ -306,6 +315,8 @@ def _bury_the_dead(database: Database, settings: Settings, meters: Meters) -> No
         presence.bury(settings.presence_dir, see_to)
     except SQLAlchemyError as error:
         log.warning("dead_left_to_their_leases", error=type(error).__name__)
+        return False
+    return True
 
 
 def _be_present(folder: Path | None, worker: str) -> None:

@@ -25,10 +25,12 @@ def beat(bench: Bench, *, slots: int, bulk_slots: int) -> None:
 
 
 def keep_beating(bench: Bench, *, slots: int, bulk_slots: int, every: float, stop: threading.Event) -> None:
-    """Beat every so many seconds until told to stop. A failed beat is logged; the next may succeed."""
-    while not stop.wait(every):
+    """Beat now and every so many seconds until told to stop. A failed beat is logged; the next may succeed."""
+    while True:
         try:
             beat(bench, slots=slots, bulk_slots=bulk_slots)
         except SQLAlchemyError as error:
             bench.meters.add(metrics.HEARTBEATS_FAILED)
             log.warning("heartbeat_failed", error=type(error).__name__)
+        if stop.wait(every):
+            return

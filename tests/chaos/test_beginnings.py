@@ -1,0 +1,69 @@
+"""Processes that begin while something is away wait for it, and end over nothing."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from chaos.proxy import Proxy
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from support.waiting import wait_until
+
+from infra.database import connect, persist
+from infra.local.child import start_child
+from infra.local.redis import Redis
+from infra.settings import child_environment
+
+
+def events(log: Path) -> list[str]:
+    """What a process has logged so far, by name."""
+    return [json.loads(line)["event"] for line in log.read_text().splitlines() if line.startswith("{")]
+
+
+def test_a_worker_that_begins_before_postgres_waits_for_it(database_url: str, redis_server: Redis, tmp_path: Path):
+    """Its model is loaded once; when Postgres comes it is ready, and it buries then whom it could not bury before."""
+    (tmp_path / "presence").mkdir()
+    (tmp_path / "presence" / "some-host-1-dead.alive").touch()
+    proxy = Proxy()
+    url = make_url(database_url)
+    link = proxy.link(url.port or 0)
+    link.swallow()
+    variables = {
+        "NIGHTCOURT_ENGINE": "simulated",
+        "NIGHTCOURT_LOG_FORMAT": "json",
+        "NIGHTCOURT_DATABASE_URL": url.set(port=link.port).render_as_string(hide_password=False),
+        "NIGHTCOURT_REDIS_URL": redis_server.url,
+        "NIGHTCOURT_PRESENCE_DIR": str(tmp_path / "presence"),
+    }
+    log = tmp_path / "worker.log"
+    command = [sys.executable, "-P", "-m", "worker.app"]
+    worker = start_child("worker", command, log=log, environment=child_environment(variables))
+    try:
+        wait_until(lambda: "database_unreachable" in events(log), within=60, what="the worker finds nobody there")
+        link.mend()
+        wait_until(lambda: "worker_ready" in events(log), within=60, what="the worker is ready")
+        said = events(log)
+        assert said.index("dead_left_to_their_leases") < said.index("dead_worker_buried") < said.index("worker_ready")
+        assert worker.poll() is None
+    finally:
+        worker.kill()
+        proxy.close()
+
+
+def test_work_in_hand_waits_for_a_connection_too(database_url: str):
+    """A pool whose connections all hang is an outage like another: what is in hand is written when one is free."""
+    database = connect(database_url, application="test", pool_size=1)
+    tried = []
+
+    def write(_: object) -> str:
+        tried.append(1)
+        if len(tried) == 1:
+            raise PoolTimeoutError("QueuePool limit reached")
+        return "written"
+
+    assert persist(database, write, patience_seconds=5.0) == "written"
+    tried.clear()
+    with pytest.raises(PoolTimeoutError):
+        persist(database, write, patience_seconds=0)
+    database.dispose()
