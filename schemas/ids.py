@@ -71,6 +71,11 @@ def endpoint_id(endpoint: UUID) -> str:
     return f"cep_{endpoint.hex}"
 
 
+def key_id(key: UUID) -> str:
+    """Spell the id of a key, with which the key itself begins."""
+    return f"nck_{key.hex}"
+
+
 def parse_prefixed(text: str, prefix: str) -> UUID | None:
     """Read an id of a prefix and 32 hexadecimal digits; None where the text is no such id."""
     match = re.fullmatch(re.escape(prefix) + "([0-9a-f]{32})", text)

@@ -38,6 +38,9 @@ IDEMPOTENCY_KEY_REUSED = ProblemKind(
     HTTPStatus.UNPROCESSABLE_ENTITY,
     "This Idempotency-Key was used before with another body",
 )
+KEY_MISSING = ProblemKind("key_missing", HTTPStatus.UNAUTHORIZED, "A key is needed")
+KEY_INVALID = ProblemKind("key_invalid", HTTPStatus.UNAUTHORIZED, "The key is not valid")
+SCOPE_MISSING = ProblemKind("scope_missing", HTTPStatus.FORBIDDEN, "The key may not do this")
 BAD_COMPRESSION = ProblemKind("bad_compression", HTTPStatus.BAD_REQUEST, "The file's compression cannot be undone")
 MALFORMED_UPLOAD = ProblemKind("malformed_upload", HTTPStatus.BAD_REQUEST, "The upload is not a form with a file")
 BATCH_ENDED = ProblemKind("batch_ended", HTTPStatus.CONFLICT, "The batch has already ended")
@@ -64,6 +67,7 @@ ENGINE_FOLDER = ProblemKind("engine_folder", HTTPStatus.INTERNAL_SERVER_ERROR, "
 ENGINE_BUILD = ProblemKind("engine_build", HTTPStatus.INTERNAL_SERVER_ERROR, "The engine cannot be built")
 ENGINE_UNFIT = ProblemKind("engine_unfit", HTTPStatus.INTERNAL_SERVER_ERROR, "The engine did not pass")
 NO_GPU = ProblemKind("no_gpu", HTTPStatus.INTERNAL_SERVER_ERROR, "The GPU cannot be used")
+KEY_ENDED = ProblemKind("key_ended", HTTPStatus.CONFLICT, "The key has ended, or has a successor")
 NOT_DECIDED = ProblemKind("not_decided", HTTPStatus.GATEWAY_TIMEOUT, "Not everything was decided in time")
 
 

@@ -18,7 +18,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
-from schemas import callback_tables  # noqa: F401 - its tables stand in the same metadata
+from schemas import callback_tables, key_tables  # noqa: F401 - their tables stand in the same metadata
 from schemas.base import Base
 
 

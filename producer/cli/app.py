@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from producer.cli import batch, callbacks, doctor, engine, evals, plan, processes, purge, stack, submit
+from producer.cli import batch, callbacks, doctor, engine, evals, keys, plan, processes, purge, stack, submit
 from producer.cli.output import Exit, fail, progress
 from producer.client import ClientError, ServerProblem, ServerUnreachable
 from schemas.problems import NO_SERVER, UNAVAILABLE, Problem, ProblemKind
@@ -26,7 +26,8 @@ app.add_typer(callbacks.app, name="callbacks", rich_help_panel="Use a service")
 app.command(rich_help_panel="Use a service")(plan.plan)
 app.add_typer(evals.app, name="eval", rich_help_panel="Use a service")
 app.command(rich_help_panel="Use a service")(doctor.doctor)
-app.command(rich_help_panel="Use a service")(purge.purge)
+app.add_typer(keys.app, name="keys", rich_help_panel="Run a service")
+app.command(rich_help_panel="Run a service")(purge.purge)
 app.add_typer(engine.app, name="engine", rich_help_panel="The judge model")
 app.command(rich_help_panel="Processes")(processes.api)
 app.command(rich_help_panel="Processes")(processes.dispatcher)

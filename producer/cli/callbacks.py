@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from producer.cli.batch_run import DataDir, Server
+from producer.cli.host import span
 from producer.cli.output import Exit, console, progress
 from producer.cli.submit import connected, print_json
 from schemas.callback import Callback, CallbackState, Endpoint, Secret
@@ -21,22 +22,14 @@ app = typer.Typer(
 EndpointId = Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint's id, cep_ and 32 digits.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Objects, one a line, for a program.")]
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _LOOK_SECONDS = 0.2
 _ENDED = (CallbackState.DELIVERED, CallbackState.DEAD)
-
-
-def _span(text: str, option: str) -> float:
-    match = re.fullmatch(r"(\d{1,6})([smhd])", text)
-    if match is None:
-        raise typer.BadParameter("takes a span of time: 90s, 30m, 12h, 7d", param_hint=option)
-    return float(int(match[1]) * _UNITS[match[2]])
 
 
 def _moment(text: str) -> datetime:
     """Understand a span before now, or a moment; one without a zone is local time."""
     if re.fullmatch(r"\d+[smhd]", text):
-        return datetime.now(UTC) - timedelta(seconds=_span(text, "--since"))
+        return datetime.now(UTC) - timedelta(seconds=span(text, "--since"))
     try:
         return datetime.fromisoformat(text).astimezone()
     except ValueError:
@@ -205,7 +198,7 @@ def rotate_secret(
     Example: nightcourt callbacks rotate-secret --grace 24h
     """
     with connected(server, data_dir) as client:
-        made: Secret = client.rotate_secret(endpoint, grace_seconds=_span(grace, "--grace"))
+        made: Secret = client.rotate_secret(endpoint, grace_seconds=span(grace, "--grace"))
     if as_json:
         print_json(made.model_dump(mode="json"))
         return

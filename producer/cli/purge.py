@@ -1,22 +1,17 @@
 """`nightcourt purge`: delete by age, by batch or by tenant, straight in the database."""
 
 import re
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from sqlalchemy import Engine as Database
 from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
 
-from infra import settings
-from infra.database import connect
-from infra.local import LocalStackError
-from infra.local.folder import running_stack
 from producer import retention
+from producer.cli.host import DataDir, records
 from producer.cli.output import console
 from schemas import ids
-from schemas.problems import BATCH_RUNNING, LOCAL_STACK, NOT_FOUND, UNAVAILABLE, Problem
+from schemas.problems import BATCH_RUNNING, NOT_FOUND, Problem
 
 _UNITS = {"h": 3600, "d": 86400}
 _STATUS = text("SELECT status FROM batches WHERE id = :id")
@@ -26,7 +21,7 @@ def purge(
     older_than: Annotated[str | None, typer.Option(help="What ended longer ago than this: 12h, 30d.")] = None,
     batch: Annotated[str | None, typer.Option(help="One batch that has ended, with its outcomes.")] = None,
     tenant: Annotated[str | None, typer.Option(help="Everything of a tenant, running work included.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Data folder of the embedded stack.")] = None,
+    data_dir: DataDir = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Delete comparisons, verdicts and files for good, in small steps beside running work.
@@ -44,29 +39,14 @@ def purge(
     )
     if not yes:
         typer.confirm(f"Delete {what} for good?", abort=True)
-    database = _open(data_dir)
-    try:
+    with records(data_dir, application="purge") as database:
         if older_than is not None:
             gone = retention.delete_old(database, older_than=_seconds(older_than))
         elif batch is not None:
             gone = _delete_batch(database, batch)
         else:
             gone = retention.delete_tenant(database, tenant or "")
-    except SQLAlchemyError as error:
-        detail = f"The database cannot be reached ({type(error).__name__}); what is deleted so far stays deleted."
-        raise Problem(UNAVAILABLE, detail) from None
-    finally:
-        database.dispose()
     console.print(f"{gone} rows deleted.")
-
-
-def _open(data_dir: Path | None) -> Database:
-    chosen = settings.load(data_dir=data_dir)
-    try:
-        stack = running_stack(chosen.data_dir)
-    except LocalStackError as error:
-        raise Problem(LOCAL_STACK, str(error)) from None
-    return connect(stack.database_url if stack else chosen.database_url.get_secret_value(), application="purge")
 
 
 def _seconds(age: str) -> float:

@@ -1,0 +1,55 @@
+"""What commands share that work on the host, straight in the database, and spans of time on the command line."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from sqlalchemy import Engine as Database
+from sqlalchemy.exc import SQLAlchemyError
+
+from infra import settings
+from infra.database import connect
+from infra.local import LocalStackError
+from infra.local.folder import running_stack
+from schemas.problems import LOCAL_STACK, UNAVAILABLE, Problem
+
+DataDir = Annotated[Path | None, typer.Option(help="Data folder of the embedded stack to use.")]
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@contextmanager
+def records(data_dir: Path | None, *, application: str) -> Iterator[Database]:
+    """Lend the database: the embedded stack's where one runs, else what the settings name.
+
+    Raises:
+        Problem: it cannot be reached, or refuses.
+    """
+    chosen = settings.load(data_dir=data_dir)
+    try:
+        stack = running_stack(chosen.data_dir)
+    except LocalStackError as error:
+        raise Problem(LOCAL_STACK, str(error)) from None
+    url = stack.database_url if stack else chosen.database_url.get_secret_value()
+    database = connect(url, application=application)
+    try:
+        yield database
+    except SQLAlchemyError as error:
+        raise Problem(
+            UNAVAILABLE,
+            f"The database cannot be used ({type(error).__name__}). Is NIGHTCOURT_DATABASE_URL right, is Postgres "
+            "there, and has `nightcourt migrate` run?",
+        ) from None
+    finally:
+        database.dispose()
+
+
+def span(text: str, option: str) -> float:
+    """Understand a span of time, such as 90s or 7d, as seconds."""
+    match = re.fullmatch(r"(\d{1,6})([smhd])", text)
+    if match is None:
+        raise typer.BadParameter("takes a span of time: 90s, 30m, 12h, 7d", param_hint=option)
+    return float(int(match[1]) * _UNITS[match[2]])

@@ -1,0 +1,147 @@
+"""`nightcourt keys`: who may use the service. For its operator, on a host that reaches the database."""
+
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from producer import keys
+from producer.cli.host import DataDir, records, span
+from producer.cli.output import console, progress
+from producer.cli.submit import print_json
+from schemas import ids
+from schemas.keys import Key, KeyLimits, NewKey, Scope
+from schemas.problems import NOT_FOUND, Problem
+
+app = typer.Typer(
+    help="Make, list, revoke and rotate keys, on a host that reaches the database.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+KeyId = Annotated[str, typer.Argument(metavar="KEY", help="The key's id, nck_ and 32 digits.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Objects, one a line, for a program.")]
+
+
+def _scopes(text: str) -> list[Scope]:
+    try:
+        return [Scope(each.strip()) for each in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(
+            f"takes one or more of {', '.join(Scope)}, with commas between", param_hint="--scopes"
+        ) from None
+
+
+def _id(text: str) -> UUID:
+    # Whoever pastes a whole key means its id.
+    key = ids.parse_prefixed(text[:36], "nck_")
+    if key is None:
+        raise Problem(NOT_FOUND, "The id of a key looks like nck_ and 32 hexadecimal digits; this is none.")
+    return key
+
+
+@app.command()
+def create(
+    tenant: Annotated[str, typer.Option(help="Whose key it is: tenants see nothing of each other.")] = "default",
+    scopes: Annotated[str, typer.Option(help="submit, read and admin, with commas between.")] = "submit,read",
+    name: Annotated[str | None, typer.Option(help="A note, to know it by.")] = None,
+    expires: Annotated[str | None, typer.Option(help="How long it lives: 90d; for good unless told.")] = None,
+    requests_per_second: Annotated[float | None, typer.Option(min=0.01, help="Its own limit of requests.")] = None,
+    queued_comparisons: Annotated[int | None, typer.Option(min=1, help="How many may wait at a time.")] = None,
+    tokens_per_day: Annotated[int | None, typer.Option(min=1, help="How many tokens it may have judged a day.")] = None,
+    concurrent_batches: Annotated[int | None, typer.Option(min=1, help="How many batches may run at a time.")] = None,
+    max_body_bytes: Annotated[int | None, typer.Option(min=1, help="The largest body it may send.")] = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key and print it, which is done this once.
+
+    Example: nightcourt keys create --tenant search --scopes submit,read --name "nightly evals" --expires 90d
+    """
+    if not 1 <= len(tenant) <= 64 or not tenant.isprintable():  # noqa: PLR2004
+        raise typer.BadParameter("takes 1 to 64 printable characters", param_hint="--tenant")
+    limits = KeyLimits(
+        requests_per_second=requests_per_second,
+        queued_comparisons=queued_comparisons,
+        tokens_per_day=tokens_per_day,
+        concurrent_batches=concurrent_batches,
+        max_body_bytes=max_body_bytes,
+    )
+    chosen = _scopes(scopes)
+    lifetime = None if expires is None else span(expires, "--expires")
+    with records(data_dir, application="keys") as database, database.begin() as connection:
+        made = keys.create(connection, tenant=tenant, scopes=chosen, name=name, expires_seconds=lifetime, limits=limits)
+    _show_new(made, as_json=as_json)
+
+
+@app.command("list")
+def list_(
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """List keys, oldest first, those that have ended included.
+
+    Example: nightcourt keys list --tenant search
+    """
+    with records(data_dir, application="keys") as database, database.connect() as connection:
+        found = keys.listing(connection, tenant=tenant)
+    for each in found:
+        _show(each, as_json=as_json)
+
+
+@app.command()
+def revoke(key: KeyId, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """End a key. Within five seconds every API process refuses it.
+
+    Example: nightcourt keys revoke nck_0197f3c2a5d47b1c8e6f0a1b2c3d4e5f
+    """
+    with records(data_dir, application="keys") as database, database.begin() as connection:
+        ended = keys.revoke(connection, _id(key))
+    _show(ended, as_json=as_json)
+
+
+@app.command()
+def rotate(
+    key: KeyId,
+    overlap: Annotated[str, typer.Option(help="How long the old one lives yet; 0s ends it at once.")] = "24h",
+    expires: Annotated[
+        str | None, typer.Option(help="How long the new one lives: 90d; as long as the old one was to, unless told.")
+    ] = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key's successor and print it, which is done this once; for a time both are good.
+
+    The successor has the same tenant, scopes and limits.
+
+    Example: nightcourt keys rotate nck_0197f3c2a5d47b1c8e6f0a1b2c3d4e5f --overlap 7d
+    """
+    lifetime = None if expires is None else span(expires, "--expires")
+    overlap_seconds = span(overlap, "--overlap")
+    with records(data_dir, application="keys") as database, database.begin() as connection:
+        made = keys.rotate(connection, _id(key), overlap_seconds=overlap_seconds, expires_seconds=lifetime)
+    _show_new(made, as_json=as_json)
+    if not as_json:
+        progress.print(f"{made.replaces} lives for {overlap} yet.")
+
+
+def _show_new(made: NewKey, *, as_json: bool) -> None:
+    if as_json:
+        print_json(made.model_dump(mode="json"))
+        return
+    console.print(made.key, soft_wrap=True, markup=False)
+    progress.print("Keep it now: it is not shown again. Send it as `Authorization: Bearer`, or set NIGHTCOURT_KEY.")
+
+
+def _show(key: Key, *, as_json: bool) -> None:
+    if as_json:
+        print_json(key.model_dump(mode="json"))
+        return
+    until = "" if key.expires_at is None else f"  until {key.expires_at.astimezone():%Y-%m-%d %H:%M}"
+    replaces = "" if key.replaces is None else f"  in place of {key.replaces}"
+    console.print(
+        f"{key.id}  {key.status}  {key.tenant}  {','.join(key.scopes)}  {key.name or '-'}{until}{replaces}",
+        soft_wrap=True,
+        markup=False,
+    )
