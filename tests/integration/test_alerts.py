@@ -1,0 +1,129 @@
+"""Prometheus' own tool reads the alerts, and lets each fire over forty minutes of numbers."""
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import yaml
+from support.program import ROOT
+
+from infra import metrics
+
+RULES = ROOT / "infra" / "grafana" / "alerts.yaml"
+ALERTS = {rule["alert"] for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]}
+NO_WORKERS = "NightcourtNoWorkers"
+
+STEADY = "0x160"
+RISING = "0+10x160"
+
+WELL = {
+    **{f'nightcourt_build_info{{process="{each}",instance="{each}"}}': "1x160" for each in get_args(metrics.Process)},
+    'process_start_time_seconds{instance="worker"}': STEADY,
+    'nightcourt_oldest_shard_seconds{lane="interactive",state="waiting"}': STEADY,
+    'nightcourt_oldest_shard_seconds{lane="bulk",state="waiting"}': "3600x160",
+    "nightcourt_workers": "2x160",
+    'nightcourt_outcomes_total{lane="bulk",result="succeeded"}': RISING,
+    'nightcourt_outcomes_total{lane="bulk",result="engine_failed"}': STEADY,
+    "nightcourt_lease_overdue_seconds": "2x160",
+    'nightcourt_leases_lapsed_total{of="shard"}': STEADY,
+    "nightcourt_stale_writes_refused_total": STEADY,
+    'nightcourt_engine_errors_total{kind="failed"}': STEADY,
+    'nightcourt_engine_errors_total{kind="out_of_memory"}': RISING,
+    'nightcourt_engine_step_seconds_count{kind="score"}': RISING,
+    'nightcourt_dispatcher_turn_seconds_count{instance="dispatcher"}': RISING,
+    'nightcourt_dispatcher_turn_seconds_bucket{instance="dispatcher",le="0.1"}': RISING,
+    'nightcourt_dispatcher_turn_seconds_bucket{instance="dispatcher",le="5.0"}': RISING,
+    'nightcourt_dispatcher_turn_seconds_bucket{instance="dispatcher",le="+Inf"}': RISING,
+    "nightcourt_docket_read_timestamp_seconds": "0+15x160",
+    'nightcourt_unreachable_seconds_total{store="redis"}': STEADY,
+    "nightcourt_heartbeats_failed_total": STEADY,
+    "nightcourt_disk_free_bytes": "50x160",
+    "nightcourt_disk_bytes": "100x160",
+    'nightcourt_http_requests_total{status="202"}': RISING,
+    'nightcourt_http_requests_total{status="503"}': STEADY,
+    'nightcourt_http_request_seconds_bucket{route="/v1/comparisons",le="0.1"}': RISING,
+    'nightcourt_http_request_seconds_bucket{route="/v1/comparisons",le="10.0"}': RISING,
+    'nightcourt_http_request_seconds_bucket{route="/v1/comparisons",le="+Inf"}': RISING,
+    'nightcourt_http_request_seconds_bucket{route="/v1/files",le="0.1"}': STEADY,
+    'nightcourt_http_request_seconds_bucket{route="/v1/files",le="+Inf"}': "0+100x160",
+    "nightcourt_oldest_callback_seconds": STEADY,
+    'nightcourt_callback_first_try_seconds_bucket{le="1.0"}': RISING,
+    'nightcourt_callback_first_try_seconds_bucket{le="300.0"}': RISING,
+    'nightcourt_callback_first_try_seconds_bucket{le="+Inf"}': RISING,
+    'nightcourt_callback_circuits{state="open"}': STEADY,
+    'nightcourt_callback_circuits{state="half_open"}': STEADY,
+    "nightcourt_callback_endpoints_disabled_total": STEADY,
+    "nightcourt_callbacks_dead_total": STEADY,
+    "nightcourt_callbacks_buried_total": STEADY,
+}
+"""Forty minutes in which all is well, a value each 15 seconds, in promtool's notation."""
+
+_WAITS = 'nightcourt_oldest_shard_seconds{lane="interactive",state="waiting"}'
+_DECIDED = 'nightcourt_outcomes_total{lane="bulk",result="succeeded"}'
+ILL: dict[str, dict[str, str]] = {
+    "NightcourtNothingMoves": {_DECIDED: "500x160"},
+    "NightcourtNoWorkers": {"nightcourt_workers": STEADY},
+    "NightcourtInteractiveLate": {_WAITS: "45x160"},
+    "NightcourtLeasesOverdue": {"nightcourt_lease_overdue_seconds": "90x160"},
+    "NightcourtLeasesLapse": {'nightcourt_leases_lapsed_total{of="shard"}': "0+1x160"},
+    "NightcourtStaleWrites": {"nightcourt_stale_writes_refused_total": "0+1x160"},
+    "NightcourtErrors": {'nightcourt_outcomes_total{lane="bulk",result="engine_failed"}': "0+1x160"},
+    "NightcourtEngineFails": {'nightcourt_engine_errors_total{kind="failed"}': "0+2x160"},
+    "NightcourtProcessMissing": {'nightcourt_build_info{process="callbacks",instance="callbacks"}': "_x160"},
+    "NightcourtRestarts": {'process_start_time_seconds{instance="worker"}': "0+1x160"},
+    "NightcourtDispatcherStuck": {'nightcourt_dispatcher_turn_seconds_count{instance="dispatcher"}': "900x160"},
+    "NightcourtDispatcherSlow": {'nightcourt_dispatcher_turn_seconds_bucket{instance="dispatcher",le="0.1"}': STEADY},
+    "NightcourtDocketUnread": {"nightcourt_docket_read_timestamp_seconds": "9x160"},
+    "NightcourtStoreUnreachable": {'nightcourt_unreachable_seconds_total{store="redis"}': "0+15x160"},
+    "NightcourtHeartbeatsFail": {"nightcourt_heartbeats_failed_total": "0+1x160"},
+    "NightcourtDiskFills": {"nightcourt_disk_free_bytes": "5x160"},
+    "NightcourtHttpErrors": {'nightcourt_http_requests_total{status="503"}': "0+1x160"},
+    "NightcourtHttpSlow": {'nightcourt_http_request_seconds_bucket{route="/v1/comparisons",le="0.1"}': STEADY},
+    "NightcourtCallbacksLate": {"nightcourt_oldest_callback_seconds": "90x160"},
+    "NightcourtCallbacksSlow": {'nightcourt_callback_first_try_seconds_bucket{le="1.0"}': STEADY},
+    "NightcourtCircuitOpen": {'nightcourt_callback_circuits{state="open"}': "1x160"},
+    "NightcourtReceiverDisabled": {"nightcourt_callback_endpoints_disabled_total": "0x100 1x60"},
+    "NightcourtCallbacksGivenUp": {"nightcourt_callbacks_buried_total": "0x100 1x60"},
+}
+"""For each alert, what is otherwise when it fires, alone."""
+
+
+def world(firing: list[str], changes: dict[str, str]) -> dict[str, object]:
+    """One of promtool's tests: these alerts fire at the end, and no others."""
+    assert set(changes) <= set(WELL)
+    return {
+        "name": " ".join(firing) or "all is well",
+        "interval": "15s",
+        "input_series": [{"series": series, "values": values} for series, values in (WELL | changes).items()],
+        "promql_expr_test": [
+            {
+                "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
+                "eval_time": "40m",
+                "exp_samples": [{"labels": f'{{alertname="{each}"}}', "value": 1} for each in sorted(firing)],
+            }
+        ],
+    }
+
+
+def promtool(*arguments: str | Path) -> None:
+    """Run Prometheus' tool, which is to find nothing wrong."""
+    ended = subprocess.run(["promtool", *map(str, arguments)], capture_output=True, text=True, check=False)  # noqa: S607
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian's package prometheus) is not installed")
+class TestAlerts:
+    def test_the_rules_are_prometheus_rules(self):
+        """Prometheus' own tool takes them."""
+        promtool("check", "rules", RULES)
+
+    def test_every_alert_fires_in_its_own_case_and_none_while_all_is_well(self, tmp_path: Path):
+        """Prometheus' own tool works them out over forty minutes of numbers."""
+        assert set(ILL) == set(ALERTS)
+        worlds = [world([], {}), *(world([alert], changes) for alert, changes in ILL.items() if alert != NO_WORKERS)]
+        worlds.append(world(["NightcourtNothingMoves", NO_WORKERS], ILL[NO_WORKERS] | ILL["NightcourtNothingMoves"]))
+        file = tmp_path / "worlds.yaml"
+        file.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "tests": worlds}))
+        promtool("test", "rules", file)
