@@ -3,6 +3,7 @@
 # ruff: noqa: S608 - statements are put together from constants of this module alone; values are always bound
 
 import json
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -48,8 +49,11 @@ _READ = text(
 _PAGE = text(f"""
     SELECT b.*, f.bad_lines, n.*, now() AS now FROM batches b JOIN files f ON f.id = b.file_id {COUNTS}
     WHERE b.tenant = :tenant AND (CAST(:after AS uuid) IS NULL OR b.id < :after)
+      AND (NOT :live OR b.status IN ('in_progress', 'cancelling'))
     ORDER BY b.id DESC LIMIT :limit
 """)
+
+_FILENAMES = text("SELECT id, filename FROM files WHERE tenant = :tenant AND id = ANY(:files)")
 
 _BAD_LINES = text("SELECT line, code, message, param FROM bad_lines WHERE file_id = :file_id ORDER BY line LIMIT 100")
 
@@ -180,16 +184,31 @@ async def read(connection: AsyncConnection, *, tenant: str, batch_id: UUID) -> B
     errors = None
     if row.status == "failed":
         errors = await _errors(connection, row)
-    workers = 0
-    if row.status == "in_progress":
-        workers = (await connection.run_sync(lambda c: roster.capacity(c, within=30))).workers
-    return as_batch(row, errors, workers)
+    return as_batch(row, errors, await _workers(connection, [row]))
 
 
-async def page(connection: AsyncConnection, *, tenant: str, after: UUID | None, limit: int) -> list[Batch]:
-    """List batches, newest first, one more than `limit` where there are more."""
-    rows = await connection.execute(_PAGE, {"tenant": tenant, "after": after, "limit": limit + 1})
-    return [as_batch(row, None, 1) for row in rows]
+async def _workers(connection: AsyncConnection, rows: Sequence[Row[Any]]) -> int:
+    """Count the workers that are alive, where anything waits for one."""
+    if not any(row.status == "in_progress" for row in rows):
+        return 0
+    return (await connection.run_sync(lambda c: roster.capacity(c, within=30))).workers
+
+
+async def page(
+    connection: AsyncConnection, *, tenant: str, after: UUID | None, limit: int, live: bool = False
+) -> list[Batch]:
+    """List batches, newest first, one more than `limit` if there are more; with `live`, those that have not ended."""
+    parameters = {"tenant": tenant, "after": after, "limit": limit + 1, "live": live}
+    rows = (await connection.execute(_PAGE, parameters)).all()
+    workers = await _workers(connection, rows)
+    return [as_batch(row, None, workers) for row in rows]
+
+
+async def filenames(connection: AsyncConnection, *, tenant: str, found: Sequence[Batch]) -> dict[str, str]:
+    """Name the files that batches were made of, by the files' ids."""
+    files = [ids.parse_prefixed(batch.input_file_id, "file-") for batch in found]
+    rows = await connection.execute(_FILENAMES, {"tenant": tenant, "files": files})
+    return {ids.file_id(row.id): row.filename for row in rows}
 
 
 async def _errors(connection: AsyncConnection, row: Row[Any]) -> BatchErrors:

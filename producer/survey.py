@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -58,6 +58,14 @@ _CIRCUITS = text("""
 _DATABASE = text("SELECT pg_database_size(current_database())")
 
 
+def standing(connection: Connection) -> dict[tuple[str, str], Row[Any]]:
+    """Count shards that are not done by lane and state, with the seconds that the oldest of each has been there.
+
+    Of those that wait, the oldest is one that is due and might run.
+    """
+    return {(row.lane, row.state): row for row in connection.execute(_SHARDS)}
+
+
 def take(connection: Connection, meters: Meters, *, worker_seconds: float) -> None:
     """Read how everything stands, once.
 
@@ -67,7 +75,7 @@ def take(connection: Connection, meters: Meters, *, worker_seconds: float) -> No
         worker_seconds: a worker not heard of for this long is not counted.
     """
     began = time.monotonic()
-    shards = {(row.lane, row.state): row for row in connection.execute(_SHARDS)}
+    shards = standing(connection)
     for lane in metrics.SHARDS.labels["lane"]:
         for state in metrics.SHARDS.labels["state"]:
             row: Any = shards.get((lane, state))

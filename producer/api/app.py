@@ -16,6 +16,7 @@ from infra.meters import Meters
 from infra.settings import Settings
 from producer.api import batch_report, batches, callbacks, comparisons, files, health, problems
 from producer.api.requests import Requests
+from producer.dashboard import routes as dashboard
 from producer.results import Waiter
 from schemas.problems import ProblemDocument
 
@@ -63,6 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(batch_report.router)
     app.include_router(callbacks.router)
     app.include_router(health.router)
+    app.include_router(dashboard.router)
     problems.install(app)
     app.add_middleware(Requests, meters=app.state.meters)
     _describe_problems(app)

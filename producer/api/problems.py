@@ -1,4 +1,4 @@
-"""Problems on the wire: whatever goes wrong in a request is answered as an RFC 9457 document."""
+"""Problems on the wire: whatever goes wrong in a request is answered as an RFC 9457 document, or as a page."""
 
 from http import HTTPStatus
 
@@ -11,6 +11,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from producer.dashboard import render
 from schemas.problems import (
     INTERNAL,
     INVALID_REQUEST,
@@ -46,6 +47,8 @@ DOCUMENTED_AS_OPENAI: dict[int | str, dict[str, object]] = {
 
 def answer(request: Request, problem: Problem) -> Response:
     """Write a problem as a response."""
+    if f"{request.url.path}/".startswith(f"{render.HOME}/"):
+        return render.problem(request, problem)
     request_id = getattr(request.state, "request_id", None)
     if request.url.path.startswith(_OPENAI_SHAPED):
         ours = problem.kind.status >= HTTPStatus.INTERNAL_SERVER_ERROR

@@ -1,0 +1,23 @@
+"""Who looks at the dashboard: each page names the scope that it needs by the type of its parameter `caller`."""
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from producer.access import EVERYONE, Caller
+from schemas.keys import Scope
+
+
+class Needs:
+    """A dependency that gives the caller of a page, if their key has a scope."""
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+
+    async def __call__(self, request: Request) -> Caller:
+        """Give the caller."""
+        request.state.caller = EVERYONE
+        return EVERYONE
+
+
+Reader = Annotated[Caller, Depends(Needs(Scope.READ))]

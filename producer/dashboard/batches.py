@@ -1,0 +1,130 @@
+"""`/dashboard/batches` and `/dashboard/comparisons`: batches, one batch with its verdicts, and one comparison."""
+
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request, Response
+
+from producer import batches, results, waiting
+from producer.dashboard import render, verdicts
+from producer.dashboard.access import Reader
+from producer.dashboard.verdicts import Ended, Orders, Wanted
+from schemas import ids
+from schemas.ids import SINGLE_LINE, ComparisonKey
+from schemas.problems import NOT_FOUND, Problem
+
+router = APIRouter(include_in_schema=False)
+
+_LIMIT = 20
+_LONG = 20_000
+"""Characters of one text that a page shows."""
+
+
+def key_of(batch_id: str) -> UUID:
+    """Read a batch's id.
+
+    Raises:
+        Problem: it is none.
+    """
+    key = ids.parse_prefixed(batch_id, "batch_")
+    if key is None:
+        raise batches.no_such_batch()
+    return key
+
+
+@router.get("/batches")
+async def page(caller: Reader, request: Request, after: str | None = None) -> Response:
+    """List batches, newest first."""
+    begin = None if after is None else key_of(after)
+    async with request.app.state.database.connect() as connection:
+        found = await batches.page(connection, tenant=caller.tenant, after=begin, limit=_LIMIT)
+        names = await batches.filenames(connection, tenant=caller.tenant, found=found)
+    return render.page(
+        request, "batches", found=found[:_LIMIT], names=names, more=len(found) > _LIMIT, first=after is None
+    )
+
+
+async def look(request: Request, tenant: str, key: UUID) -> dict[str, Any]:
+    """Gather how a batch stands."""
+    async with request.app.state.database.connect() as connection:
+        batch = await batches.read(connection, tenant=tenant, batch_id=key)
+        names = await batches.filenames(connection, tenant=tenant, found=[batch])
+        counts = batch.request_counts
+        wrong = counts.errored + counts.cancelled + counts.expired
+        reasons = await verdicts.reasons(connection, batch_id=key) if wrong else []
+    return {"batch": batch, "name": names[batch.input_file_id], "reasons": reasons}
+
+
+@router.get("/batches/{batch_id}")
+async def one(
+    caller: Reader,
+    request: Request,
+    batch_id: str,
+    ended: Ended = "",
+    orders: Orders = "",
+    unsure: bool = False,
+    reason: Annotated[str, Query(max_length=64)] = "",
+    named: Annotated[str, Query(max_length=256)] = "",
+    after: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
+) -> Response:
+    """Show one batch: how it stands, what went wrong and how often, and its verdicts."""
+    key = key_of(batch_id)
+    wanted = Wanted(ended=ended, orders=orders, unsure=unsure, reason=reason, named=named.replace("\x00", ""))
+    shown = await look(request, caller.tenant, key)
+    async with request.app.state.database.connect() as connection:
+        found = await verdicts.page(connection, tenant=caller.tenant, batch_id=key, wanted=wanted, after=after)
+    return render.page(
+        request, "batch", **shown, found=found, wanted=wanted, began_after=after, first_choice=verdicts.first_choice
+    )
+
+
+@router.get("/comparisons/{comparison_id}")
+async def comparison(caller: Reader, request: Request, comparison_id: str) -> Response:
+    """Show one comparison: what was asked, both ballots, and the verdict; or why it waits."""
+    key = ids.parse_comparison_id(comparison_id)
+    if key is None:
+        raise Problem(NOT_FOUND, "There is no comparison of this id.")
+    state = request.app.state
+    reason = None
+    before = after = None
+    async with state.database.connect() as connection:
+        found = await results.read(connection, tenant=caller.tenant, key=key)
+        asked = await verdicts.texts(connection, tenant=caller.tenant, key=key)
+        if not found.status.final:
+            reason = await waiting.why(connection, key, worker_seconds=state.settings.heartbeat_seconds * 3)
+        if key.line != SINGLE_LINE:
+            before, after = await verdicts.neighbours(connection, key=key)
+    if asked is None:  # it went between two statements
+        raise Problem(NOT_FOUND, "There is no comparison of this id.")
+    filed, label = asked
+    return render.page(
+        request,
+        "comparison",
+        found=found,
+        filed=filed,
+        prompt=turns(filed.prompt),
+        sides=[("A", turns(filed.response_a)), ("B", turns(filed.response_b))],
+        label=label,
+        reason=reason,
+        batch=_batch_of(key),
+        before=before,
+        after=after,
+        first_choice=verdicts.first_choice,
+    )
+
+
+def _batch_of(key: ComparisonKey) -> str | None:
+    return None if key.line == SINGLE_LINE else ids.batch_id(key.filing_id)
+
+
+def turns(text: Any) -> list[dict[str, str]]:
+    """Give a text or a conversation as turns of no more than a page holds; a plain text has no role."""
+    given = [{"role": "", "content": text}] if isinstance(text, str) else text
+    return [
+        {
+            "role": turn["role"],
+            "content": turn["content"][:_LONG],
+            "cut": str(max(len(turn["content"]) - _LONG, 0)),
+        }
+        for turn in given
+    ]

@@ -1,0 +1,114 @@
+"""Pages put together: the templates, what every page is sent with, and problems as pages.
+
+Text of others enters a page in one way alone: escaped by Jinja. The policy that goes with each page lets the one script
+and the one style sheet of this package run, and nothing else be fetched.
+"""
+
+import hashlib
+from datetime import UTC, datetime
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import jinja2
+from fastapi import Request
+from fastapi.responses import HTMLResponse, Response
+
+from producer.dashboard import words
+from schemas.problems import NOT_FOUND, Problem
+
+HOME = "/dashboard"
+"""Where the dashboard stands."""
+
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "Cache-Control": "no-store",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+_STATIC = {"dashboard.css": "text/css", "dashboard.js": "text/javascript", "icon.svg": "image/svg+xml"}
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("producer.dashboard"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {
+        each.__name__: each
+        for each in (
+            words.ago,
+            words.clock,
+            words.count,
+            words.duration,
+            words.moment,
+            words.odds,
+            words.probability,
+            words.rate,
+            words.share,
+            words.short,
+            words.spell,
+        )
+    }
+    environment.globals["home"] = HOME
+    environment.globals["asset"] = _asset
+    # A part of a page is rendered by itself, too: what it is made of must not hang on the page's own imports.
+    environment.globals["parts"] = environment.get_template("parts.html.j2").module
+    return environment
+
+
+def page(request: Request, template: str, /, *, status: int = 200, **context: Any) -> Response:
+    """Render a page.
+
+    Args:
+        request: what it answers.
+        template: the template's name, without `.html.j2`.
+        status: the HTTP status.
+        context: what the template shows.
+    """
+    text = (
+        _environment()
+        .get_template(f"{template}.html.j2")
+        .render(now=datetime.now(UTC), caller=getattr(request.state, "caller", None), **context)
+    )
+    return HTMLResponse(text.encode("utf-8", "replace"), status_code=status, headers=HEADERS)
+
+
+def problem(request: Request, found: Problem) -> Response:
+    """Show a problem as a page."""
+    request_id = getattr(request.state, "request_id", None)
+    answer = page(request, "problem", status=found.kind.status, problem=found, request_id=request_id)
+    answer.headers.update(found.headers)
+    return answer
+
+
+@cache
+def _content(name: str) -> bytes:
+    return resources.files("producer.dashboard").joinpath("static", name).read_bytes()
+
+
+def _asset(name: str) -> str:
+    """Give a file's address, which is another once its content is."""
+    return f"{HOME}/static/{name}?{hashlib.sha256(_content(name)).hexdigest()[:8]}"
+
+
+def static(name: str) -> Response:
+    """Give the style sheet, the script or the icon.
+
+    Raises:
+        Problem: there is no such file.
+    """
+    if name not in _STATIC:
+        raise Problem(NOT_FOUND, "There is no such file here.")
+    headers = {**HEADERS, "Cache-Control": "public, max-age=86400"}
+    return Response(_content(name), media_type=_STATIC[name], headers=headers)

@@ -1,0 +1,15 @@
+"""The routes of the dashboard, all together: what the HTTP edge takes in."""
+
+from fastapi import APIRouter, Response
+
+from producer.dashboard import batches, now, render
+
+router = APIRouter(prefix=render.HOME, include_in_schema=False)
+router.include_router(now.router)
+router.include_router(batches.router)
+
+
+@router.get("/static/{name}")
+async def static(name: str) -> Response:
+    """Give the style sheet, the script or the icon. Nobody needs a key for these."""
+    return render.static(name)

@@ -1,0 +1,218 @@
+"""The dashboard over HTTP: what its pages say, of whose work, and what they are sent with."""
+
+import json
+import re
+from collections.abc import Iterator
+from html import unescape
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, text
+from support.dockets import batch as insert_batch
+from support.service import Service, running_service
+from support.waiting import wait_until
+
+LINES = 60
+TOO_LONG = 7
+"""The line whose prompt is longer than the judge takes."""
+
+
+def rows() -> str:
+    """Preference pairs, one of them too long, and one that would like to be a script."""
+    made = []
+    for number in range(1, LINES + 1):
+        prompt = "word " * 10_000 if number == TOO_LONG else f"Question {number}? <script>alert({number})</script>"
+        made.append(
+            {
+                "custom_id": f"row-{number}",
+                "prompt": prompt,
+                "response_a": f"this & that {number}",
+                "response_b": [{"role": "assistant", "content": "<b>the other</b>"}],
+                "label": "B",
+            }
+        )
+    return "".join(json.dumps(row) + "\n" for row in made)
+
+
+def file_batch(service: Service, lines: str, name: str) -> str:
+    """File a batch, and give its id."""
+    sent = service.http.post("/v1/files", files={"file": (name, lines)}, data={"purpose": "batch"}).json()
+    asked = {"input_file_id": sent["id"], "endpoint": "/v1/comparisons", "completion_window": "24h"}
+    return service.http.post("/v1/batches", json=asked).json()["id"]
+
+
+def words(page: str) -> str:
+    """What a page says, without its tags."""
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", page)).split())
+
+
+@pytest.fixture(scope="module")
+def filed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A service with a batch that has ended and a comparison that was filed singly."""
+    with running_service(tmp_path_factory.mktemp("dashboard") / "data") as service:
+        batch = file_batch(service, rows(), "<i>pairs</i>.jsonl")
+        single = service.file({"prompt": "P", "response_a": "a", "response_b": "b", "custom_id": "spot"}, wait=10)
+        wait_until(
+            lambda: service.http.get(f"/v1/batches/{batch}").json()["status"] == "completed",
+            within=60,
+            what="the batch is completed",
+        )
+        lines = service.http.get(f"/v1/batches/{batch}/results").text.splitlines()
+        yield SimpleNamespace(
+            service=service,
+            batch=batch,
+            single=single.json()["id"],
+            results=[json.loads(line) for line in lines],
+            get=lambda path: service.http.get(f"/dashboard{path}"),
+        )
+
+
+class TestNow:
+    def test_lanes_and_workers_are_there_and_a_simulated_judge_is_called_so(self, filed: Any):
+        """The first page counts both lanes, names the worker, and says that its verdicts mean nothing."""
+        said = words(filed.get("/").text)
+        assert "interactive 0 0 0" in said
+        assert "bulk 0 0 0" in said
+        assert "simulated simulated 0 of 8 idle" in said
+        assert "no model was asked" in said
+        assert "spot" in said
+
+    def test_the_address_without_a_slash_leads_there(self, filed: Any):
+        """`/dashboard` is what people type."""
+        answer = filed.service.http.get("/dashboard", follow_redirects=True)
+        assert answer.status_code == 200
+        assert "<h1>Now</h1>" in answer.text
+
+
+class TestBatch:
+    def test_the_list_leads_to_the_batch(self, filed: Any):
+        """Batches stand by the names of their files, with their counts and a link."""
+        page = filed.get("/batches").text
+        assert f'href="/dashboard/batches/{filed.batch}"' in page
+        assert f"<i>pairs</i>.jsonl batch_…{filed.batch[-8:]}" in words(page)
+
+    def test_counts_and_reasons_are_those_of_the_batch(self, filed: Any):
+        """The page says how many lines ended how, and groups those without a verdict by reason."""
+        said = words(filed.get(f"/batches/{filed.batch}").text)
+        assert f"{LINES} of {LINES} decided" in said
+        assert f"succeeded {LINES - 1} errored 1" in said
+        assert "context length exceeded 1 7 the prompt is" in said
+
+    @pytest.mark.parametrize(
+        ("query", "fits"),
+        [
+            ("", lambda _: True),
+            ("ended=A", lambda each: each["verdict"] and each["verdict"]["winner"] == "A"),
+            ("ended=errored", lambda each: each["status"] == "errored"),
+            ("orders=disagree", lambda each: each["verdict"] and not each["verdict"]["consistent"]),
+            ("ended=B&orders=agree", lambda each: (v := each["verdict"]) and v["winner"] == "B" and v["consistent"]),
+            ("unsure=true", lambda each: each["verdict"] and 0.4 <= each["verdict"]["probability_a"] <= 0.6),
+            ("reason=context_length_exceeded", lambda each: each["status"] == "errored"),
+            ("named=row-1", lambda each: each["custom_id"].startswith("row-1")),
+        ],
+        ids=["all", "winner", "errored", "disagree", "both", "unsure", "reason", "named"],
+    )
+    def test_a_filter_shows_what_fits_and_nothing_else(self, filed: Any, query: str, fits: Any):
+        """Following the pages of a filter gives each outcome that it is about once, in the order of the lines."""
+        path, seen = f"/batches/{filed.batch}?{query}", []
+        while path:
+            page = filed.get(path).text
+            seen += re.findall(r'<th scope="row" class="right"><a href="/dashboard/comparisons/([^"]+)"', page)
+            further = re.search(r'href="/dashboard([^"#]+)#verdicts" rel="next"', page)
+            path = unescape(further[1]) if further else None
+        assert seen == [each["id"] for each in filed.results if fits(each)]
+        assert seen
+
+    def test_both_ballots_name_the_response_that_they_prefer(self, filed: Any):
+        """In the order "ba" response B was shown first, so a vote for the first slot is one for B."""
+        said = words(filed.get(f"/batches/{filed.batch}").text)
+        verdict = filed.results[0]["verdict"]
+        first, second = (ballot["log_odds"] for ballot in verdict["ballots"])
+        ballots = [f"{'A' if first > 0 else 'B'} {first:+.2f}", f"{'B' if second > 0 else 'A'} {second:+.2f}"]
+        assert " ".join(ballots).replace("-", "−") in said  # noqa: RUF001 - as pages write it
+
+
+class TestComparison:
+    def test_texts_are_shown_as_texts(self, filed: Any):
+        """Whatever a prompt or a response holds, it is on the page as it was written and does nothing."""
+        page = filed.get(f"/comparisons/{filed.results[0]['id']}").text
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+        assert "<script>alert" not in page
+        assert "this &amp; that 1" in page
+        assert "&lt;b&gt;the other&lt;/b&gt;" in page
+        assert "Response B better labelled better" in words(page) or "Response B labelled better" in words(page)
+
+    def test_one_line_leads_to_the_next(self, filed: Any):
+        """The lines of a batch can be walked through, one by one."""
+        page = filed.get(f"/comparisons/{filed.results[1]['id']}").text
+        assert f'href="/dashboard/comparisons/{filed.results[0]["id"]}" rel="prev"' in page
+        assert f'href="/dashboard/comparisons/{filed.results[2]["id"]}" rel="next"' in page
+
+    def test_a_single_one_has_its_page(self, filed: Any):
+        """What was filed singly is shown with its verdict, both ballots and the judge's caveat."""
+        said = words(filed.get(f"/comparisons/{filed.single}").text)
+        assert "Both orders" in said
+        assert "Whose verdict" in said
+        assert "no model was asked" in said
+
+
+class TestEdges:
+    @pytest.mark.parametrize(
+        ("path", "status"),
+        [
+            ("/batches/nonsense", 404),
+            ("/batches/batch_00000000000070008000000000000000", 404),
+            ("/batches?after=nonsense", 404),
+            ("/comparisons/cmp_00000000000070008000000000000000", 404),
+            ("/comparisons/nonsense", 404),
+            ("/static/routes.py", 404),
+            ("/nowhere", 404),
+        ],
+    )
+    def test_what_is_not_there_is_told_on_a_page(self, filed: Any, path: str, status: int):
+        """A person gets a page, with the problem's code and the request's id, and never JSON or a trace."""
+        answer = filed.get(path)
+        assert answer.status_code == status
+        assert answer.headers["content-type"].startswith("text/html")
+        assert "not_found" in answer.text
+        assert answer.headers["x-request-id"] in answer.text
+
+    def test_a_filter_that_is_none_is_told(self, filed: Any):
+        """A query that does not fit names its field."""
+        answer = filed.get(f"/batches/{filed.batch}?ended=perhaps&after=-1")
+        assert answer.status_code == 422
+        assert "ended:" in words(answer.text)
+
+    def test_no_page_needs_an_exception_from_the_policy(self, filed: Any):
+        """Each page forbids inline scripts and styles, has none, and is neither cached nor framed."""
+        for path in ("/", "/batches", f"/batches/{filed.batch}", f"/comparisons/{filed.single}", "/nowhere"):
+            answer = filed.get(path)
+            policy = answer.headers["content-security-policy"]
+            assert "default-src 'none'" in policy
+            assert "unsafe" not in policy
+            assert "frame-ancestors 'none'" in policy
+            assert answer.headers["cache-control"] == "no-store"
+            assert not re.search(r"<script(?![^>]*src=)|<style|\sstyle=|\son[a-z]+=", answer.text)
+
+    def test_style_and_script_are_served_with_their_types(self, filed: Any):
+        """The files that pages name are there, and a browser is told not to guess what they are."""
+        page = filed.get("/").text
+        files = re.findall(r'(?:href|src)="/dashboard(/static/[^"]+)"', page)
+        assert len(files) >= 2
+        for file in files:
+            answer = filed.get(file)
+            assert answer.status_code == 200
+            assert answer.headers["x-content-type-options"] == "nosniff"
+
+    def test_the_work_of_others_is_not_there(self, filed: Any):
+        """Another tenant's batch is in no list, and its address is a 404 like that of none."""
+        engine = create_engine(filed.service.database_url.replace("postgresql://", "postgresql+psycopg://"))
+        with engine.begin() as connection:
+            other = insert_batch(connection, 1, tenant="other", is_open=False).hex
+            connection.execute(text("UPDATE batches SET paused = true WHERE tenant = 'other'"))
+        engine.dispose()
+        assert filed.get(f"/batches/batch_{other}").status_code == 404
+        assert filed.get(f"/comparisons/cmp_{other}_1").status_code == 404
+        for path in ("/", "/batches"):
+            assert other not in filed.get(path).text
