@@ -30,6 +30,8 @@ class Load:
     """Of each batch."""
     poison: int = 1
     """Comparisons that crash the engine each time, all of them filed singly."""
+    callbacks: float = 0.5
+    """The share of the others that are told of when they end."""
 
     @property
     def comparisons(self) -> int:
@@ -117,7 +119,9 @@ class Producers:
             for number in numbers:
                 self._wait_for(number / self.load.singles)
                 key = f"single-{number}"
-                wanted = Wanted(callbacks=chance.random() < 0.5, poison=frozenset([0] if number in poisoned else []))
+                wanted = Wanted(
+                    callbacks=chance.random() < self.load.callbacks, poison=frozenset([0] if number in poisoned else [])
+                )
                 body = {
                     "prompt": question(key) + (f" {POISON}" if wanted.poison else ""),
                     "response_a": "This one, since it says what it knows and how.",

@@ -91,6 +91,7 @@ class Stage:
         settings: beside `SETTINGS`, and in place of them.
         environment: variables of all processes beside the settings.
         proved: which workers hold a lock by which others know that they died.
+        without: a protection to take out of all processes, of those in `without.py`.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Stage:
         settings: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] | None = None,
         proved: Callable[[str], bool] = lambda _: True,
+        without: str | None = None,
     ) -> None:
         self.folder = folder
         self.counts = dict(COUNTS if counts is None else counts)
@@ -117,6 +119,7 @@ class Stage:
         self._settings = {**SETTINGS, **(settings or {})}
         self._environment = dict(environment or {})
         self._proved = proved
+        self._run = ("-m",) if without is None else (str(Path(__file__).with_name("without.py")), without)
         self._ports: dict[str, int] = {}
         self._stop = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
@@ -188,7 +191,7 @@ class Stage:
             self.apis.append(f"http://127.0.0.1:{port}")
         if kind == "worker" and self._proved(name):
             variables["NIGHTCOURT_PRESENCE_DIR"] = str(self.folder / "presence")
-        command = [*through, sys.executable, "-P", "-m", *_COMMANDS[kind]]
+        command = [*through, sys.executable, "-P", *self._run, *_COMMANDS[kind]]
         environment = child_environment({**variables, **self._environment})
         return self.add(
             name, lambda: start_child(name, command, log=self.folder / "logs" / f"{name}.log", environment=environment)
