@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 T ?= tests
 DEPLOYED := $(addprefix tests/contract/,test_images.py test_compose.py test_kubernetes.py)
 
-.PHONY: help demo up test test-all check fix bench lock clean
+.PHONY: help demo up test test-all check fix bench pocket-critic lock clean
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ fix: $(READY)  ## Format, and mend what the linter can mend by itself
 
 bench: $(READY)  ## Side-by-side measurements, printed as JSON
 	$(BIN)/python -m benchmarks
+
+pocket-critic: $(READY)  ## Train the embedded judge anew: DATA=folder of its sets, OUT=folder, SEEDS="1 2 3"
+	@./infra/pocket-critic/run.sh "$(or $(DATA),$(error set DATA to the folder of sets that infra/pocket-critic/DATA.md names))" "$(or $(OUT),build/pocket-critic)" $(SEEDS)
 
 lock:  ## Compile requirements/*.txt anew from pyproject.toml (needs uv)
 	./infra/lock.sh

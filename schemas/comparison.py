@@ -17,7 +17,7 @@ from pydantic import (
 from schemas.states import ComparisonStatus
 from schemas.verdict import Verdict
 
-Profile = Literal["card", "rewardbench"]
+Profile = Literal["card", "pocket", "rewardbench"]
 Orders = Literal["both", "ab", "ba"]
 
 

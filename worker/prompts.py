@@ -39,6 +39,18 @@ if assistant B is better.
 [The End of Assistant B's Answer]
 """
 
+# Short, as every token is paid for on a CPU, and the words that the pocket critic was trained with: a changed
+# character is another judge. A system message is given because the model's template would put in a longer one.
+POCKET_SYSTEM = "Say which of two answers serves the question better."
+POCKET_USER = """\
+Question: {question}
+
+Answer A: {first}
+
+Answer B: {second}
+
+Which answer is better?"""
+
 _REWARDBENCH_SYSTEM = """\
 Please act as an impartial judge and evaluate the quality of the responses provided by two AI assistants to the user \
 {task} Your evaluation should consider factors such as the helpfulness, relevance, accuracy, depth, creativity, and \
@@ -128,6 +140,7 @@ def _hash(*texts: str) -> str:
 
 PROFILES: dict[str, Profile] = {
     "card": Profile(name="card", sha256=_hash(CARD, VERDICT_OPENING), writes=False),
+    "pocket": Profile(name="pocket", sha256=_hash(POCKET_SYSTEM, POCKET_USER, VERDICT_OPENING), writes=False),
     "rewardbench": Profile(
         name="rewardbench",
         sha256=_hash(REWARDBENCH_SYSTEM, REWARDBENCH_USER, REWARDBENCH_SYSTEM_TWO_TURNS, REWARDBENCH_USER_TWO_TURNS),
@@ -171,15 +184,18 @@ def build(comparison: Filed, order: Order) -> Prompt:
     first, second = comparison.response_a, comparison.response_b
     if order == "ba":
         first, second = second, first
-    if comparison.profile == "card":
-        text = _fill(
-            CARD,
-            question=_transcript(comparison.prompt),
-            first=_transcript(first),
-            second=_transcript(second),
+    if comparison.profile == "rewardbench":
+        return _rewardbench(comparison.prompt, first, second)
+    texts = {
+        "question": _transcript(comparison.prompt),
+        "first": _transcript(first),
+        "second": _transcript(second),
+    }
+    if comparison.profile == "pocket":
+        return Prompt(
+            messages=(("system", POCKET_SYSTEM), ("user", _fill(POCKET_USER, **texts))), opening=VERDICT_OPENING
         )
-        return Prompt(messages=(("user", text),), opening=VERDICT_OPENING)
-    return _rewardbench(comparison.prompt, first, second)
+    return Prompt(messages=(("user", _fill(CARD, **texts)),), opening=VERDICT_OPENING)
 
 
 def _rewardbench(prompt: Any, first: Any, second: Any) -> Prompt:

@@ -101,6 +101,17 @@ class TestTheCard:
         assert "[The Start of Assistant A's Answer]\n\n[The End of Assistant A's Answer]" in text
 
 
+class TestThePocketProfile:
+    def test_it_is_short_with_a_system_message_of_its_own(self):
+        """The words that the pocket critic was trained with, and the verdict opened: one forward pass decides."""
+        prompt = build(a_comparison("Why?", "one", "two", profile="pocket"), "ba")
+        assert prompt.messages == (
+            ("system", "Say which of two answers serves the question better."),
+            ("user", "Question: Why?\n\nAnswer A: two\n\nAnswer B: one\n\nWhich answer is better?"),
+        )
+        assert prompt.opening == "[["
+
+
 class TestTranscripts:
     def test_one_turn_is_its_text(self):
         """A conversation of one turn is put as the bare text would be."""

@@ -157,7 +157,7 @@ class TestABadRequest:
             ({"response_b": "\udc00"}, "response_b", "lone surrogate at character 0"),
             ({"response_b": [{"role": "assistant", "content": "\x00"}]}, "response_b[0].content", "NUL character"),
             ({"order": "AB"}, "order", "'both', 'ab' or 'ba'"),
-            ({"profile": "pocket"}, "profile", "'card' or 'rewardbench'"),
+            ({"profile": "short"}, "profile", "'card', 'pocket' or 'rewardbench'"),
             ({"tie_margin": -0.1}, "tie_margin", "greater than or equal to 0"),
             ({"tie_margin": 0.5}, "tie_margin", "less than 0.5"),
             ({"tie_margin": float("nan")}, "tie_margin", "finite number"),

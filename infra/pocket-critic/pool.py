@@ -1,0 +1,100 @@
+"""Makes the training pool: every pair in both orders, as token ids.
+
+    python infra/pocket-critic/pool.py FOLDER pool.npz
+
+Run with nightcourt's own environment, for what is trained on must be what the service asks: the prompt comes from
+`worker.prompts`, the token ids from the very engine. FOLDER holds the sets that DATA.md names. Written beside the pool:
+`pool.json`, what went in and what was left out.
+"""
+
+import argparse
+import json
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import data
+import numpy as np
+
+from infra.filed import Filed
+from infra.local.model import embedded_model
+from worker import prompts
+from worker.engines.base import Prompt
+from worker.engines.llama_cpp import LlamaCppEngine
+
+LONGEST_CHARACTERS = 1200
+LONGEST_SOURCE_CHARACTERS = 600
+LONGEST_TOKENS = 120  # the mean of both orders
+SYNTHETIC = 1000  # before the long ones are left out
+
+
+CLOSING_TOKENS = 5  # what the template puts after the user's message: end, newline, start, "assistant", newline
+
+
+def ends(engine: LlamaCppEngine, prompt: Prompt) -> list[int]:
+    """The places of the last tokens of answers A and B."""
+    (system, user) = prompt.messages
+    found = []
+    for mark in ("\n\nAnswer B: ", "\n\nWhich answer is better?"):
+        head = Prompt(messages=(system, ("user", user[1][: user[1].rindex(mark)])))
+        found.append(len(engine.encode(head)) - CLOSING_TOKENS - 1)
+    return found
+
+
+def gather_pairs(folder: Path, synthetic: int) -> tuple[list[data.Pair], dict[str, Any]]:
+    """All pairs, made and judged, before the long ones are left out; and an account of the sets."""
+    chance = random.Random(data.SEED)
+    rows, _, account = data.gather(folder)
+    judged = data.judged(rows, chance)
+    answers = data.good_answers(rows, Path(__file__).with_name("own.tsv"))
+    sources = [(question, answer) for question, answer in answers if len(question + answer) < LONGEST_SOURCE_CHARACTERS]
+    pairs = data.synthetic(sources, synthetic, chance)
+    taken = Counter[str]()
+    for pair in judged:
+        set_name = pair.kind.removeprefix("real:")
+        roomy = len(pair.question + pair.better + pair.worse) < LONGEST_CHARACTERS
+        if roomy and taken[set_name] < data.MOST_JUDGED.get(set_name, data.OTHERWISE_JUDGED):
+            taken[set_name] += 1
+            pairs.append(pair)
+    return pairs, account
+
+
+def main() -> None:
+    """Make the pool."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("pool", type=Path)
+    arguments = parser.parse_args()
+    pairs, account = gather_pairs(arguments.folder, SYNTHETIC)
+    engine = LlamaCppEngine(embedded_model(), threads=1, context_tokens=4096)
+    kinds: list[str] = []
+    tokens: list[np.ndarray] = []
+    places: list[list[int]] = []
+    for pair in pairs:
+        comparison = Filed(0, None, pair.question, pair.better, pair.worse, "both", "pocket", None, {})
+        both = [prompts.build(comparison, "ab"), prompts.build(comparison, "ba")]
+        ids = [np.array(engine.encode(prompt), np.int32) for prompt in both]
+        if sum(map(len, ids)) <= 2 * LONGEST_TOKENS:
+            kinds.append(pair.kind)
+            tokens += ids
+            places += [ends(engine, prompt) for prompt in both]
+    engine.close()
+    np.savez_compressed(
+        arguments.pool,
+        tokens=np.concatenate(tokens),
+        lengths=np.array([len(ids) for ids in tokens], np.int32),
+        ends=np.array(places, np.int32),
+        kinds=np.array(kinds),
+    )
+    account["pool"] = {
+        "pairs": len(kinds),
+        "prompt tokens, both orders": sum(map(len, tokens)),
+        "kinds": dict(Counter(kinds)),
+    }
+    arguments.pool.with_suffix(".json").write_text(json.dumps(account, indent=2) + "\n")
+    print(json.dumps(account, indent=2))
+
+
+if __name__ == "__main__":
+    main()
