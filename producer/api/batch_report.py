@@ -1,28 +1,16 @@
-"""`/v1/batches/{id}/report`: what a batch's verdicts say, counted as `nightcourt eval gold` counts them."""
-
-import asyncio
-import hashlib
-from collections.abc import Iterable
-from contextlib import suppress
-from typing import Any
+"""`/v1/batches/{id}/report`: what a batch's verdicts say."""
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
-from producer import outputs
+from producer import reports
 from producer.api.access import Reader
 from producer.api.batches import key_of, read_batch
 from producer.api.bodies import JsonRoute
 from producer.api.problems import DOCUMENTED_AS_OPENAI
-from schemas.comparison import Comparison
-from schemas.lines import BadLineError, unwrap
-from schemas.problems import INVALID_REQUEST, MISSING_EXTRA, Problem
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=JsonRoute, responses=DOCUMENTED_AS_OPENAI)
-
-_MOST = 100_000
-"""Outcomes, over which counting would take the memory and the time of others' requests."""
 
 
 @router.get("/{batch_id}/report")
@@ -30,65 +18,5 @@ async def report(caller: Reader, batch_id: str, request: Request) -> Response:
     """Say what has been decided so far adds up to: accuracy by labels in the lines, consistency, position bias."""
     key = key_of(batch_id)
     batch = await read_batch(request, caller, key)
-    if batch.progress.decided > _MOST:
-        raise Problem(
-            INVALID_REQUEST,
-            f"A report is made of {_MOST} outcomes at most. `nightcourt eval gold` with --verdicts counts more.",
-        )
-    counted = await asyncio.to_thread(_start)
-    async for piece in outputs.stream(request.app.state.database, key, "asked"):
-        await asyncio.to_thread(counted.add, piece.removesuffix(b"\n").split(b"\n"))
-    return Response(await asyncio.to_thread(counted.end), media_type="application/json")
-
-
-def _start() -> "_Counted":
-    try:
-        return _Counted()
-    except ImportError as error:
-        raise Problem(
-            MISSING_EXTRA, f'Reports need {error.name}, which the extra brings: pip install "nightcourt[evals]".'
-        ) from None
-
-
-class _Counted:
-    """Outcomes without their texts, until they are added up."""
-
-    def __init__(self) -> None:
-        # The statistics are an extra, and too slow to load for a process that nobody asks for a report.
-        from producer.evals import gold, rows  # noqa: PLC0415 - see above
-
-        self._gold, self._rows = gold, rows
-        self._judged = rows.Judged([], [])
-
-    def add(self, lines: Iterable[bytes]) -> None:
-        """Take in outcomes beside the lines that they came of."""
-        for line in lines:
-            outcome = from_json(line)
-            comparison = Comparison.model_validate(outcome["comparison"])
-            pair = self._rows.Pair(**_pair(outcome["line"], outcome["body"] or {}, comparison.custom_id))
-            found = self._rows.judged([pair], {pair.id: comparison})
-            self._judged.rows.extend(found.rows)
-            self._judged.judges.extend(judge for judge in found.judges if judge not in self._judged.judges)
-
-    def end(self) -> bytes:
-        """Count, and write the result."""
-        return to_json(self._gold.count(self._judged))
-
-
-def _pair(line: int, row: dict[str, Any], custom_id: str | None) -> dict[str, Any]:
-    """Find what a line says beside its verdict. A bad line says nothing."""
-    asked: dict[str, Any] = {}
-    label = None
-    with suppress(BadLineError):
-        known = unwrap(row)
-        asked, label = known.request, known.label
-    subset = next((row[kind] for kind in ("subset", "topic", "dataset") if row.get(kind) is not None), None)
-    return {
-        "id": custom_id or str(line),
-        "prompt": None,
-        "response_a": asked.get("response_a", ""),
-        "response_b": asked.get("response_b", ""),
-        "label": label,
-        "subset": None if subset is None else str(subset),
-        "group": hashlib.sha256(to_json(asked.get("prompt", line))).hexdigest()[:16],
-    }
+    counted = await reports.count(request.app.state.database, batch, key)
+    return Response(to_json(counted), media_type="application/json")

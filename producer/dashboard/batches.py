@@ -1,11 +1,12 @@
 """`/dashboard/batches` and `/dashboard/comparisons`: batches, one batch with its verdicts, and one comparison."""
 
+import asyncio
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
 
-from producer import batches, results, waiting
+from producer import batches, reports, results, waiting
 from producer.dashboard import render, verdicts
 from producer.dashboard.access import Reader
 from producer.dashboard.verdicts import Ended, Orders, Wanted
@@ -76,6 +77,33 @@ async def one(
     return render.page(
         request, "batch", **shown, found=found, wanted=wanted, began_after=after, first_choice=verdicts.first_choice
     )
+
+
+@router.get("/batches/{batch_id}/report")
+async def report(caller: Reader, request: Request, batch_id: str) -> Response:
+    """Show what the batch's verdicts add up to so far."""
+    key = key_of(batch_id)
+    database = request.app.state.database
+    async with database.connect() as connection:
+        batch = await batches.read(connection, tenant=caller.tenant, batch_id=key)
+        names = await batches.filenames(connection, tenant=caller.tenant, found=[batch])
+    counted = await reports.count(database, batch, key)
+    shown: dict[str, Any] = {"batch": batch, "name": names[batch.input_file_id], "result": counted}
+    shown |= await asyncio.to_thread(_laid_out, counted)
+    return render.page(request, "report", **shown)
+
+
+def _laid_out(counted: Any) -> dict[str, Any]:
+    from producer.evals import html, pages, plots  # noqa: PLC0415 - an extra, and slow to load
+
+    return {
+        "laid_out": pages.page(counted),
+        "said": html.said,
+        "interval": html.interval,
+        "plot": plots.interval,
+        "scale": plots.scale,
+        "reliability": plots.reliability,
+    }
 
 
 @router.get("/comparisons/{comparison_id}")

@@ -67,13 +67,13 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def page(request: Request, template: str, /, *, status: int = 200, **context: Any) -> Response:
+def page(request: Request, template: str, /, *, http_status: int = 200, **context: Any) -> Response:
     """Render a page.
 
     Args:
         request: what it answers.
         template: the template's name, without `.html.j2`.
-        status: the HTTP status.
+        http_status: the answer's.
         context: what the template shows.
     """
     text = (
@@ -81,13 +81,13 @@ def page(request: Request, template: str, /, *, status: int = 200, **context: An
         .get_template(f"{template}.html.j2")
         .render(now=datetime.now(UTC), caller=getattr(request.state, "caller", None), **context)
     )
-    return HTMLResponse(text.encode("utf-8", "replace"), status_code=status, headers=HEADERS)
+    return HTMLResponse(text.encode("utf-8", "replace"), status_code=http_status, headers=HEADERS)
 
 
 def problem(request: Request, found: Problem) -> Response:
     """Show a problem as a page."""
     request_id = getattr(request.state, "request_id", None)
-    answer = page(request, "problem", status=found.kind.status, problem=found, request_id=request_id)
+    answer = page(request, "problem", http_status=found.kind.status, problem=found, request_id=request_id)
     answer.headers.update(found.headers)
     return answer
 

@@ -2,11 +2,13 @@
 
 from fastapi import APIRouter, Response
 
-from producer.dashboard import batches, now, render
+from producer.dashboard import batches, callbacks, now, render, why
 
 router = APIRouter(prefix=render.HOME, include_in_schema=False)
 router.include_router(now.router)
 router.include_router(batches.router)
+router.include_router(callbacks.router)
+router.include_router(why.router)
 
 
 @router.get("/static/{name}")

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from fastapi.testclient import TestClient
 from sqlalchemy import Connection, Engine, text
 from support.court import Court, ScriptedEngine
 from support.desk import Desk
@@ -10,6 +11,8 @@ from support.inbox import Inbox, open_inbox
 
 from infra import roster
 from infra.database import connect
+from infra.settings import Settings
+from producer.api.app import create_app
 from schemas.verdict import Judge
 from worker import prompts
 from worker.admission import Gate
@@ -79,3 +82,10 @@ def inbox() -> Iterator[Inbox]:
     """A receiver on loopback that takes everything."""
     with open_inbox() as inbox:
         yield inbox
+
+
+@pytest.fixture
+def client(database_url: str) -> Iterator[TestClient]:
+    """The HTTP edge, on the test's own database."""
+    with TestClient(create_app(Settings(database_url=database_url)), base_url="http://127.0.0.1") as client:
+        yield client

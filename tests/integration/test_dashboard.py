@@ -2,16 +2,19 @@
 
 import json
 import re
-from collections.abc import Iterator
 from html import unescape
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, text
+from fastapi.testclient import TestClient
+from sqlalchemy import Connection, text
+from support.court import Court, ScriptedEngine
 from support.dockets import batch as insert_batch
-from support.service import Service, running_service
-from support.waiting import wait_until
+from support.pages import words
+
+from infra import docket, roster
+from worker.judging import judge_shard
 
 LINES = 60
 TOO_LONG = 7
@@ -35,52 +38,58 @@ def rows() -> str:
     return "".join(json.dumps(row) + "\n" for row in made)
 
 
-def file_batch(service: Service, lines: str, name: str) -> str:
-    """File a batch, and give its id."""
-    sent = service.http.post("/v1/files", files={"file": (name, lines)}, data={"purpose": "batch"}).json()
+def opinion(prompt: str) -> float:
+    """Prefer one response or the other by the question's number, a tenth surely, and sometimes the first slot."""
+    number = int(found[1]) if (found := re.search(r"Question (\d+)", prompt)) else 0
+    first = prompt.index("this & that") < prompt.index("<b>the other</b>")
+    side = (1.0 if number % 2 else -1.0) * (1.0 if first else -1.0)
+    return side * (0.1 if number % 10 == 0 else 2.0) + (3.0 if number % 7 == 1 else 0.0)
+
+
+@pytest.fixture
+def filed(client: TestClient, court: Court, engine: ScriptedEngine) -> Any:
+    """A batch that was judged, and a comparison that was filed singly."""
+    engine.log_odds = opinion
+    sent = client.post("/v1/files", files={"file": ("<i>pairs</i>.jsonl", rows())}, data={"purpose": "batch"}).json()
     asked = {"input_file_id": sent["id"], "endpoint": "/v1/comparisons", "completion_window": "24h"}
-    return service.http.post("/v1/batches", json=asked).json()["id"]
-
-
-def words(page: str) -> str:
-    """What a page says, without its tags."""
-    return " ".join(unescape(re.sub(r"<[^>]+>", " ", page)).split())
-
-
-@pytest.fixture(scope="module")
-def filed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A service with a batch that has ended and a comparison that was filed singly."""
-    with running_service(tmp_path_factory.mktemp("dashboard") / "data") as service:
-        batch = file_batch(service, rows(), "<i>pairs</i>.jsonl")
-        single = service.file({"prompt": "P", "response_a": "a", "response_b": "b", "custom_id": "spot"}, wait=10)
-        wait_until(
-            lambda: service.http.get(f"/v1/batches/{batch}").json()["status"] == "completed",
-            within=60,
-            what="the batch is completed",
-        )
-        lines = service.http.get(f"/v1/batches/{batch}/results").text.splitlines()
-        yield SimpleNamespace(
-            service=service,
-            batch=batch,
-            single=single.json()["id"],
-            results=[json.loads(line) for line in lines],
-            get=lambda path: service.http.get(f"/dashboard{path}"),
-        )
+    batch = client.post("/v1/batches", json=asked).json()["id"]
+    body = {"prompt": "Question 2", "response_a": "this & that", "response_b": "<b>the other</b>", "custom_id": "spot"}
+    single = client.post("/v1/comparisons", json=body).json()["id"]
+    court.sit_until_quiet()
+    court.connection.execute(text("UPDATE batches SET open = true"))
+    while shards := docket.release_bulk(court.connection, room=100, limit=100):
+        for shard in shards:
+            judge_shard(court.bench, shard)
+    lines = client.get(f"/v1/batches/{batch}/results").text.splitlines()
+    return SimpleNamespace(
+        client=client,
+        batch=batch,
+        single=single,
+        results=[json.loads(line) for line in lines],
+        get=lambda path: client.get(f"/dashboard{path}"),
+    )
 
 
 class TestNow:
-    def test_lanes_and_workers_are_there_and_a_simulated_judge_is_called_so(self, filed: Any):
-        """The first page counts both lanes, names the worker, and says that its verdicts mean nothing."""
+    def test_lanes_and_workers_are_there_and_a_simulated_judge_is_called_so(self, filed: Any, connection: Connection):
+        """The first page counts both lanes, names the worker, and says of a simulated one that it is."""
+        engine = {"model": "hash", "simulated": True, "caveat": "Simulated: no model was asked."}
+        roster.report(connection, worker="w", slots=8, bulk_slots=4, engine=engine)
         said = words(filed.get("/").text)
         assert "interactive 0 0 0" in said
         assert "bulk 0 0 0" in said
-        assert "simulated simulated 0 of 8 idle" in said
-        assert "no model was asked" in said
+        assert "hash simulated 0 of 8 idle" in said
         assert "spot" in said
+
+    def test_without_a_worker_it_says_so(self, client: TestClient):
+        """That nothing will be judged is in the first sentence, with what to do."""
+        assert "No worker was heard of for 30 s, so nothing is judged. Start one" in words(
+            client.get("/dashboard/").text
+        )
 
     def test_the_address_without_a_slash_leads_there(self, filed: Any):
         """`/dashboard` is what people type."""
-        answer = filed.service.http.get("/dashboard", follow_redirects=True)
+        answer = filed.client.get("/dashboard", follow_redirects=True)
         assert answer.status_code == 200
         assert "<h1>Now</h1>" in answer.text
 
@@ -98,6 +107,14 @@ class TestBatch:
         assert f"{LINES} of {LINES} decided" in said
         assert f"succeeded {LINES - 1} errored 1" in said
         assert "context length exceeded 1 7 the prompt is" in said
+
+    def test_its_report_says_what_the_verdicts_add_up_to(self, filed: Any):
+        """The report's figures are those of `GET /v1/batches/{id}/report`."""
+        counted = filed.client.get(f"/v1/batches/{filed.batch}/report").json()
+        said = words(filed.get(f"/batches/{filed.batch}/report").text)
+        assert f"agrees with {counted['accuracy']['value']:.1%}" in said
+        assert f"{LINES - 1} of {LINES} lines that have ended have a verdict" in said
+        assert "1 have none (context length exceeded)" in said
 
     @pytest.mark.parametrize(
         ("query", "fits"),
@@ -150,11 +167,20 @@ class TestComparison:
         assert f'href="/dashboard/comparisons/{filed.results[2]["id"]}" rel="next"' in page
 
     def test_a_single_one_has_its_page(self, filed: Any):
-        """What was filed singly is shown with its verdict, both ballots and the judge's caveat."""
+        """What was filed singly is shown with its verdict, both ballots and whose verdict it is."""
         said = words(filed.get(f"/comparisons/{filed.single}").text)
-        assert "Both orders" in said
-        assert "Whose verdict" in said
-        assert "no model was asked" in said
+        assert "B is better" in said
+        assert "Both orders agree" in said
+        assert "A B −2.00 .960 B B +2.00 .960" in said  # noqa: RUF001 - as pages write it
+        assert "engine scripted 1" in said
+
+    def test_a_simulated_verdict_says_that_it_is(self, filed: Any, connection: Connection):
+        """Wherever a verdict of a simulated judge is shown, the page says that no model was asked."""
+        mark = """UPDATE judges SET card = jsonb_set(jsonb_set(card::jsonb, '{simulated}', 'true'), '{caveat}',
+                  '"Simulated: no model was asked."')"""
+        connection.execute(text(mark))
+        for path in ("/", f"/batches/{filed.batch}", f"/comparisons/{filed.single}"):
+            assert "Simulated: no model was asked." in words(filed.get(path).text), path
 
 
 class TestEdges:
@@ -205,13 +231,9 @@ class TestEdges:
             assert answer.status_code == 200
             assert answer.headers["x-content-type-options"] == "nosniff"
 
-    def test_the_work_of_others_is_not_there(self, filed: Any):
+    def test_the_work_of_others_is_not_there(self, filed: Any, connection: Connection):
         """Another tenant's batch is in no list, and its address is a 404 like that of none."""
-        engine = create_engine(filed.service.database_url.replace("postgresql://", "postgresql+psycopg://"))
-        with engine.begin() as connection:
-            other = insert_batch(connection, 1, tenant="other", is_open=False).hex
-            connection.execute(text("UPDATE batches SET paused = true WHERE tenant = 'other'"))
-        engine.dispose()
+        other = insert_batch(connection, 1, tenant="other").hex
         assert filed.get(f"/batches/batch_{other}").status_code == 404
         assert filed.get(f"/comparisons/cmp_{other}_1").status_code == 404
         for path in ("/", "/batches"):

@@ -1,0 +1,76 @@
+"""`/dashboard/callbacks`: who is called back, how it went, and one callback with every attempt."""
+
+from typing import Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Request, Response
+
+from producer import callbacks
+from producer.dashboard import receivers, render
+from producer.dashboard.access import Reader
+from schemas import ids
+from schemas.callback import CallbackState
+from schemas.problems import NOT_FOUND, Problem
+
+router = APIRouter(include_in_schema=False)
+
+_LIMIT = 25
+
+
+def callback_key(callback_id: str) -> UUID:
+    """Read a callback's id.
+
+    Raises:
+        Problem: it is none.
+    """
+    key = ids.parse_prefixed(callback_id, "cbk_")
+    if key is None:
+        raise callbacks.no_such_callback()
+    return key
+
+
+def endpoint_key(endpoint_id: str) -> UUID:
+    """Read a receiver's id.
+
+    Raises:
+        Problem: it is none.
+    """
+    key = ids.parse_prefixed(endpoint_id, "cep_")
+    if key is None:
+        raise Problem(NOT_FOUND, "There is no callback endpoint of this id.")
+    return key
+
+
+@router.get("/callbacks")
+async def page(
+    caller: Reader,
+    request: Request,
+    status: CallbackState | Literal[""] = "",
+    endpoint: str = "",
+    after: str | None = None,
+) -> Response:
+    """Show receivers, those that fail first, and the log of callbacks."""
+    only = endpoint_key(endpoint) if endpoint else None
+    begin = None if after is None else callback_key(after)
+    async with request.app.state.database.connect() as connection:
+        known = await receivers.everything(connection, tenant=caller.tenant)
+        log = await callbacks.page(
+            connection,
+            tenant=caller.tenant,
+            after=begin,
+            limit=_LIMIT,
+            status=CallbackState(status) if status else None,
+            endpoint=only,
+            subject=None,
+        )
+    return render.page(
+        request, "callbacks", receivers=known, log=log, status=status, endpoint=endpoint, first=after is None
+    )
+
+
+@router.get("/callbacks/{callback_id}")
+async def one(caller: Reader, request: Request, callback_id: str) -> Response:
+    """Show one callback with every attempt."""
+    async with request.app.state.database.connect() as connection:
+        found = await callbacks.read(connection, tenant=caller.tenant, callback=callback_key(callback_id))
+    return render.page(request, "callback", found=found)

@@ -1,0 +1,116 @@
+"""Pages of the dashboard that no worker is needed for: callbacks, and why something waits."""
+
+from contextlib import closing
+
+import pytest
+from fastapi.testclient import TestClient
+from support.desk import Desk
+from support.dockets import batch as insert_batch
+from support.inbox import Inbox
+from support.pages import words
+
+from schemas import ids
+from schemas.ids import SINGLE_LINE, ComparisonKey
+
+
+class TestCallbacks:
+    def test_a_receiver_that_fails_stands_first_and_says_since_when(self, client: TestClient, desk: Desk, inbox: Inbox):
+        """What needs somebody is at the top: who fails, how often, and when it is tried again."""
+        desk.add_endpoint("http://127.0.0.1:9/fails")
+        desk.add_endpoint(inbox.url)
+        desk.tell()
+        desk.deliver()
+        page = client.get("/dashboard/callbacks").text
+        said = words(page)
+        assert "1 receiver fails" in said
+        assert page.index("127.0.0.1:9/fails") < page.index(inbox.url)
+        assert "1 failure, the first" in said
+
+    def test_the_log_shows_what_is_asked_for(self, client: TestClient, desk: Desk, inbox: Inbox):
+        """The log can be narrowed to a state and to a receiver."""
+        fails = desk.add_endpoint("http://127.0.0.1:9/fails")
+        desk.add_endpoint(inbox.url)
+        desk.tell()
+        desk.deliver()
+
+        def rows(query: str) -> int:
+            return client.get(f"/dashboard/callbacks{query}").text.count('<th scope="row"><a href="/dashboard/callb')
+
+        assert rows("") == 2
+        assert rows("?status=delivered") == 1
+        assert rows("?status=dead") == 0
+        assert rows(f"?endpoint={ids.endpoint_id(fails)}&status=waiting") == 1
+        assert client.get("/dashboard/callbacks?status=lost").status_code == 422
+
+    def test_one_callback_shows_every_attempt(self, client: TestClient, desk: Desk):
+        """Each attempt stands with its time, its answer and how long it took."""
+        desk.add_endpoint("http://127.0.0.1:9/fails")
+        [filing] = desk.tell()
+        desk.deliver()
+        callback = ids.callback_id(desk.one("SELECT id FROM callbacks"))
+        said = words(client.get(f"/dashboard/callbacks/{callback}").text)
+        assert "comparison.succeeded" in said
+        assert "1 attempt; the last: connect failed" in said
+        assert filing.hex[-8:] in said
+
+    def test_those_of_others_are_not_there(self, client: TestClient, desk: Desk, inbox: Inbox):
+        """Another tenant's receivers and callbacks are on no page, and their ids are found by nobody."""
+        desk.add_endpoint(inbox.url)
+        desk.tell()
+        desk.deliver()
+        for table in ("callbacks", "callback_endpoints"):
+            desk.do(f"UPDATE {table} SET tenant = 'other'")  # noqa: S608 - two names of ours
+        page = client.get("/dashboard/callbacks")
+        assert inbox.url not in page.text
+        assert "Nobody is called back yet" in page.text
+        callback = ids.callback_id(desk.one("SELECT id FROM callbacks"))
+        assert client.get(f"/dashboard/callbacks/{callback}").status_code == 404
+
+
+class TestWaiting:
+    def ask(self, client: TestClient, name: str) -> str:
+        """Ask why something waits."""
+        return words(client.get("/dashboard/waiting", params={"id": name}).text)
+
+    def test_a_paused_batch_says_so(self, client: TestClient, desk: Desk):
+        """A batch tells what it waits for and what to do, and so does each of its lines."""
+        with closing(desk.database.connect()) as connection, connection.begin():
+            batch = insert_batch(connection, 1, is_open=False)
+        desk.do("UPDATE batches SET paused = true")
+        assert "in progress It waits: it is paused; resume it." in self.ask(client, ids.batch_id(batch))
+        line = ids.comparison_id(ComparisonKey(batch, 1))
+        assert "queued It waits: its batch is paused; resume it." in self.ask(client, f" {line} ")
+
+    def test_a_comparison_without_a_worker_says_so(self, client: TestClient, desk: Desk):
+        """Where there is nobody to judge, that is the reason."""
+        single = ids.comparison_id(ComparisonKey(desk.file(), SINGLE_LINE))
+        assert "no worker was heard of lately; start one." in self.ask(client, single)
+
+    def test_a_callback_that_failed_says_how(self, client: TestClient, desk: Desk):
+        """A callback tells how its last attempt ended."""
+        desk.add_endpoint("http://127.0.0.1:9/fails")
+        desk.tell()
+        desk.deliver()
+        callback = ids.callback_id(desk.one("SELECT id FROM callbacks"))
+        assert "the last of 1 ended with connect failed" in self.ask(client, callback)
+
+    @pytest.mark.parametrize(
+        ("name", "said"),
+        [
+            ("nonsense", "That is no id."),
+            ("cmp_00000000000070008000000000000000", "There is no comparison"),
+            ("batch_00000000000070008000000000000000", "There is no batch of this id."),
+        ],
+    )
+    def test_what_is_no_id_is_told(self, client: TestClient, name: str, said: str):
+        """Whatever is typed in, the page answers, and the field keeps it to be mended."""
+        answer = client.get("/dashboard/waiting", params={"id": name})
+        assert answer.status_code == 404
+        assert said in words(answer.text)
+        assert f'value="{name}"' in answer.text
+
+    def test_nothing_asked_nothing_answered(self, client: TestClient):
+        """The page without an id is the question alone."""
+        answer = client.get("/dashboard/waiting")
+        assert answer.status_code == 200
+        assert "It waits" not in answer.text
