@@ -19,6 +19,7 @@ class Filed(NamedTuple):
     response_b: Any
     orders: str
     profile: str
+    """"own" for the one that the judge was made for, which the worker knows."""
     tie_margin: float | None
     metadata: dict[str, str]
     request_id: str | None = None
@@ -60,7 +61,7 @@ def from_request(
         response_a=given["response_a"],
         response_b=given["response_b"],
         orders=given.get("order", "both"),
-        profile=given.get("profile", "card"),
+        profile=given.get("profile", "own"),
         tie_margin=given.get("tie_margin"),
         metadata=given.get("metadata") or {},
         request_id=request_id,

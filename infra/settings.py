@@ -109,6 +109,8 @@ class Settings(BaseSettings):
     """What runs the model. The simulated engine asks none, and says so in every verdict."""
     model: Path | None = None
     """A GGUF file for the llama_cpp engine; the embedded model when unset."""
+    adapter: Path | None = None
+    """A LoRA adapter in GGUF over that model; over the embedded model, the pocket critic when unset."""
     threads: PositiveInt | None = None
     """CPU threads of the llama_cpp engine; the machine's cores when unset."""
     context_tokens: PositiveInt = 8192

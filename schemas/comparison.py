@@ -17,7 +17,7 @@ from pydantic import (
 from schemas.states import ComparisonStatus
 from schemas.verdict import Verdict
 
-Profile = Literal["card", "pocket", "rewardbench"]
+Profile = Literal["own", "card", "pocket", "rewardbench"]
 Orders = Literal["both", "ab", "ba"]
 
 
@@ -126,7 +126,10 @@ class ComparisonRequest(_Strict):
         default="both",
         description="Which orders to ask. 'both' asks twice and cancels the judge's leaning to a slot",
     )
-    profile: Profile = Field(default="card", description="The prompt profile")
+    profile: Profile = Field(
+        default="own",
+        description="How it is put to the judge, word for word; 'own' is the form that the judge was made for",
+    )
     tie_margin: float | None = Field(
         default=None,
         ge=0,

@@ -19,7 +19,7 @@ from infra import logs, losses, metrics, presence, pulse, roster
 from infra.broker import make_celery, run_worker, worker_name
 from infra.calibration import read_calibration
 from infra.database import connect, persist
-from infra.local.model import embedded_model
+from infra.local.model import adapter_over, embedded_model
 from infra.meters import Meters
 from infra.settings import Settings, load
 from schemas.calibration import CalibratedJudge
@@ -82,8 +82,12 @@ def open_engine(settings: Settings) -> Engine:
     # Imported here, so that a worker with another engine needs no CPU runtime.
     from worker.engines.llama_cpp import LlamaCppEngine  # noqa: PLC0415
 
+    model = settings.model or embedded_model()
     return LlamaCppEngine(
-        settings.model or embedded_model(), threads=settings.threads, context_tokens=settings.context_tokens
+        model,
+        adapter=settings.adapter or adapter_over(model),
+        threads=settings.threads,
+        context_tokens=settings.context_tokens,
     )
 
 
@@ -103,8 +107,11 @@ def make_bench(settings: Settings, engine: Engine, database: Database, meters: M
     """Put together what this worker judges with, and enter its judges in the tables, however long Postgres is away.
 
     Raises:
-        ValueError: the calibration cannot be used with this engine; the message says why.
+        ValueError: the calibration cannot be used with this engine, or the engine's profile is unknown; the message
+            says which.
     """
+    if engine.card.profile not in prompts.PROFILES:
+        raise ValueError(f"{engine.card.model} was made for the profile {engine.card.profile}, which is none of ours")
     judges = calibrate(judges_of(engine.card), settings.calibration_file)
     ids = persist(
         database,
@@ -126,6 +133,7 @@ def make_bench(settings: Settings, engine: Engine, database: Database, meters: M
             max_attempts=settings.max_attempts,
             mass_threshold=settings.mass_threshold,
             temperature=1.0,
+            profile=engine.card.profile,
             calibrated={name: judge.temperature for name, judge in judges.items() if judge.calibration},
         ),
         judges=ids,

@@ -51,6 +51,8 @@ class Rules:
     mass_threshold: float
     temperature: float
     """T where no calibration says another."""
+    profile: str = "card"
+    """What comparisons that ask for the judge's own profile are put in."""
     calibrated: dict[str, float] = field(default_factory=dict)
     """T by profile."""
     patience_seconds: float = 60.0
@@ -135,7 +137,10 @@ def judge_shard(bench: Bench, shard: int) -> None:
 def _work(bench: Bench, claim: Claim) -> int:
     """Judge what is undecided of a claimed shard, storing as it goes. Returns how many lines it decided."""
     with bench.database.connect() as connection:
-        comparisons = docket.undecided(connection, claim)
+        comparisons = [
+            each._replace(profile=bench.rules.profile) if each.profile == "own" else each
+            for each in docket.undecided(connection, claim)
+        ]
         digests = {each.line: cases.digest(each) for each in comparisons} if claim.options.get("reuse", True) else {}
         found = precedents.find(
             connection, tenant=claim.tenant, digests=list(digests.values()), judges=list(bench.judges.values())

@@ -8,6 +8,7 @@ nothing to learn, so what it makes of a prompt is computed once and kept beside 
 """
 
 import argparse
+import hashlib
 import json
 import math
 import time
@@ -45,6 +46,7 @@ class Base:
         def value(key: str) -> Any:
             return reader.fields[key].contents()
 
+        self.fingerprint = "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
         self.layers = int(value("llama.block_count"))
         self.heads = int(value("llama.attention.head_count"))
         self.kv_heads = int(value("llama.attention.head_count_kv"))
@@ -83,13 +85,15 @@ class Adapter:
                 self.tensors[f"{name}.lora_a"] = down.requires_grad_()
                 self.tensors[f"{name}.lora_b"] = torch.zeros(rows, RANK, requires_grad=True)
 
-    def write(self, path: Path, name: str) -> None:
-        """Write the adapter as llama.cpp wants it, in 16 bits."""
+    def write(self, path: Path, base: Base, name: str) -> None:
+        """Write the adapter as llama.cpp wants it, in 16 bits, with what it belongs to."""
         writer = gguf.GGUFWriter(path, "llama")
         writer.add_type("adapter")
         writer.add_name(name)
         writer.add_license("apache-2.0")
         writer.add_string("adapter.type", "lora")
+        writer.add_string("nightcourt.base", base.fingerprint)
+        writer.add_string("nightcourt.profile", "pocket")
         writer.add_float32("adapter.lora.alpha", ALPHA)
         for key, tensor in self.tensors.items():
             writer.add_tensor(key, tensor.detach().to(torch.float16).numpy())
@@ -373,7 +377,7 @@ def main() -> None:
     adapter = Adapter(base, arguments.first, arguments.seed)
     order = curriculum(pool, arguments.pairs, arguments.seed)
     progress = train(base, pool, adapter, order, arguments.adapter.with_suffix(".checkpoint"))
-    adapter.write(arguments.adapter, f"pocket critic, seed {arguments.seed}")
+    adapter.write(arguments.adapter, base, f"pocket critic, seed {arguments.seed}")
     summary = {"seed": arguments.seed, "pairs": progress.step * PAIRS_A_STEP, **asdict(progress)}
     arguments.adapter.with_suffix(".json").write_text(json.dumps(summary, indent=2) + "\n")
 

@@ -68,7 +68,10 @@ def run(
         typer.Option(help="Where to write the results; - for stdout. FILE's name .results.jsonl by default."),
     ] = None,
     order: Annotated[str | None, typer.Option(help="both, ab or ba, for lines that do not say.")] = None,
-    profile: Annotated[str | None, typer.Option(help="card or rewardbench, for lines that do not say.")] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(help="own, card, pocket or rewardbench, for lines that do not say."),
+    ] = None,
     tie_margin: Annotated[float | None, typer.Option(help="Call it a tie this close to 0.5.")] = None,
     completion_window: Annotated[str, typer.Option(help="What is undecided after this expires: 90m, 24h, 7d.")] = "24h",
     priority: Annotated[int, typer.Option(help="-100 to 100; higher goes first among your batches.")] = 0,

@@ -46,7 +46,7 @@ def submit(
     server: Annotated[str | None, typer.Option(help="URL of the service.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Data folder of the embedded stack to use.")] = None,
     order: Annotated[str | None, typer.Option(help="both, ab or ba.")] = None,
-    profile: Annotated[str | None, typer.Option(help="card or rewardbench.")] = None,
+    profile: Annotated[str | None, typer.Option(help="own, card, pocket or rewardbench.")] = None,
     tie_margin: Annotated[float | None, typer.Option(help="Call it a tie this close to 0.5.")] = None,
     wait: Annotated[bool, typer.Option(help="Wait for the verdicts.")] = True,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for all of them.")] = 3600.0,

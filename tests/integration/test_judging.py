@@ -140,6 +140,16 @@ class TestNoVerdict:
         court.sit()
         assert court.outcome().status == "succeeded"
 
+    def test_a_comparison_without_a_profile_is_put_as_the_judge_was_made_for(self, court, engine):
+        """The pocket critic is asked in its own words unless a comparison asks for others, and the judge says which."""
+        court.bench = replace(court.bench, rules=replace(court.bench.rules, profile="pocket"))
+        court.file(comparison(1, profile="own"), comparison(2, profile="card"))
+        court.sit()
+        profiles = {line: row.judge_id for line, row in court.outcomes().items()}
+        assert profiles == {1: court.bench.judges["pocket"], 2: court.bench.judges["card"]}
+        asked = [prompt for step in engine.asked for prompt in step]
+        assert [prompt.startswith(prompts.POCKET_SYSTEM) for prompt in asked].count(True) == 2
+
     def test_a_shape_that_the_profile_has_no_form_for_is_told_so(self, court, engine):
         """The message says which profile to use instead, and the others are judged."""
         turns = [{"role": "user", "content": each} for each in ("One?", "Two?")]

@@ -353,7 +353,7 @@ def test_no_prompt_is_ever_logged(model: Path) -> None:
 def test_only_the_critic_goes_without_a_caveat(name: str | None, file: str, caveat: str | None) -> None:
     """Every other model's verdicts come with a sentence that says how little they are worth."""
     header = GgufHeader(values={} if name is None else {"general.name": name})
-    found = llama_cpp._caveat(header, Path(f"{file}.gguf"))
+    found = llama_cpp._caveat(header, Path(f"{file}.gguf"), None)
     assert found is None if caveat is None else caveat in (found or "")
 
 

@@ -213,6 +213,7 @@ class TestHashes:
         ("name", "sha256"),
         [
             ("card", "sha256:b05148583300f0359f4ccb055eacf3f0479e76e18aadd1ec518e3e853fe59be5"),
+            ("pocket", "sha256:979e8851893b56702ab67e7517165fc3f0bfd1197416c217831339d037d366e0"),
             ("rewardbench", "sha256:d066c27c3825976ce1ed78ee619ce9d91c6538c61cff27af042e556ddcf0e24a"),
         ],
     )

@@ -102,7 +102,7 @@ class TestAGoodRequest:
     def test_three_texts_are_enough(self):
         """Everything else has a default: both orders, the card, no ties."""
         made = request()
-        assert (made.order, made.profile, made.tie_margin) == ("both", "card", None)
+        assert (made.order, made.profile, made.tie_margin) == ("both", "own", None)
         assert (made.custom_id, made.metadata) == (None, {})
 
     @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ class TestABadRequest:
             ({"response_b": "\udc00"}, "response_b", "lone surrogate at character 0"),
             ({"response_b": [{"role": "assistant", "content": "\x00"}]}, "response_b[0].content", "NUL character"),
             ({"order": "AB"}, "order", "'both', 'ab' or 'ba'"),
-            ({"profile": "short"}, "profile", "'card', 'pocket' or 'rewardbench'"),
+            ({"profile": "short"}, "profile", "'own', 'card', 'pocket' or 'rewardbench'"),
             ({"tie_margin": -0.1}, "tie_margin", "greater than or equal to 0"),
             ({"tie_margin": 0.5}, "tie_margin", "less than 0.5"),
             ({"tie_margin": float("nan")}, "tie_margin", "finite number"),

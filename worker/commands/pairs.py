@@ -49,7 +49,8 @@ def read_pairs(file: Path) -> list[Pair]:
 
 def _filed(number: int, request: dict[str, Any]) -> Filed:
     """Take the question and the answers alone: orders and profile are for these commands to choose."""
-    return from_request({name: request[name] for name in ("prompt", "response_a", "response_b")}, line=number)
+    asked = {name: request[name] for name in ("prompt", "response_a", "response_b")}
+    return from_request({**asked, "profile": "card"}, line=number)
 
 
 def both_orders(comparison: Filed, encode: Encode) -> tuple[Sequence[int], Sequence[int]]:

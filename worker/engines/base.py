@@ -50,6 +50,8 @@ class EngineCard:
     """How many prompt tokens one engine step should hold. Admission lets in about this much at a time."""
     steps_ahead: int = 1
     """How many steps' worth admission lets in: 2 where the engine batches by itself and would idle between steps."""
+    profile: str = "card"
+    """The prompt profile that the model was made for: comparisons that ask for the judge's own are put in it."""
     simulated: bool = False
     caveat: str | None = None
     """What a reader must know before believing this engine's verdicts; None for the judge itself."""

@@ -1,5 +1,8 @@
 """The engine for machines without a GPU: llama.cpp inside this process, from a wheel, on any GGUF model.
 
+A model may wear a low-rank adapter, such as the pocket critic over the embedded model. The adapter says which model it
+was made over, and is refused over another; what the two are together is one set of weights with one fingerprint.
+
 The wheel carries llama.cpp's server. It is made to listen on a Unix socket in a private folder, for what it
 offers over HTTP alone (its tokenizer); no port is opened. Prompts go in by a direct call, as token ids.
 
@@ -7,7 +10,6 @@ What llama.cpp writes to standard error is kept to its own errors, and these nev
 thing that would be quoted, text that is not valid JSON or UTF-8, is refused here before it gets there.
 """
 
-import hashlib
 import json
 import math
 import re
@@ -21,6 +23,7 @@ from typing import Any
 
 import xllamacpp
 
+from worker.engines.adapters import Adapter, fingerprint, read_adapter
 from worker.engines.base import (
     VERDICT_OPENING,
     EngineCard,
@@ -55,16 +58,20 @@ class LlamaCppEngine:
 
     Args:
         model: the GGUF file.
+        adapter: a LoRA adapter over it, in GGUF; None for the model as it is.
         threads: how many threads compute; None lets llama.cpp decide.
         context_tokens: the longest prompt to make room for; the model's own limit is never exceeded.
 
     Raises:
-        GgufError: the file is not a GGUF file.
+        GgufError: a file is not a GGUF file.
         VerdictTokenError: the model's tokenizer cannot say a verdict in one token.
+        AdapterError: the adapter is none, or one over another model.
         UnusableModelError: llama.cpp cannot load the model, or it has no chat template.
     """
 
-    def __init__(self, model: Path, *, threads: int | None = None, context_tokens: int = 8192) -> None:
+    def __init__(
+        self, model: Path, *, adapter: Path | None = None, threads: int | None = None, context_tokens: int = 8192
+    ) -> None:
         header = read_gguf(model)
         if header.parts > 1:
             raise UnusableModelError(
@@ -72,6 +79,8 @@ class LlamaCppEngine:
             )
         if header.chat_template is None:
             raise UnusableModelError(f"{model.name} carries no chat template, so its prompt format is unknown")
+        weights = fingerprint(model)
+        worn = None if adapter is None else read_adapter(adapter, over=weights)
         self._folder = _socket_folder()
         self._socket = f"{self._folder.name}/x.sock"
         self._lock = threading.Lock()
@@ -81,7 +90,7 @@ class LlamaCppEngine:
         self._afresh = False
         try:
             context = min(context_tokens, header.context_length or context_tokens)
-            self._server = _load(model, socket_path=self._socket, threads=threads, context=context)
+            self._server = _load(model, adapter=adapter, socket_path=self._socket, threads=threads, context=context)
             properties = self._ask("GET", "/props")
             begins = bool(self._tokenise("", add_special=True))
             self._template = ChatTemplate(
@@ -96,13 +105,14 @@ class LlamaCppEngine:
             self._card = EngineCard(
                 engine="llama_cpp",
                 engine_build=f"xllamacpp {xllamacpp.__version__}",
-                model=header.name or model.stem,
-                weights=_fingerprint(model),
+                model=_name(header, model) if worn is None else f"{_name(header, model)} + {worn.name}",
+                weights=weights if worn is None else worn.weights,
                 quantisation=header.quantisation,
                 verdict_tokens=verdict_tokens(self._tokenise),
                 max_prompt_tokens=self._context - 1,
                 step_tokens=STEP_TOKENS,
-                caveat=_caveat(header, model),
+                profile="card" if worn is None else worn.profile,
+                caveat=_caveat(header, model, worn),
             )
         except BaseException as error:
             self.close()
@@ -294,7 +304,7 @@ class _SocketConnection(HTTPConnection):
         self.sock.connect(self._path)
 
 
-def _load(model: Path, *, socket_path: str, threads: int | None, context: int) -> Any:
+def _load(model: Path, *, adapter: Path | None, socket_path: str, threads: int | None, context: int) -> Any:
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(model)
     parameters.hostnames = [socket_path]
@@ -305,13 +315,18 @@ def _load(model: Path, *, socket_path: str, threads: int | None, context: int) -
     parameters.offline = True
     parameters.ui = False
     parameters.endpoint_slots = False
+    if adapter is not None:
+        worn = xllamacpp.CommonAdapterLoraInfo()
+        worn.path, worn.scale = str(adapter), 1.0
+        parameters.lora_adapters = [worn]
     if threads is not None:
         parameters.cpuparams.n_threads = threads
         parameters.cpuparams_batch.n_threads = threads
     try:
         return xllamacpp.Server(parameters)
     except RuntimeError as error:
-        raise UnusableModelError(f"llama.cpp cannot load {model.name}: {error}") from error
+        what = model.name if adapter is None else f"{model.name} with {adapter.name}"
+        raise UnusableModelError(f"llama.cpp cannot load {what}: {error}") from error
 
 
 def _socket_folder() -> tempfile.TemporaryDirectory[str]:
@@ -321,13 +336,18 @@ def _socket_folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="nightcourt-", dir="/tmp")
 
 
-def _fingerprint(model: Path) -> str:
-    with model.open("rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+def _name(header: GgufHeader, model: Path) -> str:
+    return header.name or model.stem
 
 
-def _caveat(header: GgufHeader, model: Path) -> str | None:
+def _caveat(header: GgufHeader, model: Path, worn: Adapter | None) -> str | None:
     """What a reader must know of a model that is not the critic; names are all there is to tell it by."""
+    if worn is not None and worn.profile == "pocket":
+        return (
+            "The pocket critic is a small stand-in: it notices answers that are off the topic, cut, garbled or empty, "
+            "and tells a good answer from a better one hardly at all. "
+            "Set NIGHTCOURT_MODEL to a Skywork-Critic GGUF for real verdicts."
+        )
     names = (header.name or "", model.stem)
     if is_critic(*names):
         return None
@@ -336,7 +356,7 @@ def _caveat(header: GgufHeader, model: Path) -> str | None:
             "SmolLM2-135M-Instruct is a stand-in that proves the pipeline: it judges no better than chance. "
             "Set NIGHTCOURT_MODEL to a Skywork-Critic GGUF for real verdicts."
         )
-    return f"{header.name or model.stem} is not Skywork-Critic: nothing is known of how well it judges."
+    return f"{_name(header, model)} is not Skywork-Critic: nothing is known of how well it judges."
 
 
 def _ids_up_to_opening(written: Sequence[tuple[int, bytes]]) -> list[int] | None:
