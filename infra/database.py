@@ -1,7 +1,8 @@
 """How Postgres is reached: psycopg 3 everywhere, asynchronous at the HTTP edge and synchronous elsewhere."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TypeVar
 
@@ -9,15 +10,20 @@ import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from infra import roles
+
 log = structlog.get_logger()
 
 T = TypeVar("T")
+
+tenant: ContextVar[str | None] = ContextVar("tenant", default=None)
+"""Whose rows the transactions of this task may see, where row-level security decides; None for nobody's."""
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -64,8 +70,8 @@ def connect(url: str, *, application: str, pool_size: int = 5) -> Engine:
 
 
 def connect_async(url: str, *, application: str, pool_size: int = 8) -> AsyncEngine:
-    """Make a pool of asynchronous connections; see `connect`."""
-    return create_async_engine(
+    """Make a pool of asynchronous connections, whose transactions are each of the `tenant` at hand; see `connect`."""
+    engine = create_async_engine(
         _with_psycopg(url),
         pool_size=pool_size,
         max_overflow=8,
@@ -74,6 +80,14 @@ def connect_async(url: str, *, application: str, pool_size: int = 8) -> AsyncEng
         pool_pre_ping=True,
         connect_args=_connect_args(application),
     )
+    event.listen(engine.sync_engine, "begin", _be_of_tenant)
+    return engine
+
+
+def _be_of_tenant(connection: Connection) -> None:
+    """Say, for one transaction, whose rows it is about: what row-level security goes by."""
+    if (whose := tenant.get()) is not None:
+        connection.exec_driver_sql("SELECT set_config('nightcourt.tenant', %s, true)", (whose,))
 
 
 def newest_form() -> str | None:
@@ -105,8 +119,12 @@ def persist(database: Engine, write: Callable[[Connection], T], *, patience_seco
             pause = min(pause * 2, 5.0)
 
 
-def migrate(url: str) -> None:
+def migrate(url: str, passwords: Mapping[str, str] | None = None) -> None:
     """Bring the tables to the newest form. Safe to run again, and by several at once.
+
+    Args:
+        url: Postgres, by the login that owns the tables.
+        passwords: by process, what it may log in by from now on (`infra/roles.py`).
 
     Raises:
         sqlalchemy.exc.SQLAlchemyError: Postgres could not be reached, or a step failed; then nothing changed.
@@ -119,5 +137,6 @@ def migrate(url: str) -> None:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+            roles.let_in(connection, passwords or {})
     finally:
         engine.dispose()

@@ -84,7 +84,7 @@ RELEASE = text("""
 
 # Interactive shards are released as soon as they are due, unless too many hints are out or nobody releases.
 OLDEST_DUE = text("""
-    SELECT coalesce(extract(epoch FROM now() - min(due_at)), 0) AS seconds FROM shards
+    SELECT coalesce(extract(epoch FROM now() - min(due_at)), 0) AS seconds FROM queue
     WHERE lane = 'interactive' AND state = 'waiting' AND due_at <= now()
 """)
 

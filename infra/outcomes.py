@@ -6,7 +6,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from infra.copying import column, sqlalchemy_errors
+from infra.copying import Copying, column
 from schemas.problems import OutcomeError
 from schemas.states import OutcomeStatus
 
@@ -30,10 +30,11 @@ class Outcome(NamedTuple):
     """Whether the verdict is an earlier one of the same comparison by the same judge."""
 
 
-_COPY = """
-    COPY outcomes (filing_id, line, tenant, attempt, status, tally, judge_id, error_code, error_message,
-                   prompt_tokens, cached_tokens, gpu_seconds, digest, reused) FROM STDIN
-"""
+_COPYING = Copying(
+    "outcomes",
+    "filing_id, line, tenant, attempt, status, tally, judge_id, error_code, error_message, prompt_tokens, "
+    "cached_tokens, gpu_seconds, digest, reused",
+)
 
 _STORED = text("SELECT line FROM outcomes WHERE filing_id = :filing_id AND line = ANY(:lines)")
 
@@ -78,9 +79,7 @@ def copy_in(connection: Connection, outcomes: Sequence[Outcome], *, filing_id: U
             b"\\N" if outcome.digest is None else b"\\\\x" + outcome.digest.hex().encode(),
             b"t" if outcome.reused else b"f",
         )
-    driver: Any = connection.connection.driver_connection
-    with sqlalchemy_errors("outcomes"), driver.cursor() as cursor, cursor.copy(_COPY) as copy:
-        copy.write(bytes(rows))
+    _COPYING.store(connection, bytes(rows))
 
 
 def counts(outcomes: Sequence[Outcome]) -> dict[str, Any]:

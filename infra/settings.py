@@ -3,6 +3,7 @@
 Only composition roots call `Settings()`; everything else receives what it needs.
 """
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationErr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from infra.addresses import Allowed
+from infra.roles import PROCESSES
 from schemas.message import VISIBILITY_SECONDS
 from schemas.problems import BAD_SETTING, Problem
 
@@ -45,7 +47,11 @@ class Settings(BaseSettings):
 
     # -- where things are
     database_url: SecretStr = SecretStr("postgresql://localhost/nightcourt")
-    """Postgres, in libpq's URL form."""
+    """Postgres, in libpq's URL form: for `nightcourt migrate` and `purge` by the login that owns the tables, for each
+    process of the service by its own role."""
+    role_passwords: SecretStr | None = None
+    """For `nightcourt migrate`: what the processes may log in to Postgres by, as a JSON object with a password for
+    each of `api`, `dispatcher`, `worker` and `callbacks`. Those that are not named stay as they are."""
     redis_url: SecretStr = SecretStr("redis://localhost:6379/0")
     """Redis, for hints only: nothing is lost when it is."""
     data_dir: Path | None = None
@@ -197,6 +203,16 @@ class Settings(BaseSettings):
         Allowed.parse(value)
         return value
 
+    @field_validator("role_passwords")
+    @classmethod
+    def _passwords_of_processes(cls, value: SecretStr | None) -> SecretStr | None:
+        given = json.loads(value.get_secret_value()) if value else {}
+        if not isinstance(given, dict) or not all(isinstance(each, str) and each for each in given.values()):
+            raise ValueError("takes a JSON object of passwords")
+        if unknown := set(given) - set(PROCESSES):
+            raise ValueError(f"knows no process {', '.join(sorted(unknown))}, but {', '.join(PROCESSES)}")
+        return value
+
     @model_validator(mode="after")
     def _engine_has_its_server(self) -> "Settings":
         if self.engine != "openai_server":
@@ -247,6 +263,11 @@ class Settings(BaseSettings):
                 "least stays free for interactive work"
             )
         return self
+
+    def passwords(self) -> dict[str, str]:
+        """Give the passwords of roles, by process; none where none are set."""
+        given: dict[str, str] = json.loads(self.role_passwords.get_secret_value()) if self.role_passwords else {}
+        return given
 
 
 def load(**overrides: Any) -> Settings:

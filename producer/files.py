@@ -15,7 +15,7 @@ import zstandard
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from infra.copying import column, escape, sqlalchemy_errors
+from infra.copying import Copying, column, escape
 from producer.outputs import read_out
 from schemas.batch import File
 from schemas.ids import new_filing_id
@@ -38,9 +38,9 @@ _UNFOLD = 1024 * 1024
 _NEW_FILE = text("""
     INSERT INTO files (id, tenant, filename, purpose, state) VALUES (:id, :tenant, '', '', 'uploading')
 """)
-_COPY_LINES = "COPY comparisons (source_id, line, tenant, custom_id, body) FROM STDIN"
-_COPY_RUNS = "COPY file_runs (file_id, first_line, last_line, lines, bytes) FROM STDIN"
-_COPY_BAD = "COPY bad_lines (file_id, line, custom_id, code, message, param) FROM STDIN"
+_LINES = Copying("comparisons", "source_id, line, tenant, custom_id, body")
+_RUNS = Copying("file_runs", "file_id, first_line, last_line, lines, bytes")
+_BAD = Copying("bad_lines", "file_id, line, custom_id, code, message, param")
 
 # A custom_id that stands twice names neither: the first keeps it, the others are bad lines.
 _DUPLICATES = text("""
@@ -330,17 +330,9 @@ async def _pieces(lines: AsyncIterator[tuple[int, bytes]]) -> AsyncIterator[list
 
 async def _copy(database: AsyncEngine, piece: _Piece) -> None:
     async with database.begin() as connection:
-        raw = await connection.get_raw_connection()
-        driver = raw.driver_connection
-        for statement, data in (
-            (_COPY_LINES, piece.comparisons),
-            (_COPY_RUNS, piece.runs),
-            (_COPY_BAD, piece.bad),
-        ):
-            if data:
-                with sqlalchemy_errors("a file"):
-                    async with driver.cursor() as cursor, cursor.copy(statement) as copy:  # type: ignore[union-attr]
-                        await copy.write(data)
+        for copying, rows in ((_LINES, piece.comparisons), (_RUNS, piece.runs), (_BAD, piece.bad)):
+            if rows:
+                await copying.store_async(connection, rows)
 
 
 async def take_out(database: AsyncEngine, file_id: UUID) -> None:

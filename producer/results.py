@@ -51,7 +51,7 @@ _PAGE = text(
 )
 
 _DECIDED = text("""
-    SELECT o.filing_id, o.line FROM outcomes o
+    SELECT o.filing_id, o.line FROM decided o
     JOIN unnest(CAST(:filings AS uuid[]), CAST(:lines AS int[])) AS asked(filing_id, line)
       ON o.filing_id = asked.filing_id AND o.line = asked.line
 """)

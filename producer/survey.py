@@ -27,13 +27,11 @@ _MOST_SHARE = 0.05
 
 # Ages are told of what somebody should see to: a batch that is paused, or whose window is closed, is not late.
 _SHARDS = text("""
-    SELECT s.lane, s.state, count(*) AS shards,
+    SELECT lane, state, count(*) AS shards,
            coalesce(extract(epoch FROM now() - min(CASE
-               WHEN s.state <> 'waiting' THEN CASE WHEN isfinite(s.released_at) THEN s.released_at END
-               WHEN s.due_at <= now() AND (s.lane = 'interactive' OR b.open) THEN s.due_at END)), 0)::float8 AS oldest
-    FROM shards s LEFT JOIN batches b ON b.id = s.filing_id AND s.lane = 'bulk'
-    WHERE s.state IN ('waiting', 'released', 'running')
-    GROUP BY s.lane, s.state
+               WHEN state <> 'waiting' THEN CASE WHEN isfinite(released_at) THEN released_at END
+               WHEN due_at <= now() AND open THEN due_at END)), 0)::float8 AS oldest
+    FROM queue WHERE state IN ('waiting', 'released', 'running') GROUP BY lane, state
 """)
 
 _BATCHES = text("SELECT status, count(*) AS batches FROM batches GROUP BY status")

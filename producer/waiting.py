@@ -19,7 +19,7 @@ _LOOK = text("""
            b.not_before > now() AS early,
            (SELECT count(*) FROM workers WHERE seen_at > now() - make_interval(secs => :within)) AS workers,
            (SELECT count(*) FROM (
-                SELECT FROM shards a
+                SELECT FROM queue a
                 WHERE a.lane = s.lane AND a.id <> s.id AND a.due_at <= now()
                   AND a.state IN ('waiting', 'released', 'running') AND s.state = 'waiting'
                   AND (a.state <> 'waiting' OR (-a.priority, a.due_at, a.id) < (-s.priority, s.due_at, s.id))

@@ -1,5 +1,6 @@
 """The process tree of the embedded stack: what is started in which order, kept alive, and ended backwards."""
 
+import json
 import signal
 import sys
 import time
@@ -8,9 +9,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
+from infra import roles
 from infra.local import LocalStackError, StartCancelledError
 from infra.local.child import Child, start_child
-from infra.local.folder import DataFolder
+from infra.local.folder import DataFolder, keep_secret
 from infra.local.part import OnEvent, Part, reason
 from infra.local.postgres import Postgres, start_postgres
 from infra.local.redis import Redis, start_redis
@@ -24,6 +26,8 @@ class Program:
     name: str
     command: Sequence[str]
     grace_seconds: float
+    process: str | None = None
+    """Which process of the service it is, whose role it logs in to Postgres as; None for the owner of the tables."""
 
 
 def _module(*arguments: str) -> tuple[str, ...]:
@@ -39,11 +43,11 @@ def applications(workers: int, *, drain_seconds: float = 20.0) -> tuple[Program,
     # A worker that is asked to end finishes the shards in its hands, or gives them back after a while.
     names = ["worker", *(f"worker-{number}" for number in range(2, workers + 1))]
     return (
-        Program("api", _module("producer.cli", "api"), 10.0),
-        Program("dispatcher", _module("producer.cli", "dispatcher"), 10.0),
-        *(Program(name, _module("worker.app"), drain_seconds + 5.0) for name in names),
+        Program("api", _module("producer.cli", "api"), 10.0, "api"),
+        Program("dispatcher", _module("producer.cli", "dispatcher"), 10.0, "dispatcher"),
+        *(Program(name, _module("worker.app"), drain_seconds + 5.0, "worker") for name in names),
         # It finishes what it is sending, which takes no longer than an attempt's deadline.
-        Program("callbacks", _module("worker.callbacks_app"), 20.0),
+        Program("callbacks", _module("worker.callbacks_app"), 20.0, "callbacks"),
     )
 
 
@@ -146,7 +150,6 @@ class ProcessTree:
             fast=self._fast,
             cancelled=self._stopping,
         )
-        self._variables["NIGHTCOURT_DATABASE_URL"] = self.postgres.url
         return self.postgres.child
 
     def _launch_redis(self) -> Child:
@@ -165,9 +168,25 @@ class ProcessTree:
             program.command,
             log=self._folder.log(program.name),
             environment=child_environment(
-                self._variables | {"NIGHTCOURT_METRICS_PORT": str(self.metrics_ports.get(program.name, 0))}
+                self._variables
+                | self._database(program)
+                | {"NIGHTCOURT_METRICS_PORT": str(self.metrics_ports.get(program.name, 0))}
             ),
         )
+
+    def _database(self, program: Program) -> dict[str, str]:
+        """Where Postgres is, by the login that a program has; and the logins, for who makes them."""
+        if self.postgres is None:
+            raise AssertionError("Postgres is started first")
+        kept = self._folder.part("roles")
+        passwords = {process: keep_secret(kept / process) for process in roles.PROCESSES}
+        if program.process is None:
+            return {
+                "NIGHTCOURT_DATABASE_URL": self.postgres.url,
+                "NIGHTCOURT_ROLE_PASSWORDS": json.dumps(passwords),
+            }
+        url = roles.url_as(self.postgres.url, program.process, passwords[program.process])
+        return {"NIGHTCOURT_DATABASE_URL": url}
 
     def _migrate(self) -> None:
         self._check_wanted()

@@ -122,7 +122,7 @@ def migrate() -> None:
     chosen = settings.load()
     logs.configure(process="migrate", level=chosen.log_level, style=chosen.log_format)
     try:
-        migrate_tables(chosen.database_url.get_secret_value())
+        migrate_tables(chosen.database_url.get_secret_value(), chosen.passwords())
     except SQLAlchemyError as error:
         raise Problem(
             UNAVAILABLE,

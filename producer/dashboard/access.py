@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from infra.database import tenant
 from producer.access import EVERYONE, Caller
 from schemas.keys import Scope
 
@@ -15,8 +16,9 @@ class Needs:
         self.scope = scope
 
     async def __call__(self, request: Request) -> Caller:
-        """Give the caller."""
+        """Give the caller, whose tenant's rows are all that the page's transactions see."""
         request.state.caller = EVERYONE
+        tenant.set(EVERYONE.tenant)
         return EVERYONE
 
 

@@ -15,10 +15,12 @@ from schemas import ids
 from schemas.ids import SINGLE_LINE, ComparisonKey
 from schemas.states import Lane, ShardState
 
+# The queue tells of everybody's shards; the shard itself is there for its tenant alone.
 _IN_HAND = text("""
-    SELECT lease_owner, lane, filing_id, first_line, last_line, attempt, tenant = :tenant AS own,
-           CASE WHEN isfinite(released_at) THEN released_at END AS since
-    FROM shards WHERE state = 'running' ORDER BY lease_owner, id LIMIT :most
+    SELECT q.lease_owner, q.lane, q.attempt, s.filing_id, s.first_line, s.last_line, s.id IS NOT NULL AS own,
+           CASE WHEN isfinite(q.released_at) THEN q.released_at END AS since
+    FROM queue q LEFT JOIN shards s ON s.id = q.id AND s.tenant = :tenant
+    WHERE q.state = 'running' ORDER BY q.lease_owner, q.id LIMIT :most
 """)
 _MOST = 1000
 
@@ -36,13 +38,13 @@ class LaneStand:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A shard that a worker has in hand. `batch` and `comparison` are ids, neither of them of another tenant's."""
+    """A shard that a worker has in hand. Its ids and lines are told of one's own alone."""
 
     lane: Lane
     batch: str | None
     comparison: str | None
-    first_line: int
-    last_line: int
+    first_line: int | None
+    last_line: int | None
     attempt: int
     since: datetime | None
 

@@ -91,7 +91,7 @@ def test_a_difference_would_be_noticed(empty: Engine, empty_url: str):
     """The comparison above sees a column that is of another type and an index that is missing."""
     migrate(empty_url)
     with empty.begin() as connection:
-        connection.execute(text("ALTER TABLE shards ALTER COLUMN priority TYPE integer"))
+        connection.execute(text("ALTER TABLE shards ALTER COLUMN errored TYPE bigint"))
         connection.execute(text("DROP INDEX ix_shards_out"))
         assert len(differences(connection)) == 2
 

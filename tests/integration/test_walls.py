@@ -1,0 +1,385 @@
+"""The second wall: what Postgres itself keeps from a tenant and from a process, whatever the code above asks for."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from types import ModuleType
+from typing import Any
+
+import httpx2
+import pytest
+from sqlalchemy import Connection, Engine, TextClause, create_engine, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
+
+import schemas.tables  # noqa: F401 - all tables stand in the metadata by this
+from infra import callback_secrets, callbacks_sql, docket_sql, outcomes, precedents, roles, roster
+from infra.database import connect_async, migrate, tenant
+from infra.settings import Settings
+from producer import (
+    batches,
+    callback_endpoints,
+    callbacks,
+    files,
+    idempotency,
+    keys,
+    outputs,
+    progress,
+    results,
+    retention,
+    survey,
+    waiting,
+    windows,
+)
+from producer.access import Caller
+from producer.api import access
+from producer.api import files as files_api
+from producer.api.app import create_app
+from producer.dashboard import crew, verdicts
+from schemas.base import Base
+from schemas.keys import Scope
+
+PASSWORDS = {process: f"password-of-{process}" for process in roles.PROCESSES}
+OPEN = {"judges", "workers", "keys"}
+"""Tables without policies: what judged, who is at work, and keys, which are looked up before anyone knows whose."""
+TENANTS = sorted(set(Base.metadata.tables) - OPEN)
+REFUSED = "42501"
+LINE = {"prompt": "Which?", "response_a": "this", "response_b": "that"}
+
+Call = Callable[..., Awaitable[httpx2.Response]]
+
+
+@pytest.fixture
+def api_url(database_url: str) -> str:
+    """Where the database is, as the API logs in to it."""
+    migrate(database_url, PASSWORDS)
+    return roles.url_as(database_url, "api", PASSWORDS["api"])
+
+
+def log_in(database_url: str, process: str) -> Engine:
+    """A pool of connections as a process has them."""
+    url = roles.url_as(database_url, process, PASSWORDS[process])
+    return create_engine(make_url(url).set(drivername="postgresql+psycopg"))
+
+
+@asynccontextmanager
+async def edge(url: str, monkeypatch: pytest.MonkeyPatch, *, unfiltered: bool = False) -> AsyncIterator[Call]:
+    """The API on a database, called as a tenant; where it is `unfiltered`, no query asks whose a row is."""
+    settings = Settings(database_url=url, redis_url="redis://127.0.0.1:9/0", callback_allow=("127.0.0.1",))
+    app = create_app(settings)
+
+    def unfilter(_connection, _cursor, statement: str, parameters, _context, _many):
+        return re.sub(r"(\w+\.)?\btenant = %\(tenant\)s(::\w+)?", "%(tenant)s::text IS NOT NULL", statement), parameters
+
+    async with app.router.lifespan_context(app):
+        if unfiltered:
+            event.listen(app.state.database.sync_engine, "before_cursor_execute", unfilter, retval=True)
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test") as http:
+
+            async def call(whose: str, method: str, path: str, **options: Any) -> httpx2.Response:
+                monkeypatch.setattr(access, "EVERYONE", Caller(tenant=whose, key_id=None, scopes=frozenset(Scope)))
+                return await http.request(method, path, **options)
+
+            yield call
+
+
+async def fill(call: Call, whose: str) -> dict[str, str]:
+    """Do everything that leaves rows, as a tenant. Returns the ids of what was made."""
+
+    async def post(path: str, **options: Any) -> dict[str, Any]:
+        answer = await call(whose, "POST", path, **options)
+        assert answer.is_success, answer.text
+        return dict(answer.json())
+
+    await post("/v1/callback-secret", json={})
+    hook = "http://127.0.0.1:9/hook"
+    endpoint = await post("/v1/callback-endpoints", json={"url": hook})
+    callback = await post(f"/v1/callback-endpoints/{endpoint['id']}/test")
+    comparison = await post("/v1/comparisons", json={**LINE, "callback_url": hook}, headers={"Idempotency-Key": "once"})
+    lines = "\n".join([json.dumps({"custom_id": f"{n}", **LINE}) for n in range(3)] + ["{}"])
+    file = await post("/v1/files", files={"file": ("f.jsonl", lines.encode())}, data={"purpose": "batch"})
+    body = {"input_file_id": file["id"], "endpoint": "/v1/comparisons", "completion_window": "24h"}
+    batch = await post("/v1/batches", json={**body, "on_bad_line": "skip"})
+    return {name: each["id"] for name, each in locals().items() if isinstance(each, dict) and "id" in each}
+
+
+@pytest.fixture
+def theirs(api_url: str, database: Engine, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What another tenant has: something in every table, filed by the API under the wall."""
+
+    async def file() -> dict[str, str]:
+        async with edge(api_url, monkeypatch) as call:
+            return await fill(call, "theirs")
+
+    ids = asyncio.run(file())
+    with database.begin() as connection:
+        connection.execute(
+            text("""
+                INSERT INTO callback_attempts (callback_id, number, at, seconds, reason)
+                SELECT id, 1, now(), 0, 'timeout' FROM callbacks
+            """)
+        )
+    return ids
+
+
+@pytest.fixture
+def api(api_url: str) -> Iterator[Connection]:
+    """The API's own connection, each statement a transaction."""
+    engine = create_engine(make_url(api_url).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        yield connection
+    engine.dispose()
+
+
+def be(api: Connection, whose: str) -> None:
+    """Speak for a tenant from here on."""
+    api.execute(text("SELECT set_config('nightcourt.tenant', :whose, false)"), {"whose": whose})
+
+
+def may(connection: Connection, privilege: str, table: str, column: str) -> bool:
+    """Whether who is connected has a privilege; of a table to delete from it, of a column to change it."""
+    which = "has_table_privilege(:table, :privilege)"
+    if privilege == "UPDATE":
+        which = "has_column_privilege(:table, :column, :privilege)"
+    names = {"table": table, "column": column, "privilege": privilege}
+    return bool(connection.execute(text(f"SELECT {which}"), names).scalar_one())
+
+
+class TestTenants:
+    def test_every_table_has_a_wall(self, database: Engine, api_url: str):
+        """A table that is added later is in the list of those without a tenant, or has policies."""
+        with database.connect() as connection:
+            walled = connection.execute(
+                text("SELECT relname FROM pg_class WHERE relrowsecurity AND relnamespace = 'public'::regnamespace")
+            ).scalars()
+            assert sorted(walled) == TENANTS
+
+    def test_nothing_of_another_tenant_is_read(self, theirs: dict[str, str], api: Connection):
+        """Without any WHERE, a tenant's own rows come from every table, and another's from none."""
+        for table in TENANTS:
+            count = text(f"SELECT count(*) FROM {table}")  # noqa: S608 (names from the metadata)
+            for whose, sees in (("theirs", True), ("ours", False), ("", False)):
+                be(api, whose)
+                assert (api.execute(count).scalar_one() > 0) is sees, (table, whose)
+
+    def test_nothing_is_written_for_another_tenant(self, theirs: dict[str, str], api: Connection, database: Engine):
+        """A row of theirs is neither made, nor changed, nor deleted by us."""
+        for table in TENANTS:
+            with database.connect() as connection:
+                row = connection.execute(text(f"SELECT to_json(t) FROM {table} t LIMIT 1")).scalar_one()  # noqa: S608
+            be(api, "ours")
+            insert = (
+                f"INSERT INTO {table} OVERRIDING SYSTEM VALUE SELECT * FROM json_populate_record(NULL::{table}, :row)"  # noqa: S608
+            )
+            with pytest.raises(DBAPIError) as refused:
+                api.execute(text(insert), {"row": json.dumps(row)})
+            assert getattr(refused.value.orig, "sqlstate", "") == REFUSED, (table, refused.value)
+            for privilege, change in (("DELETE", "DELETE FROM {}"), ("UPDATE", "UPDATE {0} SET {1} = {1}")):
+                if may(api, privilege, table, column := next(reversed(row))):
+                    assert api.execute(text(change.format(table, column))).rowcount == 0, (table, change)
+        with database.connect() as connection:
+            for table in TENANTS:
+                assert connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one() > 0  # noqa: S608
+
+    def test_a_transaction_is_of_one_tenant(self, theirs: dict[str, str], api_url: str):
+        """Each transaction of the API sees the rows of the task's tenant, and the next has forgotten whose it was."""
+
+        async def seen() -> list[int]:
+            database = connect_async(api_url, application="test", pool_size=1)
+            counts = []
+            for whose in ("theirs", "ours", None):
+                tenant.set(whose)
+                async with database.connect() as connection:
+                    counts.append((await connection.execute(text("SELECT count(*) FROM comparisons"))).scalar_one())
+            await database.dispose()
+            return counts
+
+        first, *others = asyncio.run(seen())
+        assert first > 0
+        assert others == [0, 0]
+
+    def test_the_queue_tells_of_everyones_lines_and_of_no_one(self, theirs: dict[str, str], api: Connection):
+        """How much waits is the same for all to see, without whose it is."""
+        be(api, "ours")
+        seen = api.execute(text("SELECT * FROM queue")).mappings().all()
+        assert len(seen) > 0
+        assert {"tenant", "filing_id", "source_id"} & set(seen[0]) == set()
+
+
+READS = {
+    "comparison": "/v1/comparisons/{}",
+    "file": "/v1/files/{}",
+    "batch": "/v1/batches/{}",
+    "endpoint": "/v1/callback-endpoints/{}",
+    "callback": "/v1/callbacks/{}",
+}
+
+
+@pytest.mark.parametrize("walled", [True, False], ids=["walled", "as-the-owner"])
+def test_without_the_filter_the_wall_stands(
+    theirs: dict[str, str], api_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch, walled: bool
+):
+    """With the tenant taken out of every query, another's ids are 404 still, and are not once the wall is gone too."""
+
+    async def answers() -> dict[str, int]:
+        async with edge(api_url if walled else database_url, monkeypatch, unfiltered=True) as call:
+            return {
+                kind: (await call("ours", "GET", path.format(theirs[kind]))).status_code for kind, path in READS.items()
+            }
+
+    assert asyncio.run(answers()) == dict.fromkeys(READS, 404 if walled else 200)
+
+
+def statements_of(module: ModuleType, *names: str) -> dict[str, TextClause]:
+    """Statements of a module, by name: all, or those that are named."""
+    found = {name: each for name, each in vars(module).items() if isinstance(each, TextClause)}
+    for name, each in vars(module).items():
+        if isinstance(each, tuple | dict):
+            several = list(each.values()) if isinstance(each, dict) else each
+            found |= {f"{name}[{n}]": one for n, one in enumerate(several) if isinstance(one, TextClause)}
+    assert set(names) <= set(found), set(names) - set(found)
+    return {f"{module.__name__}.{name}": each for name, each in found.items() if not names or name in names}
+
+
+_TOLD = ("TELL_COMPARISONS",)
+_LOSING = ("LOSE", "PUT_BACK", "SPLIT", "FAIL", "HOLD", "RECORD", "FINISH")
+NEEDS = {
+    "api": {
+        **statements_of(docket_sql, "FILE", "FILE_BATCH", "CANCEL", "RECALL", "OLDEST_DUE"),
+        **statements_of(callbacks_sql, "TELL_BATCHES"),
+        **statements_of(roster, "_CAPACITY", "_PRESENT"),
+        **statements_of(callback_secrets),
+        **statements_of(batches),
+        **statements_of(callback_endpoints),
+        **statements_of(callbacks),
+        **statements_of(files),
+        **statements_of(files_api),
+        **statements_of(idempotency),
+        **statements_of(keys, "_FIND"),
+        **statements_of(survey, "_SHARDS"),
+        **statements_of(crew),
+        **statements_of(verdicts, "_LAST", "_REASONS", "_BODY", "_NEIGHBOURS"),
+        **statements_of(outputs),
+        **statements_of(results),
+        **statements_of(waiting),
+    },
+    "dispatcher": {
+        **statements_of(docket_sql, "RELEASE", "RELEASE_BULK", "WITHDRAW", "HINT_AGAIN", "RECALL_CLOSED", "CANCEL"),
+        **statements_of(docket_sql, "LAPSED", "LONGEST_LAPSED", "EXPIRE", *_LOSING),
+        **statements_of(callbacks_sql, "FAN_OUT", "RELEASE", "WITHDRAW", "HINT_AGAIN", "RECLAIM", "BURY"),
+        **statements_of(callbacks_sql, "ALONE", "TELL_BATCHES", *_TOLD),
+        **statements_of(outcomes),
+        **statements_of(roster, "_CAPACITY", "_FORGET"),
+        **statements_of(windows),
+        **statements_of(progress),
+        **statements_of(survey),
+        **{
+            name: each
+            for name, each in statements_of(retention).items()
+            if re.search(r"\._(OLD_\w+|OF_BATCH|OF_FILE)\b", name)
+        },
+    },
+    "worker": {
+        **statements_of(docket_sql, "CLAIM", "LINES", "LINES_LEFT", "COUNT_LEFT", "RENEW", "NOTE", "GIVE_BACK"),
+        **statements_of(docket_sql, "HELD_BY", "DOUBT_HINTS", *_LOSING),
+        **statements_of(callbacks_sql, *_TOLD),
+        **statements_of(outcomes),
+        **statements_of(precedents),
+        **statements_of(roster, "_REPORT", "_LEAVE", "_ENROLL"),
+    },
+    "callbacks": {
+        **statements_of(callbacks_sql, "CLAIM", "RECORD"),
+        **statements_of(callback_secrets, "_READ"),
+    },
+}
+
+MUST_NOT = {
+    "api": [
+        "SELECT rolpassword FROM pg_authid",
+        "INSERT INTO keys DEFAULT VALUES",
+        "UPDATE keys SET scopes = '{admin}'",
+        "DELETE FROM judges",
+        "UPDATE outcomes SET status = 'errored'",
+        "UPDATE comparisons SET body = ''",
+        "SELECT nextval('lease_tokens')",
+        "ALTER TABLE comparisons DISABLE ROW LEVEL SECURITY",
+        "DROP POLICY own ON comparisons",
+        "SET ROLE nightcourt_worker",
+        "CREATE TABLE of_its_own (id int)",
+    ],
+    "dispatcher": [
+        "SELECT hash FROM keys",
+        "SELECT body FROM comparisons",
+        "SELECT custom_id FROM comparisons",
+        "SELECT secret FROM callback_secrets",
+        "INSERT INTO comparisons DEFAULT VALUES",
+        "UPDATE outcomes SET status = 'errored'",
+    ],
+    "worker": [
+        "SELECT hash FROM keys",
+        "SELECT secret FROM callback_secrets",
+        "SELECT url FROM callback_endpoints",
+        "SELECT * FROM files",
+        "SELECT * FROM idempotency_keys",
+        "DELETE FROM comparisons",
+        "DELETE FROM outcomes",
+        "UPDATE outcomes SET status = 'errored'",
+        "UPDATE batches SET status = 'completed'",
+    ],
+    "callbacks": [
+        "SELECT hash FROM keys",
+        "SELECT body FROM comparisons",
+        "SELECT tally FROM outcomes",
+        "SELECT * FROM shards",
+        "SELECT * FROM files",
+        "INSERT INTO callback_secrets DEFAULT VALUES",
+        "UPDATE callback_secrets SET secret = ''",
+        "DELETE FROM callbacks",
+    ],
+}
+
+
+@pytest.mark.parametrize("process", roles.PROCESSES)
+class TestProcesses:
+    def test_a_process_may_do_what_it_does(self, api_url: str, database_url: str, process: str):
+        """Postgres plans each of its statements for it, which it does for nobody who may not run them."""
+        engine = log_in(database_url, process)
+        refused = {}
+        for name, statement in NEEDS[process].items():
+            with engine.connect() as connection:
+                try:
+                    connection.execute(text("EXPLAIN " + re.sub(r"(?<!:):\w+", "NULL", statement.text)))
+                except ProgrammingError as error:
+                    refused[name] = str(error.orig)
+        engine.dispose()
+        assert refused == {}
+
+    def test_a_process_may_do_nothing_else(self, api_url: str, database_url: str, process: str):
+        """What belongs to another process is refused, whoever runs the code of this one."""
+        engine = log_in(database_url, process)
+        for statement in MUST_NOT[process]:
+            with engine.connect() as connection, pytest.raises(DBAPIError) as refused:
+                connection.execute(text(statement))
+            assert getattr(refused.value.orig, "sqlstate", "") == REFUSED, statement
+        engine.dispose()
+
+    def test_a_process_logs_in_by_its_password_alone(self, api_url: str, database_url: str, process: str):
+        """Not by another's, and not without."""
+        for password in ("", PASSWORDS["api" if process != "api" else "worker"]):
+            with pytest.raises(OperationalError, match="password"):
+                create_engine(
+                    make_url(roles.url_as(database_url, process, password)).set(drivername="postgresql+psycopg")
+                ).connect()
+
+
+def test_the_worker_alone_copies_past_the_wall(api_url: str, database_url: str):
+    """Of those who look at every tenant's rows, only who stores outcomes by the thousand bypasses policies."""
+    bypasses = {}
+    for process in roles.PROCESSES:
+        engine = log_in(database_url, process)
+        with engine.connect() as connection:
+            bypasses[process] = not connection.execute(text("SELECT row_security_active('outcomes')")).scalar_one()
+        engine.dispose()
+    assert bypasses == {"api": False, "dispatcher": False, "worker": True, "callbacks": False}
