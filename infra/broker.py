@@ -7,11 +7,42 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import structlog
 from celery import Celery, signals
 from celery.exceptions import SecurityWarning
 from kombu.entity import Queue
+from kombu.transport import redis, virtual
+from redis.exceptions import RedisError
 
 from schemas.message import CALLBACK_QUEUE, QUEUES, VISIBILITY_SECONDS
+
+log = structlog.get_logger()
+
+
+class _QoS(redis.QoS):
+    """What is in hand of what was taken. A hint that cannot be acknowledged is out of hand all the same.
+
+    Kombu would count it as in hand for as long as the connection lives. Where as many are so as there are slots, it
+    asks Redis for nothing more, and so never sees that the connection is dead: a worker that idles for ever. Redis may
+    give the hint to somebody again, which does no harm.
+    """
+
+    def ack(self, delivery_tag: str) -> None:
+        try:
+            super().ack(delivery_tag)  # type: ignore[no-untyped-call]
+        except (RedisError, OSError) as error:
+            log.warning("hint_not_acknowledged", error=type(error).__name__)
+            virtual.QoS.ack(self, delivery_tag)  # type: ignore[no-untyped-call]
+
+
+class _Channel(redis.Channel):
+    QoS = _QoS
+
+
+class Transport(redis.Transport):
+    """Kombu's way to Redis, found by its name in the settings of the app below."""
+
+    Channel = _Channel
 
 
 def make_celery(redis_url: str, *, name: str) -> Celery:
@@ -26,6 +57,7 @@ def make_celery(redis_url: str, *, name: str) -> Celery:
     """
     app = Celery("nightcourt", broker=redis_url, set_as_current=False, fixups=[])
     app.conf.update(
+        broker_transport=f"{__name__}:{Transport.__name__}",
         task_serializer="json",
         accept_content=["json"],
         task_ignore_result=True,
