@@ -22,6 +22,9 @@ if [ ! -x "$learner" ]; then
 fi
 base=$("$service" -c 'from infra.local.model import embedded_model; print(embedded_model())')
 [ -f "$out/pool.npz" ] || PYTHONPATH=. "$service" "$here/pool.py" "$data" "$out/pool.npz"
+adapters=()
 for seed in "${seeds[@]}"; do
+  adapters+=("$out/seed-$seed.gguf")
   [ -f "$out/seed-$seed.gguf" ] || "$learner" "$here/train.py" "$base" "$out/pool.npz" "$out/seed-$seed.gguf" --seed "$seed"
 done
+PYTHONPATH=. "$service" "$here/evaluate.py" "$data" "$out" untrained "${adapters[@]}"

@@ -86,8 +86,8 @@ class TestRun:
         assert {each["status"] for each in judged} == {"succeeded"}
         right = sum(each["verdict"]["winner"] == row["label"] for each, row in zip(judged, EXAMPLES, strict=True))
         agreed = sum(each["verdict"]["consistent"] for each in judged)
-        assert f"28 comparisons: 28 succeeded\nAccuracy against the gold labels: {right} of 28" in ended.out
-        assert f"naming the same winner: {agreed} of 28" in ended.out
+        assert f"34 comparisons: 34 succeeded\nAccuracy against the gold labels: {right} of 34" in ended.out
+        assert f"naming the same winner: {agreed} of 34" in ended.out
         for topic in {row["topic"] for row in EXAMPLES}:
             assert re.search(rf"^{topic} +\d+ +\d+\.\d% +\d+\.\d%$", ended.out, re.MULTILINE)
         assert re.search(r"\d pairs a second .* \d+ prompt tokens", ended.out)

@@ -128,10 +128,10 @@ class TestSubmit:
         ended = cli("submit", EXAMPLES, "--data-dir", service.folder)
         assert ended.status == 0
         lines = [line for line in ended.out.splitlines() if re.search(" gold [AB] ", line)]
-        assert len(lines) == 28
+        assert len(lines) == 34
         assert all(re.search(r"P\(A\) 0\.\d\d  ballots ab +\S+  ba +\S+", line) for line in lines)
         right = sum(line.endswith("right") for line in lines)
-        assert f"Accuracy against the gold labels: {right} of 28 ({right / 28:.1%})" in ended.out
+        assert f"Accuracy against the gold labels: {right} of 34 ({right / 34:.1%})" in ended.out
         assert "Mind: Simulated" in ended.out
 
     def test_json_is_an_object_a_line_and_a_summary(self, cli: Cli, service: Service):
@@ -142,8 +142,8 @@ class TestSubmit:
         assert [each["custom_id"] for each in comparisons] == [row["custom_id"] for row in rows]
         assert {each["object"] for each in comparisons} == {"comparison"}
         correct = sum(each["verdict"]["winner"] == row["label"] for each, row in zip(comparisons, rows, strict=True))
-        assert (summary["object"], summary["labelled"], summary["correct"]) == ("summary", 28, correct)
-        assert summary["accuracy"] == correct / 28
+        assert (summary["object"], summary["labelled"], summary["correct"]) == ("summary", 34, correct)
+        assert summary["accuracy"] == correct / 34
 
     def test_one_pair_through_a_pipe(self, cli: Cli, service: Service):
         """A dash reads standard input, where one object may take many lines; options fill in what it leaves out."""
@@ -156,7 +156,7 @@ class TestSubmit:
         """--no-wait prints an id a line once everything is filed."""
         ended = cli("submit", EXAMPLES, "--no-wait", "--server", service.url)
         assert ended.status == 0
-        assert len(ended.out.splitlines()) == 28
+        assert len(ended.out.splitlines()) == 34
         assert all(re.fullmatch(r"cmp_[0-9a-f]{32}", line) for line in ended.out.splitlines())
 
     def test_what_has_no_verdict_is_shown_as_such(self, cli: Cli, service: Service):

@@ -13,7 +13,7 @@ from support.processes import processes_of
 
 from infra.settings import child_environment
 
-pytestmark = pytest.mark.timeout(900)  # two cores that do other things as well take their time over 56 prompts
+pytestmark = pytest.mark.timeout(900)  # two cores that do other things as well take their time over 68 prompts
 
 ROOT = Path(__file__).resolve().parents[2]
 LABELS = {
