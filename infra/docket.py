@@ -135,19 +135,24 @@ def file_batch(connection: Connection, batch_id: UUID, *, notify: bool = False) 
     return len(connection.execute(docket_sql.FILE_BATCH, {"batch": batch_id, "notify": notify}).all())
 
 
-def release_bulk(connection: Connection, *, room: int, limit: int) -> list[int]:
+def release_bulk(connection: Connection, *, room: int, limit: int, spare: int = 0) -> list[int]:
     """Let shards of open batches go: a fair share to each tenant, within one by priority, then by age.
 
     Args:
         connection: in a transaction; several dispatchers may do this at once.
         room: how many bulk shards may be out at a time, hinted or running.
         limit: how many to let go now, at most.
+        spare: how many more may be out, for the first shards of tenants that have none out.
     """
-    return [row.id for row in connection.execute(docket_sql.RELEASE_BULK, {"room": room, "limit": limit})]
+    parameters = {"room": room, "spare": spare, "limit": limit}
+    return [row.id for row in connection.execute(docket_sql.RELEASE_BULK, parameters)]
 
 
 def release(connection: Connection, *, lane: Lane, room: int, limit: int) -> list[int]:
-    """Let shards of a lane go that are due, the most urgent first, and say which. Their hints are to be sent next.
+    """Let shards of a lane go that are due, and say which. Their hints are to be sent next.
+
+    The tenant that has least out goes first; within a tenant, the most urgent. Where others have filled the room, a
+    tenant may still have its equal share of it out.
 
     Args:
         connection: in a transaction; several dispatchers may do this at once.

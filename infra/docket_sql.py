@@ -67,14 +67,39 @@ FILE_BATCH = text("""
     RETURNING id
 """)
 
+# Whoever has least out goes first, and may have an equal share of the room out even where others have filled it.
+# Tenants with work are found by skipping through the index, and of each only the head is read: how much one of them has
+# waiting makes no turn longer. (An array of ids keeps Postgres from a join that reads all.)
 RELEASE = text("""
-    WITH due AS MATERIALIZED (
+    WITH RECURSIVE queue (tenant) AS (
+        (SELECT tenant FROM shards WHERE lane = :lane AND state = 'waiting' ORDER BY tenant LIMIT 1)
+        UNION ALL
+        SELECT (SELECT s.tenant FROM shards s
+                WHERE lane = :lane AND state = 'waiting' AND s.tenant > queue.tenant ORDER BY s.tenant LIMIT 1)
+        FROM queue WHERE queue.tenant IS NOT NULL
+    ), out AS MATERIALIZED (
+        SELECT tenant, count(*) AS shards, count(*) FILTER (WHERE state = ANY(:counted)) AS counted FROM shards
+        WHERE lane = :lane AND state IN ('released', 'running') GROUP BY tenant
+    ), standing AS MATERIALIZED (
+        SELECT tenant, coalesce(out.shards, 0) AS shards, ceil(CAST(:room AS numeric) / count(*) OVER ()) AS share,
+               :room - coalesce(sum(out.counted) OVER (), 0) AS free
+        FROM queue FULL JOIN out USING (tenant) WHERE tenant IS NOT NULL
+    ), heads AS MATERIALIZED (
+        SELECT head.id, standing.*,
+               row_number() OVER (PARTITION BY tenant ORDER BY head.priority DESC, head.due_at, head.id) AS place
+        FROM standing CROSS JOIN LATERAL (
+            SELECT id, priority, due_at FROM shards
+            WHERE lane = :lane AND state = 'waiting' AND tenant = standing.tenant AND due_at <= now()
+            ORDER BY priority DESC, due_at, id
+            LIMIT :limit
+        ) head
+    ), turns AS MATERIALIZED (
+        SELECT heads.*, row_number() OVER (ORDER BY place + shards, id) AS turn FROM heads
+    ), due AS MATERIALIZED (
         SELECT id FROM shards
-        WHERE lane = :lane AND state = 'waiting' AND due_at <= now()
-        ORDER BY priority DESC, due_at, id
-        LIMIT least(:limit, greatest(0, :room - (
-            SELECT count(*) FROM shards WHERE lane = :lane AND state = ANY(:counted)
-        )))
+        WHERE id = ANY(ARRAY(
+                SELECT id FROM turns WHERE turn <= free OR place + shards <= share ORDER BY turn LIMIT :limit
+            )) AND state = 'waiting'
         FOR UPDATE SKIP LOCKED
     )
     UPDATE shards SET state = 'released', released_at = now()
@@ -295,7 +320,7 @@ RELEASE_BULK = text("""
         WHERE lane = 'bulk' AND state IN ('released', 'running') GROUP BY tenant
     ), waiting AS MATERIALIZED (
         SELECT s.id, row_number() OVER (PARTITION BY b.tenant ORDER BY b.priority DESC, b.id, s.due_at, s.id)
-                     + coalesce(out.shards, 0) AS turn
+                     + coalesce(out.shards, 0) AS place
         FROM batches b
         CROSS JOIN LATERAL (
             SELECT id, due_at FROM shards
@@ -305,12 +330,17 @@ RELEASE_BULK = text("""
         ) s
         LEFT JOIN out ON out.tenant = b.tenant
         WHERE b.open
+    ), turns AS MATERIALIZED (
+        SELECT id, place, row_number() OVER (ORDER BY place, id) + coalesce((SELECT sum(shards) FROM out), 0) AS turn
+        FROM waiting
     ), due AS MATERIALIZED (
-        SELECT shards.id FROM shards JOIN waiting ON waiting.id = shards.id
-        WHERE shards.state = 'waiting'
-        ORDER BY waiting.turn, shards.id
-        LIMIT least(:limit, greatest(0, :room - coalesce((SELECT sum(shards) FROM out), 0)))
-        FOR UPDATE OF shards SKIP LOCKED
+        SELECT id FROM shards
+        WHERE id = ANY(ARRAY(
+                SELECT id FROM turns
+                WHERE turn <= :room + CASE WHEN place = 1 THEN CAST(:spare AS int) ELSE 0 END
+                ORDER BY turn LIMIT :limit
+            )) AND state = 'waiting'
+        FOR UPDATE SKIP LOCKED
     )
     UPDATE shards SET state = 'released', released_at = now()
     FROM due WHERE shards.id = due.id

@@ -23,14 +23,18 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from infra import callbacks, docket, losses, metrics, pulse, roster
 from infra.meters import Meters
+from infra.roster import Capacity
 from producer import windows
 from schemas.message import CALLBACK_QUEUE, CALLBACK_TASK, JUDGE_TASK, QUEUES, CallbackHint, ShardHint
 from schemas.states import Lane
 
 log = structlog.get_logger()
 
-_INTERACTIVE_ROOM = 256
-"""Interactive hints out at a time. Enough to keep any worker busy, few enough to be doubled without harm."""
+_HINTS_PER_SLOT = 2
+"""Interactive hints out at a time, for each slot: what keeps a slot busy until the next turn. What is in Redis is
+worked in the order of its coming, so more would let one tenant's flood stand before the next tenant's first."""
+_LEAST_HINTS = 16
+"""Interactive hints out at a time, however few slots are known of."""
 _AT_ONCE = 100
 """Shards moved by one statement, so that no transaction is long."""
 _CALM_SECONDS = 1.0
@@ -132,8 +136,13 @@ def call_back(desk: Desk) -> int:
     return fresh + len(released)
 
 
-def release(desk: Desk, *, bulk_room: int) -> int:
+def release(desk: Desk, capacity: Capacity, *, bulk: bool) -> int:
     """Let due shards go, as many as each lane has room for, and hint them.
+
+    Args:
+        desk: what to work with.
+        capacity: of the workers that are alive.
+        bulk: whether to look for bulk shards too.
 
     Returns:
         How many were let go.
@@ -141,12 +150,17 @@ def release(desk: Desk, *, bulk_room: int) -> int:
     Raises:
         kombu.exceptions.OperationalError, redis.exceptions.RedisError: Redis cannot be reached; nothing is lost.
     """
+    room = max(_LEAST_HINTS, _HINTS_PER_SLOT * capacity.slots)
     with desk.database.begin() as connection:
-        released = {
-            Lane.INTERACTIVE: docket.release(connection, lane=Lane.INTERACTIVE, room=_INTERACTIVE_ROOM, limit=_AT_ONCE)
-        }
-        if bulk_room:
-            released[Lane.BULK] = docket.release_bulk(connection, room=bulk_room, limit=_AT_ONCE)
+        released = {Lane.INTERACTIVE: docket.release(connection, lane=Lane.INTERACTIVE, room=room, limit=_AT_ONCE)}
+        if bulk and capacity.bulk_slots:
+            released[Lane.BULK] = docket.release_bulk(
+                connection,
+                room=capacity.bulk_slots * desk.pace.shards_per_slot,
+                # Half of what is kept free for people: a tenant that comes new need not wait for a whole shard.
+                spare=(capacity.slots - capacity.bulk_slots) // 2,
+                limit=_AT_ONCE,
+            )
     # The release is committed before the hint goes out: a worker is never faster than the row it looks for.
     for lane, shards in released.items():
         hint(desk, lane, shards)
@@ -201,7 +215,7 @@ def run(desk: Desk, stop: threading.Event, *, pulse_file: Path | None = None) ->
     """
     pace, meters = desk.pace, desk.meters
     sweep_at = tend_at = call_at = 0.0
-    bulk_slots = 0
+    capacity = Capacity(workers=0, slots=0, bulk_slots=0)
     batches_live = False
     pause = pace.poll_seconds
     while not stop.wait(pause):
@@ -212,13 +226,13 @@ def run(desk: Desk, stop: threading.Event, *, pulse_file: Path | None = None) ->
             if now >= sweep_at:
                 sweep_at = now + pace.sweep_seconds
                 with desk.database.connect() as connection:
-                    bulk_slots = roster.capacity(connection, within=pace.worker_seconds).bulk_slots
+                    capacity = roster.capacity(connection, within=pace.worker_seconds)
                 sweep(desk)
             if now >= tend_at:
                 tend_at = now + pace.tend_seconds
                 with desk.database.begin() as connection:
                     batches_live = windows.tend(connection, clock_shift=pace.clock_shift_seconds)
-            released = release(desk, bulk_room=bulk_slots * pace.shards_per_slot if batches_live else 0)
+            released = release(desk, capacity, bulk=batches_live)
             if released:
                 log.debug("released", shards=released)
             if now >= call_at and not call_back(desk):

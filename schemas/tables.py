@@ -180,6 +180,7 @@ class ShardRow(Base):
         Index(
             "ix_shards_waiting",
             "lane",
+            "tenant",
             text("priority DESC"),
             "due_at",
             "id",

@@ -1,14 +1,24 @@
 """The gate in front of an engine: a budget of prompt tokens in flight, interactive work first.
 
-A bulk step never makes a waiting person wait for more than the steps already let in.
+A bulk step never makes a waiting person wait for more than the steps already let in, and neither does a tenant with
+much work one with little: of those in a lane, whoever used least lately goes first.
 """
 
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 
 from schemas.states import Lane
+
+_HALF_LIFE = 10.0
+"""Seconds after which what a tenant has used counts half."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Ticket:
+    tenant: str
 
 
 class Gate:
@@ -24,17 +34,19 @@ class Gate:
         self._on_turn = on_turn
         self._in_flight = 0
         self._turns = threading.Condition()
-        self._inside: dict[object, float] = {}
-        # Two lines of tickets: whoever stands first in the interactive line goes first of all.
-        self._lines: dict[Lane, list[object]] = {Lane.INTERACTIVE: [], Lane.BULK: []}
+        self._inside: dict[_Ticket, float] = {}
+        # Two lines of tickets: whoever is next in the interactive line goes first of all.
+        self._lines: dict[Lane, list[_Ticket]] = {Lane.INTERACTIVE: [], Lane.BULK: []}
+        self._used: dict[str, float] = {}
+        self._used_at = time.monotonic()
 
     @contextmanager
-    def admit(self, tokens: int, lane: Lane) -> Iterator[None]:
+    def admit(self, tokens: int, lane: Lane, tenant: str = "") -> Iterator[None]:
         """Wait for a turn, then hold `tokens` of the budget while inside.
 
         Work larger than the whole budget is let in alone.
         """
-        ticket = object()
+        ticket = _Ticket(tenant)
         came = time.monotonic()
         with self._turns:
             self._lines[lane].append(ticket)
@@ -44,6 +56,7 @@ class Gate:
                 self._lines[lane].remove(ticket)
                 # Whoever stands next may fit beside us.
                 self._turns.notify_all()
+            self._charge(tenant, tokens)
             self._in_flight += tokens
             self._inside[ticket] = time.monotonic()
         try:
@@ -55,20 +68,28 @@ class Gate:
                 del self._inside[ticket]
                 self._turns.notify_all()
 
-    def alone(self, lane: Lane) -> AbstractContextManager[None]:
+    def alone(self, lane: Lane, tenant: str = "") -> AbstractContextManager[None]:
         """Wait for a turn, then keep everybody else out while inside."""
-        return self.admit(self._budget, lane)
+        return self.admit(self._budget, lane, tenant)
 
     def longest_inside(self) -> float:
         """Tell for how many seconds the work has been inside that has been there longest; 0 where none is."""
         with self._turns:
             return time.monotonic() - min(self._inside.values(), default=time.monotonic())
 
-    def _next(self) -> object:
+    def _next(self) -> _Ticket | None:
         for line in self._lines.values():
             if line:
-                return line[0]
+                # Of several that used alike, and so of one tenant's, the first to come.
+                return min(line, key=lambda ticket: self._used.get(ticket.tenant, 0.0))
         return None
+
+    def _charge(self, tenant: str, tokens: int) -> None:
+        now = time.monotonic()
+        faded = 0.5 ** ((now - self._used_at) / _HALF_LIFE)
+        self._used_at = now
+        self._used = {name: used * faded for name, used in self._used.items() if used * faded >= 1.0}
+        self._used[tenant] = self._used.get(tenant, 0.0) + tokens
 
     def _fits(self, tokens: int) -> bool:
         return self._in_flight == 0 or self._in_flight + tokens <= self._budget

@@ -167,7 +167,7 @@ def _work_in_steps(bench: Bench, claim: Claim, lines: Lines, outcomes: list[Outc
                 decided += _record(bench, claim, cases.with_twins(outcomes, lines.twins))
                 outcomes.clear()
                 stored_at = time.monotonic()
-            with bench.gate.admit(sum(case.tokens for case in step), claim.lane):
+            with bench.gate.admit(sum(case.tokens for case in step), claim.lane, claim.tenant):
                 outcomes += _judge(bench, claim, step)
     except EngineError:
         # What was computed is stored before the attempt is told of: it is not computed again.
@@ -187,7 +187,7 @@ def _work_carefully(bench: Bench, claim: Claim, lines: Lines, outcomes: list[Out
     for line in lines.fresh:
         if bench.draining.is_set():
             return decided + _give_back(bench, claim, [])
-        with bench.gate.alone(claim.lane):
+        with bench.gate.alone(claim.lane, claim.tenant):
             _persist(bench, partial(docket.note, lease=claim.lease, line=line.line))
             outcomes = []
             for step in cases.steps([line], lines.digests, bench.engine, outcomes.append):

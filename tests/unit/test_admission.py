@@ -19,15 +19,16 @@ PATIENCE = 10.0
 class Visitor:
     """A thread that goes through the gate and stays inside until it is sent away."""
 
-    def __init__(self, gate: Gate, log: list[str], name: str, tokens: int, lane: Lane) -> None:
+    def __init__(self, gate: Gate, log: list[str], name: str, tokens: int, lane: Lane, tenant: str) -> None:
         self.gate, self.log, self.name, self.tokens, self.lane = gate, log, name, tokens, lane
+        self.tenant = tenant
         self.inside = threading.Event()
         self.leave = threading.Event()
         self.thread = threading.Thread(target=self._visit, name=name)
         self.thread.start()
 
     def _visit(self) -> None:
-        with self.gate.admit(self.tokens, self.lane):
+        with self.gate.admit(self.tokens, self.lane, self.tenant):
             self.log.append(self.name)
             self.inside.set()
             self.leave.wait(PATIENCE)
@@ -74,8 +75,8 @@ def visitor(gate: Gate, log: list[str]) -> Iterator[Callable[..., Visitor]]:
     """Send a visitor to the gate; all of them are sent home in the end."""
     visitors: list[Visitor] = []
 
-    def send(name: str, tokens: int, lane: Lane = Lane.BULK) -> Visitor:
-        visitors.append(Visitor(gate, log, name, tokens, lane))
+    def send(name: str, tokens: int, lane: Lane = Lane.BULK, tenant: str = "one") -> Visitor:
+        visitors.append(Visitor(gate, log, name, tokens, lane, tenant))
         return visitors[-1]
 
     yield send
@@ -183,6 +184,39 @@ class TestWhoGoesFirst:
         large.goes()
         small.enters()
         assert log == ["first", "large", "small"]
+
+    def test_a_tenant_that_used_little_overtakes_one_that_used_much(self, visitor, log):
+        """However many steps of one tenant stand in line, another that comes new waits for the step inside alone."""
+        first = visitor("first", BUDGET).enters()
+        second = visitor("second", BUDGET).waits()
+        third = visitor("third", BUDGET).waits(behind=1)
+        newcomer = visitor("newcomer", BUDGET, tenant="other").waits(behind=2)
+        first.goes()
+        newcomer.enters().goes()
+        second.enters().goes()
+        third.enters()
+        assert log == ["first", "newcomer", "second", "third"]
+
+    def test_a_tenant_that_used_as_much_goes_no_further(self, visitor, log):
+        """A tenant goes first until it has used as much, and no longer."""
+        first = visitor("first", BUDGET).enters()
+        again = visitor("again", BUDGET).waits()
+        large = visitor("large", BUDGET + 50, tenant="other").waits(behind=1)
+        more = visitor("more", BUDGET, tenant="other").waits(behind=2)
+        first.goes()
+        large.enters().goes()
+        again.enters().goes()
+        more.enters()
+        assert log == ["first", "large", "again", "more"]
+
+    def test_a_person_of_any_tenant_goes_before_bulk_work(self, visitor):
+        """What a tenant has used makes nobody who waits stand behind another's batch."""
+        first = visitor("first", BUDGET).enters()
+        batch = visitor("batch", BUDGET, tenant="other").waits()
+        person = visitor("person", BUDGET, Lane.INTERACTIVE).waits(behind=1)
+        first.goes()
+        person.enters().goes()
+        batch.enters()
 
     def test_all_that_fit_go_in_at_once_when_there_is_room(self, visitor):
         """One that leaves makes room for several, and they do not wait for each other."""
