@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import callbacks, embedded, latency, throughput, tournament, waiting
+from benchmarks import callbacks, embedded, fairness, latency, throughput, tournament, waiting
 
 _LONG = {"million"}
 
@@ -17,6 +17,7 @@ def main() -> None:
         "waiting": waiting.measure,
         "throughput": throughput.measure,
         "million": throughput.million,
+        "fairness": fairness.measure,
         "callbacks": callbacks.measure,
         "embedded": embedded.measure,
         "tournament": tournament.measure,

@@ -30,10 +30,10 @@ from schemas.states import Lane
 
 log = structlog.get_logger()
 
-_HINTS_PER_SLOT = 2
-"""Interactive hints out at a time, for each slot: what keeps a slot busy until the next turn. What is in Redis is
-worked in the order of its coming, so more would let one tenant's flood stand before the next tenant's first."""
-_LEAST_HINTS = 16
+_HINTS_PER_SLOT = 1
+"""Interactive hints out at a time, for each slot: what it takes up between two turns. What is in Redis is worked in the
+order of its coming, so more would let one tenant's flood stand before the next tenant's first."""
+_LEAST_HINTS = 8
 """Interactive hints out at a time, however few slots are known of."""
 _AT_ONCE = 100
 """Shards moved by one statement, so that no transaction is long."""
