@@ -29,6 +29,7 @@ from infra.filed import Filed
 from infra.local.finding import free_port
 from infra.local.supervisor import Stack
 from infra.outcomes import Outcome
+from infra.sealing import Seals
 from producer import callback_endpoints
 from schemas.ids import SINGLE_LINE, new_filing_id
 from schemas.problems import OutcomeError
@@ -186,7 +187,8 @@ def measure() -> dict[str, Any]:
         _await(port)
         database = connect(stack.info.database_url, application="benchmark", pool_size=2)
         with database.begin() as connection:
-            callback_secrets.rotate(connection, tenant="default", endpoint=None, grace_seconds=0)
+            seals = Seals([(Path(folder) / "data" / "secret-keys").read_text().strip()])
+            callback_secrets.rotate(connection, seals, tenant="default", endpoint=None, grace_seconds=0)
         told: dict[bool, list[list[UUID]]] = {False: [], True: []}
         for turn in range(2 * _TURNS):
             bad = turn % 2 == 1

@@ -14,6 +14,7 @@ from kombu.entity import Queue
 from kombu.transport import redis, virtual
 from redis.exceptions import RedisError
 
+from infra.roles import KEY_PREFIX
 from schemas.message import CALLBACK_QUEUE, QUEUES, VISIBILITY_SECONDS
 
 log = structlog.get_logger()
@@ -90,7 +91,7 @@ def make_celery(redis_url: str, *, name: str) -> Celery:
             "socket_keepalive": True,
             "health_check_interval": 5,
             "queue_order_strategy": "priority",
-            "global_keyprefix": "nightcourt:",
+            "global_keyprefix": KEY_PREFIX,
             "client_name": f"nightcourt-{name}",
         },
         timezone="UTC",

@@ -1,7 +1,8 @@
 """The secrets that callbacks are signed with: the one place where they are made, stored and read.
 
 A secret is of Standard Webhooks' form, `whsec_` and base64 of 32 random bytes. While one is being rotated the earlier
-signs too, for a time, so that a receiver may change over whenever it suits it.
+signs too, for a time, so that a receiver may change over whenever it suits it. What is stored is sealed
+(`infra/sealing.py`), for its own row.
 """
 
 import base64
@@ -10,6 +11,8 @@ from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import Connection, text
+
+from infra.sealing import Seals
 
 _SECRET_BYTES = 32
 
@@ -21,19 +24,24 @@ _RETIRE = text(f"""
     RETURNING expires_at
 """)  # noqa: S608 - a constant of this module
 _FORGET = text(f"DELETE FROM callback_secrets WHERE {_OF} AND expires_at <= now()")  # noqa: S608 - the same
-_STORE = text("INSERT INTO callback_secrets (tenant, endpoint_id, secret) VALUES (:tenant, :endpoint, :secret)")
-_READ = text(f"""
-    SELECT secret FROM callback_secrets WHERE {_OF} AND (expires_at IS NULL OR expires_at > now()) ORDER BY id DESC
-""")  # noqa: S608 - the same
+_TAKE_ROW = text(
+    "INSERT INTO callback_secrets (tenant, endpoint_id, secret) VALUES (:tenant, :endpoint, '') RETURNING id"
+)
+_STORE = text("UPDATE callback_secrets SET secret = :secret WHERE id = :id")
+_HELD = f"{_OF} AND (expires_at IS NULL OR expires_at > now())"
+_READ = text(f"SELECT id, secret FROM callback_secrets WHERE {_HELD} ORDER BY id DESC")  # noqa: S608 - the same
+_EXISTS = text(f"SELECT EXISTS (SELECT FROM callback_secrets WHERE {_HELD})")  # noqa: S608 - the same
+_EVERYONES = text("SELECT id, secret FROM callback_secrets ORDER BY id FOR UPDATE")
 
 
 def rotate(
-    connection: Connection, *, tenant: str, endpoint: UUID | None, grace_seconds: float
+    connection: Connection, seals: Seals, *, tenant: str, endpoint: UUID | None, grace_seconds: float
 ) -> tuple[str, datetime | None]:
     """Make a new secret, the first or the next.
 
     Args:
         connection: in a transaction.
+        seals: what it is sealed by.
         tenant: whose it is.
         endpoint: what it is for; None for what all of the tenant's requests with a `callback_url` share.
         grace_seconds: how long the earlier one goes on signing.
@@ -45,10 +53,47 @@ def rotate(
     owner = {"tenant": tenant, "endpoint": endpoint}
     retired = connection.execute(_RETIRE, {**owner, "grace_seconds": grace_seconds}).all()
     connection.execute(_FORGET, owner)
-    connection.execute(_STORE, {**owner, "secret": secret})
+    row = connection.execute(_TAKE_ROW, owner).scalar_one()
+    connection.execute(_STORE, {"id": row, "secret": seals.seal(secret, _place(row))})
     return secret, max((row.expires_at for row in retired), default=None)
 
 
-def read(connection: Connection, *, tenant: str, endpoint: UUID | None) -> list[str]:
-    """Read the secrets that sign now, the newest first; none where none was ever made."""
-    return [row.secret for row in connection.execute(_READ, {"tenant": tenant, "endpoint": endpoint})]
+def read(connection: Connection, seals: Seals, *, tenant: str, endpoint: UUID | None) -> list[str]:
+    """Read the secrets that sign now, the newest first; none where none was ever made.
+
+    Raises:
+        NotOpenedError: one cannot be opened.
+    """
+    rows = connection.execute(_READ, {"tenant": tenant, "endpoint": endpoint})
+    return [seals.open(row.secret, _place(row.id)) for row in rows]
+
+
+def exist(connection: Connection, *, tenant: str, endpoint: UUID | None) -> bool:
+    """Whether there is a secret that signs now."""
+    return bool(connection.execute(_EXISTS, {"tenant": tenant, "endpoint": endpoint}).scalar_one())
+
+
+def seal_all(connection: Connection, seals: Seals) -> int:
+    """Seal by the first key whatever is sealed by another, or was stored before anything was sealed.
+
+    Args:
+        connection: in a transaction of the owner's.
+        seals: with every key that something is sealed by.
+
+    Returns:
+        How many were sealed.
+
+    Raises:
+        NotOpenedError: one is sealed by a key that is not here.
+    """
+    sealed = 0
+    for row in connection.execute(_EVERYONES).all():
+        if not seals.is_current(row.secret):
+            secret = row.secret if row.secret.startswith("whsec_") else seals.open(row.secret, _place(row.id))
+            connection.execute(_STORE, {"id": row.id, "secret": seals.seal(secret, _place(row.id))})
+            sealed += 1
+    return sealed
+
+
+def _place(row: int) -> str:
+    return f"callback_secrets:{row}"

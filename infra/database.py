@@ -16,7 +16,8 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from infra import roles
+from infra import callback_secrets, roles
+from infra.sealing import Seals
 
 log = structlog.get_logger()
 
@@ -119,15 +120,17 @@ def persist(database: Engine, write: Callable[[Connection], T], *, patience_seco
             pause = min(pause * 2, 5.0)
 
 
-def migrate(url: str, passwords: Mapping[str, str] | None = None) -> None:
+def migrate(url: str, passwords: Mapping[str, str] | None = None, seals: Seals | None = None) -> None:
     """Bring the tables to the newest form. Safe to run again, and by several at once.
 
     Args:
         url: Postgres, by the login that owns the tables.
         passwords: by process, what it may log in by from now on (`infra/roles.py`).
+        seals: what secrets are sealed by that are not yet, or by an earlier key.
 
     Raises:
         sqlalchemy.exc.SQLAlchemyError: Postgres could not be reached, or a step failed; then nothing changed.
+        infra.sealing.NotOpenedError: a secret is sealed by a key that is not here; then nothing changed either.
     """
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
@@ -138,5 +141,7 @@ def migrate(url: str, passwords: Mapping[str, str] | None = None) -> None:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
             roles.let_in(connection, passwords or {})
+            if seals:
+                callback_secrets.seal_all(connection, seals)
     finally:
         engine.dispose()

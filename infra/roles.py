@@ -1,4 +1,7 @@
-"""The roles that the processes log in to Postgres as. Migrations make them, with the grants that each needs."""
+"""What the processes log in as: to Postgres each in a role of its own, to Redis all as one user.
+
+Migrations make the roles, with the grants that each needs; who runs Redis makes the user.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,6 +10,15 @@ from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
 
 PROCESSES = ("api", "dispatcher", "worker", "callbacks")
+
+KEY_PREFIX = "nightcourt:"
+"""What every key in Redis begins with."""
+REDIS_USER = "nightcourt"
+REDIS_RULES = (
+    *(f"~{KEY_PREFIX}*", "resetchannels", "+@all", "-@admin", "-@dangerous"),
+    *("+client|setname", "+client|setinfo"),
+)
+"""Its own keys, nobody's channels, and no command that empties, lists, configures or ends the server."""
 
 
 def role_of(process: str) -> str:

@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from infra.addresses import Allowed
 from infra.roles import PROCESSES
+from infra.sealing import Seals
 from schemas.message import VISIBILITY_SECONDS
 from schemas.problems import BAD_SETTING, Problem
 
@@ -38,6 +39,11 @@ _ENGINE_TIMES = {
 """What an engine itself waits for, at the longest."""
 
 
+def _keys(value: SecretStr | None, file: Path | None) -> list[str]:
+    text = value.get_secret_value().replace(",", "\n") if value else file.read_text() if file else ""
+    return [key.strip() for key in text.splitlines() if key.strip()]
+
+
 class Settings(BaseSettings):
     """The settings, each with its default and its unit. Times are seconds."""
 
@@ -54,6 +60,12 @@ class Settings(BaseSettings):
     each of `api`, `dispatcher`, `worker` and `callbacks`. Those that are not named stay as they are."""
     redis_url: SecretStr = SecretStr("redis://localhost:6379/0")
     """Redis, for hints only: nothing is lost when it is."""
+    secret_keys: SecretStr | None = None
+    """What secrets are sealed by in the database: keys of 64 hexadecimal digits (`openssl rand -hex 32`), with commas
+    between. The first seals, the others open what they sealed; `nightcourt migrate` seals all of it by the first."""
+    secret_keys_file: Path | None = None
+    """A file with such keys, one a line, in place of the variable. The API, the callback process and `migrate` need
+    either; `nightcourt up` makes a key of its own where there is none."""
     data_dir: Path | None = None
     """Where the embedded stack keeps everything; the user's data folder when unset."""
 
@@ -203,6 +215,19 @@ class Settings(BaseSettings):
         Allowed.parse(value)
         return value
 
+    @model_validator(mode="after")
+    def _keys_are_good(self) -> "Settings":
+        if self.secret_keys is not None and self.secret_keys_file is not None:
+            raise ValueError(
+                "NIGHTCOURT_SECRET_KEYS and NIGHTCOURT_SECRET_KEYS_FILE are two places for the same: set one"
+            )
+        name = "NIGHTCOURT_SECRET_KEYS_FILE" if self.secret_keys_file else "NIGHTCOURT_SECRET_KEYS"
+        try:
+            self.seals()
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{name}: {getattr(error, 'strerror', None) or error}") from None
+        return self
+
     @field_validator("role_passwords")
     @classmethod
     def _passwords_of_processes(cls, value: SecretStr | None) -> SecretStr | None:
@@ -263,6 +288,23 @@ class Settings(BaseSettings):
                 "least stays free for interactive work"
             )
         return self
+
+    def seals(self) -> Seals:
+        """Give what secrets are sealed by; nothing where no key is set."""
+        return Seals(_keys(self.secret_keys, self.secret_keys_file))
+
+    def require_seals(self) -> None:
+        """See that there is something to seal by.
+
+        Raises:
+            Problem: no key is set.
+        """
+        if not self.seals():
+            raise Problem(
+                BAD_SETTING,
+                "NIGHTCOURT_SECRET_KEYS_FILE or NIGHTCOURT_SECRET_KEYS: takes the key that callback secrets are sealed "
+                "by in the database; `openssl rand -hex 32` makes one.",
+            )
 
     def passwords(self) -> dict[str, str]:
         """Give the passwords of roles, by process; none where none are set."""

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from infra import callback_secrets
 from infra.addresses import Allowed, Target, UrlRefusedError, check_url
 from infra.callbacks_sql import NEW_ID
+from infra.sealing import Seals
 from schemas import ids
 from schemas.callback import Endpoint, EndpointRequest, NewEndpoint, Secret
 from schemas.ids import new_filing_id
@@ -97,7 +98,7 @@ def remember(connection: Connection, *, tenant: str, filing_id: UUID, url: str, 
         Problem: callbacks may not go there, or could not be signed.
     """
     target = check(url, allowed, field="callback_url")
-    if not callback_secrets.read(connection, tenant=tenant, endpoint=None):
+    if not callback_secrets.exist(connection, tenant=tenant, endpoint=None):
         raise Problem(
             NO_CALLBACK_SECRET,
             "What goes to a callback_url is signed with your default secret, and there is none yet. Make one with "
@@ -130,7 +131,9 @@ def _endpoint(row: Row[Any]) -> Endpoint:
     )
 
 
-async def add(database: AsyncEngine, request: EndpointRequest, *, tenant: str, allowed: Allowed) -> NewEndpoint:
+async def add(
+    database: AsyncEngine, request: EndpointRequest, *, tenant: str, allowed: Allowed, seals: Seals
+) -> NewEndpoint:
     """Register a receiver. It hears of what is filed, and of batches that end, from now on.
 
     Raises:
@@ -146,7 +149,9 @@ async def add(database: AsyncEngine, request: EndpointRequest, *, tenant: str, a
     }
     async with database.begin() as connection:
         row = (await connection.execute(_ADD, parameters)).one()
-        secret, _ = await connection.run_sync(callback_secrets.rotate, tenant=tenant, endpoint=row.id, grace_seconds=0)
+        secret, _ = await connection.run_sync(
+            callback_secrets.rotate, seals, tenant=tenant, endpoint=row.id, grace_seconds=0
+        )
     return NewEndpoint(**_endpoint(row).model_dump(), secret=secret)
 
 
@@ -194,7 +199,9 @@ async def remove(database: AsyncEngine, *, tenant: str, endpoint: UUID) -> None:
             raise _no_such()
 
 
-async def rotate(database: AsyncEngine, *, tenant: str, endpoint: UUID | None, grace_seconds: float) -> Secret:
+async def rotate(
+    database: AsyncEngine, *, tenant: str, endpoint: UUID | None, grace_seconds: float, seals: Seals
+) -> Secret:
     """Make a new secret, of an endpoint or the tenant's default, and let the earlier one sign for a time yet.
 
     Raises:
@@ -204,7 +211,7 @@ async def rotate(database: AsyncEngine, *, tenant: str, endpoint: UUID | None, g
         if endpoint is not None:
             await read(connection, tenant=tenant, endpoint=endpoint)
         secret, until = await connection.run_sync(
-            callback_secrets.rotate, tenant=tenant, endpoint=endpoint, grace_seconds=grace_seconds
+            callback_secrets.rotate, seals, tenant=tenant, endpoint=endpoint, grace_seconds=grace_seconds
         )
     return Secret(
         endpoint_id=None if endpoint is None else ids.endpoint_id(endpoint),

@@ -9,6 +9,7 @@ from typing import Protocol
 from uuid import UUID
 
 import structlog
+from sqlalchemy import Connection
 from sqlalchemy import Engine as Database
 from standardwebhooks import Webhook
 
@@ -16,6 +17,7 @@ from infra import callback_secrets, callbacks, metrics
 from infra.callbacks import Attempt, Claim, LeaseLostError
 from infra.database import persist
 from infra.meters import Meters
+from infra.sealing import NotOpenedError, Seals
 from schemas import ids
 from schemas.callback import AttemptReason, CallbackState, event_body
 from worker.egress import Reply
@@ -41,6 +43,7 @@ class Courier:
     database: Database
     send: Send
     deadline_seconds: float
+    seals: Seals
     clock_shift_seconds: float = 0.0
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     draining: threading.Event = field(default_factory=threading.Event)
@@ -57,9 +60,8 @@ def deliver(courier: Courier, callback: UUID) -> None:
         if claim is None:
             log.debug("hint_without_work", callback=callback.hex)
             return
-        owner = claim.endpoint_id if claim.registered else None
-        secrets = callback_secrets.read(connection, tenant=claim.tenant, endpoint=owner)
-    if not secrets:  # its tenant is being deleted; nothing is ever sent unsigned
+        secrets = _secrets(connection, courier.seals, claim)
+    if not secrets:  # its tenant is being deleted, or its key is missing; nothing is ever sent unsigned
         log.warning("callback_without_secret", callback=ids.callback_id(callback))
         return
     body = event_body(claim.event_id, claim.type, claim.at, claim.subject_id, claim.line)
@@ -68,6 +70,15 @@ def deliver(courier: Courier, callback: UUID) -> None:
         courier.meters.observe(metrics.FIRST_TRY_SECONDS, claim.waited)
     reply = courier.send(claim.url, body=body, headers=headers, deadline_seconds=courier.deadline_seconds)
     _record(courier, claim, judge(reply))
+
+
+def _secrets(connection: Connection, seals: Seals, claim: Claim) -> list[str]:
+    owner = claim.endpoint_id if claim.registered else None
+    try:
+        return callback_secrets.read(connection, seals, tenant=claim.tenant, endpoint=owner)
+    except NotOpenedError as error:
+        log.error("callback_secret_not_opened", endpoint=ids.endpoint_id(claim.endpoint_id), why=str(error))  # noqa: TRY400 - no trace: it would say nothing more
+        return []
 
 
 def sign(message_id: str, body: bytes, secrets: list[str], now: datetime) -> dict[str, str]:

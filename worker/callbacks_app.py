@@ -48,6 +48,7 @@ def main() -> None:
     """Deliver callbacks until told to end; SIGTERM and SIGINT finish those that are being sent."""
     try:
         settings = load()
+        settings.require_seals()
     except Problem as problem:
         sys.exit(f"error: {problem.kind.title}. {problem.detail}")
     logs.configure(process="callbacks", level=settings.log_level, style=settings.log_format)
@@ -62,6 +63,7 @@ def main() -> None:
         database=database,
         send=partial(send, allowed=Allowed.parse(settings.callback_allow), tls=tls_context()),
         deadline_seconds=settings.callback_deadline_seconds,
+        seals=settings.seals(),
         clock_shift_seconds=settings.clock_shift_seconds,
         meters=meters,
     )

@@ -1,23 +1,24 @@
 #!/bin/sh
-# Writes .env for docker-compose.yml, with passwords of its own, for the owner's eyes alone. Never writes over one.
+# Writes .env for docker-compose.yml, with passwords of its own, for the owner's eyes alone. Into one that is there it
+# writes what a newer version needs beside, and changes nothing.
 set -eu
 cd "$(dirname "$0")/../.."
 file=${1:-.env}
 
-if [ -e "$file" ]; then
-  echo "$file is there already: it stays as it is" >&2
-  exit 1
-fi
-
-password() {
+random() {
   od -An -N32 -tx1 /dev/urandom | tr -d ' \n'
 }
 
 umask 077
-cat > "$file" <<EOF
+if [ ! -e "$file" ]; then
+  cat > "$file" <<EOF
 # The judge of a plain \`docker compose up\`; \`--profile gpu\` takes its place.
 COMPOSE_PROFILES=cpu
-POSTGRES_PASSWORD=$(password)
-REDIS_PASSWORD=$(password)
 EOF
+fi
+for name in POSTGRES API DISPATCHER WORKER CALLBACKS REDIS REDIS_SERVICE; do
+  grep -q "^${name}_PASSWORD=" "$file" || echo "${name}_PASSWORD=$(random)" >> "$file"
+done
+# What callback secrets are sealed by in the database: without it they are lost.
+grep -q "^SECRET_KEYS=" "$file" || echo "SECRET_KEYS=$(random)" >> "$file"
 echo "$file is written: keep it as you keep passwords"

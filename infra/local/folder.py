@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -188,10 +189,10 @@ def private_folder(path: Path) -> Path:
     return path
 
 
-def keep_secret(path: Path) -> str:
-    """The secret that a file holds, made up on first use. Its characters are safe in a URL."""
+def keep_secret(path: Path, make: Callable[[int], str] = secrets.token_urlsafe) -> str:
+    """The secret that a file holds, made up on first use of 32 random bytes. Its characters are safe in a URL."""
     if not path.exists():
-        write_private(path, secrets.token_urlsafe(32) + "\n")
+        write_private(path, make(32) + "\n")
     return path.read_text().strip()
 
 

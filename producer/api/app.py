@@ -58,6 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.meters = Meters("api")
     app.state.allowed = Allowed.parse(settings.callback_allow)
+    app.state.seals = settings.seals()
     app.include_router(comparisons.router)
     app.include_router(files.router)
     app.include_router(batches.router)
@@ -87,7 +88,12 @@ def _describe_problems(app: FastAPI) -> None:
 
 
 def serve(settings: Settings) -> None:
-    """Serve HTTP until SIGTERM or SIGINT; requests in flight get five seconds to end."""
+    """Serve HTTP until SIGTERM or SIGINT; requests in flight get five seconds to end.
+
+    Raises:
+        Problem: there is no key to seal callback secrets by.
+    """
+    settings.require_seals()
     logs.configure(process="api", level=settings.log_level, style=settings.log_format)
     uvicorn.run(
         create_app(settings),

@@ -60,7 +60,9 @@ def _subject(object_id: str) -> tuple[UUID, int]:
 async def add(caller: Admin, body: EndpointRequest, request: Request) -> NewEndpoint:
     """Register a receiver. Its secret is shown this once."""
     state = request.app.state
-    return await callback_endpoints.add(state.database, body, tenant=caller.tenant, allowed=state.allowed)
+    return await callback_endpoints.add(
+        state.database, body, tenant=caller.tenant, allowed=state.allowed, seals=state.seals
+    )
 
 
 @router.get("/callback-endpoints")
@@ -107,6 +109,7 @@ async def rotate(caller: Admin, endpoint_id: str, request: Request, body: Rotati
         tenant=caller.tenant,
         endpoint=_endpoint(endpoint_id),
         grace_seconds=body.grace_seconds,
+        seals=request.app.state.seals,
     )
 
 
@@ -126,7 +129,11 @@ async def test(caller: Admin, endpoint_id: str, request: Request) -> Callback:
 async def rotate_default(caller: Admin, request: Request, body: Rotation) -> Secret:
     """Make the first or the next secret for what goes to requests' `callback_url`, shown this once."""
     return await callback_endpoints.rotate(
-        request.app.state.database, tenant=caller.tenant, endpoint=None, grace_seconds=body.grace_seconds
+        request.app.state.database,
+        tenant=caller.tenant,
+        endpoint=None,
+        grace_seconds=body.grace_seconds,
+        seals=request.app.state.seals,
     )
 
 

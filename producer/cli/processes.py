@@ -16,9 +16,10 @@ from infra.broker import make_celery
 from infra.database import connect
 from infra.database import migrate as migrate_tables
 from infra.meters import Meters
+from infra.sealing import NotOpenedError
 from producer import dispatcher as dispatching
 from producer import retention, survey
-from schemas.problems import UNAVAILABLE, Problem
+from schemas.problems import BAD_SETTING, UNAVAILABLE, Problem
 
 log = structlog.get_logger()
 
@@ -122,7 +123,9 @@ def migrate() -> None:
     chosen = settings.load()
     logs.configure(process="migrate", level=chosen.log_level, style=chosen.log_format)
     try:
-        migrate_tables(chosen.database_url.get_secret_value(), chosen.passwords())
+        migrate_tables(chosen.database_url.get_secret_value(), chosen.passwords(), chosen.seals())
+    except NotOpenedError as error:
+        raise Problem(BAD_SETTING, f"NIGHTCOURT_SECRET_KEYS: a callback secret cannot be opened; {error}.") from None
     except SQLAlchemyError as error:
         raise Problem(
             UNAVAILABLE,

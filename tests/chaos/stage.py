@@ -42,6 +42,7 @@ SETTINGS = {
     "callback_deadline_seconds": 3.0,
     "callback_slots": 32,
     "callback_allow": "127.0.0.1",
+    "secret_keys": "0123456789abcdef" * 4,
     "simulated_poison": "<<poison>>",
     "log_format": "json",
 }

@@ -10,6 +10,7 @@ from support.deployed import COMPOSE, ROOT, SECRETS, TMP, compose, stages
 from typer.main import get_command
 
 from infra import settings
+from infra.roles import REDIS_RULES, REDIS_USER
 from infra.settings import Settings
 from producer.cli.app import app
 
@@ -81,17 +82,41 @@ class TestSecrets:
             variables = variables_of_env_file((tmp_path / name).read_text())
             made += [variables[key] for key in SECRETS]
         assert all(re.fullmatch(r"[0-9a-f]{64}", password) for password in made)
-        assert len(set(made)) == 4
+        assert len(set(made)) == 2 * len(SECRETS)
 
     def test_the_script_writes_over_nothing(self, tmp_path):
-        """A second run leaves the first's passwords as they are, since a database was made with them."""
-        (tmp_path / "env").write_text("POSTGRES_PASSWORD=old")
-        ended = subprocess.run(
-            [ROOT / "infra" / "docker" / "secrets.sh", tmp_path / "env"], capture_output=True, text=True, check=False
-        )
-        assert ended.returncode == 1
-        assert "stays as it is" in ended.stderr
-        assert (tmp_path / "env").read_text() == "POSTGRES_PASSWORD=old"
+        """A second run leaves passwords as they are, since a database was made with them, and adds what is missing."""
+        (tmp_path / "env").write_text("POSTGRES_PASSWORD=old\n")
+        for _ in range(2):
+            subprocess.run(
+                [ROOT / "infra" / "docker" / "secrets.sh", tmp_path / "env"], check=True, capture_output=True
+            )
+        text = (tmp_path / "env").read_text()
+        assert text.startswith("POSTGRES_PASSWORD=old\n")
+        assert [line.split("=")[0] for line in text.splitlines()] == list(SECRETS)
+
+    def test_each_process_has_a_login_of_its_own(self):
+        """The owner's password is told to what migrates alone, and what seals secrets to who makes and uses them."""
+        processes = {"judge-cpu": "worker", "judge-gpu": "worker"}
+        for name, service in OURS.items():
+            told = service.get("environment", {})
+            if name == "engine-build":
+                continue
+            process = processes.get(name, name)
+            role = "nightcourt" if name == "migrate" else f"nightcourt_{process}"
+            secret = SECRETS["POSTGRES_PASSWORD" if name == "migrate" else f"{process.upper()}_PASSWORD"]
+            assert told["NIGHTCOURT_DATABASE_URL"] == f"postgresql://{role}:{secret}@postgres:5432/nightcourt"
+            assert ("NIGHTCOURT_ROLE_PASSWORDS" in told) == (name == "migrate")
+            assert ("NIGHTCOURT_SECRET_KEYS" in told) == (name in {"migrate", "api", "callbacks"})
+
+    def test_the_service_is_no_master_of_redis(self):
+        """It logs in as a user with its own keys and no dangerous command, the same as embedded."""
+        command = " ".join(SERVICES["redis"]["command"][-1].replace("'", "").split())
+        assert f'--user {REDIS_USER} on ">$SERVICE_PASSWORD" {" ".join(REDIS_RULES)}' in command
+        for service in OURS.values():
+            if "environment" in service:
+                password = SECRETS["REDIS_SERVICE_PASSWORD"]
+                assert service["environment"]["NIGHTCOURT_REDIS_URL"] == f"redis://{REDIS_USER}:{password}@redis:6379/0"
 
 
 @pytest.mark.parametrize("name", SERVICES)

@@ -1,5 +1,6 @@
 """The manifests, rendered and checked against the schemas of Kubernetes and of KEDA, without a cluster."""
 
+import re
 import shutil
 import subprocess
 import tomllib
@@ -174,8 +175,23 @@ class TestService:
         """What the config map holds and what the secret has to hold are settings, with values they can have."""
         [config] = [each for each in RENDERED["base"] if each["kind"] == "ConfigMap"]
         fields = {key.removeprefix("NIGHTCOURT_").lower(): value for key, value in config["data"].items()}
-        assert set(fields) | {"database_url", "redis_url"} <= set(Settings.model_fields)
+        assert set(fields) <= set(Settings.model_fields)
         settings.load(**fields)
+
+    def test_each_process_has_a_secret_of_its_own(self):
+        """Where the stores are, and as whom, is told to each apart; docs/deployment.md makes what is named."""
+        made = set(re.findall(r"secret generic (nightcourt-[\w$]+)", (ROOT / "docs" / "deployment.md").read_text()))
+        named = set()
+        for each in PODS.values():
+            for container in containers_of(each):
+                secrets = [
+                    source["secretRef"]["name"] for source in container.get("envFrom", []) if "secretRef" in source
+                ]
+                process = {"judge": "worker"}.get(component_of(each), component_of(each))
+                assert secrets in ([], [f"nightcourt-{process}"])
+                named |= set(secrets)
+        assert named == {f"nightcourt-{process}" for process in ("migrate", "api", "dispatcher", "worker", "callbacks")}
+        assert {"nightcourt-migrate", "nightcourt-$process"} <= made
 
     def test_nothing_secret_is_in_the_repository(self):
         """Secrets are named and never held."""

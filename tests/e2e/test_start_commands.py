@@ -60,7 +60,7 @@ def stores(postgres: Postgres, redis_server: Redis) -> Iterator[dict[str, str]]:
         connection.execute(text(f'CREATE DATABASE "{name}"'))
     yield {
         "NIGHTCOURT_DATABASE_URL": url.set(database=name).render_as_string(hide_password=False),
-        "NIGHTCOURT_REDIS_URL": redis_server.url.removesuffix("0") + "7",
+        "NIGHTCOURT_REDIS_URL": redis_server.service_url.removesuffix("0") + "7",
     }
     with admin.connect() as connection:
         connection.execute(text(f'DROP DATABASE "{name}" WITH (FORCE)'))

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 from standardwebhooks import Webhook
-from support.desk import Desk, body_of
+from support.desk import SEALS, Desk, body_of
 from support.inbox import Inbox
 
 from infra import callbacks
@@ -55,7 +55,9 @@ class TestTheUsualWay:
     def test_both_secrets_sign_while_one_is_rotated(self, desk: Desk, inbox: Inbox):
         """During the time of grace the old secret and the new one both verify; after it the new one alone."""
         endpoint = desk.add_endpoint(inbox.url)
-        rotated = desk.run(callback_endpoints.rotate, tenant="default", endpoint=endpoint, grace_seconds=3600)
+        rotated = desk.run(
+            callback_endpoints.rotate, tenant="default", endpoint=endpoint, grace_seconds=3600, seals=SEALS
+        )
         assert rotated.previous_valid_until is not None
         desk.tell()
         desk.deliver()
@@ -72,7 +74,7 @@ class TestTheUsualWay:
     def test_a_rotation_without_grace_ends_the_old_secret(self, desk: Desk, inbox: Inbox):
         """A secret that leaked signs nothing from the moment on that its owner says so."""
         endpoint = desk.add_endpoint(inbox.url)
-        rotated = desk.run(callback_endpoints.rotate, tenant="default", endpoint=endpoint, grace_seconds=0)
+        rotated = desk.run(callback_endpoints.rotate, tenant="default", endpoint=endpoint, grace_seconds=0, seals=SEALS)
         desk.tell()
         desk.deliver()
         Webhook(rotated.secret).verify(inbox.messages[0].body, inbox.messages[0].headers)

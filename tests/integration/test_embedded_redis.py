@@ -14,10 +14,13 @@ from redis.retry import Retry
 from support.processes import processes_of
 from support.waiting import wait_until
 
+from infra.broker import make_celery
 from infra.local import LocalStackError, StartCancelledError
 from infra.local.finding import wheel_file
 from infra.local.model import embedded_model
 from infra.local.redis import Redis, start_redis
+from schemas.message import JUDGE_TASK, QUEUES, ShardHint
+from schemas.states import Lane
 
 
 @pytest.fixture
@@ -62,7 +65,8 @@ def test_its_secrets_are_private(server: Redis, folder: Path) -> None:
     password = (folder / "password").read_text().strip()
     assert password in server.url
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
-    assert modes == {"data": 0o700, "password": 0o600, "redis.conf": 0o600, "redis.log": 0o600}
+    assert modes.pop("data") == 0o700
+    assert modes == dict.fromkeys(("password", "service-password", "redis.conf", "redis.log"), 0o600)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert password not in Path(f"/proc/{server.pid}/cmdline").read_text()
     assert password not in repr(server)
@@ -111,3 +115,41 @@ def test_a_missing_wheel_is_named_with_the_way_out() -> None:
     """Whoever lacks a wheel is told which, and what to do."""
     with pytest.raises(LocalStackError, match=r"wheel no-such-wheel is not installed .*: set NIGHTCOURT_MODEL"):
         wheel_file("no-such-wheel", "x.gguf", otherwise="set NIGHTCOURT_MODEL")
+
+
+MASTERS = (
+    *("FLUSHALL", "FLUSHDB", "KEYS *", "CONFIG GET requirepass", "CONFIG SET dir /", "DEBUG SLEEP 0", "SHUTDOWN"),
+    *("ACL LIST", "MONITOR", "REPLICAOF NO ONE", "CLIENT LIST", "SAVE", "MODULE LIST", "INFO", "SORT nightcourt:a"),
+)
+
+
+class TestService:
+    def test_it_reaches_its_own_keys_alone(self, server: Redis) -> None:
+        """Another program's keys are not read, not written and not deleted."""
+        with redis.Redis.from_url(server.service_url) as client:
+            client.set("nightcourt:mine", "1")
+            assert client.get("nightcourt:mine") == b"1"
+            for command in (("SET", "theirs", "1"), ("GET", "theirs"), ("DEL", "theirs"), ("PUBLISH", "theirs", "1")):
+                with pytest.raises(redis.exceptions.NoPermissionError):
+                    client.execute_command(*command)
+
+    def test_it_is_no_master(self, server: Redis) -> None:
+        """Nothing that empties, lists, configures, copies or ends the server is open to the service."""
+        with redis.Redis.from_url(server.service_url) as client:
+            for command in MASTERS:
+                with pytest.raises(redis.exceptions.NoPermissionError):
+                    client.execute_command(*command.split())
+
+    def test_celery_works_as_it(self, server: Redis) -> None:
+        """A message is sent, taken and acknowledged by the service's own login."""
+        app = make_celery(server.service_url, name="test")
+        taken = []
+        with app.connection_for_read() as connection, app.producer_or_acquire() as producer:
+            app.send_task(
+                JUDGE_TASK, kwargs=ShardHint(shard=1).model_dump(), queue=QUEUES[Lane.BULK], producer=producer
+            )
+            queue = app.amqp.queues[QUEUES[Lane.BULK]]
+            with connection.Consumer([queue], callbacks=[lambda body, message: (taken.append(body), message.ack())]):
+                connection.drain_events(timeout=10)
+        app.close()
+        assert len(taken) == 1

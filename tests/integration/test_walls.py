@@ -67,7 +67,8 @@ def log_in(database_url: str, process: str) -> Engine:
 @asynccontextmanager
 async def edge(url: str, monkeypatch: pytest.MonkeyPatch, *, unfiltered: bool = False) -> AsyncIterator[Call]:
     """The API on a database, called as a tenant; where it is `unfiltered`, no query asks whose a row is."""
-    settings = Settings(database_url=url, redis_url="redis://127.0.0.1:9/0", callback_allow=("127.0.0.1",))
+    stores = {"database_url": url, "redis_url": "redis://127.0.0.1:9/0"}
+    settings = Settings(**stores, secret_keys="0123456789abcdef" * 4, callback_allow=("127.0.0.1",))
     app = create_app(settings)
 
     def unfilter(_connection, _cursor, statement: str, parameters, _context, _many):

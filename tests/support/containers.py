@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.engine import make_url
+
 from support.deployed import ROOT, TMP, compose, stages
 
 _SEAL = """
@@ -60,7 +62,8 @@ class Container:
     def environment(self) -> dict[str, str]:
         """What the process is given: the image's environment under that of the service, and nothing of ours."""
         given = self.stage.environment | self.service.get("environment", {})
-        ours = {name: self._moved(value) for name, value in given.items() if name != "PATH"} | self.stores
+        ours = {name: self._moved(value) for name, value in given.items() if name != "PATH"}
+        ours |= self.stores | self._login(given)
         ours |= {"PATH": f"{self.programs}:/usr/bin:/bin", "TMPDIR": str(self.scratch)}
         if "NIGHTCOURT_PORT" in ours:
             ours |= {"NIGHTCOURT_PORT": str(self.port), "NIGHTCOURT_HOST": "127.0.0.1"}
@@ -68,6 +71,12 @@ class Container:
             lock = ROOT / "requirements" / f"{self.stage.name}.txt"
             ours |= {"PYTHONPATH": str(ROOT / "tests" / "support" / "locked"), "NIGHTCOURT_TEST_LOCK": str(lock)}
         return ours
+
+    def _login(self, given: dict[str, str]) -> dict[str, str]:
+        """Where the tables are, by the login that the compose file gives the service; the owner's is the tests' own."""
+        told, here = (make_url(each["NIGHTCOURT_DATABASE_URL"]) for each in (given, self.stores))
+        url = here if told.username == "nightcourt" else here.set(username=told.username, password=told.password)
+        return {"NIGHTCOURT_DATABASE_URL": url.render_as_string(hide_password=False)}
 
     def start(self) -> None:
         """Start the service's command."""

@@ -18,7 +18,10 @@ KUBERNETES = ROOT / "infra" / "kubernetes"
 TMP = "/tmp"  # noqa: S108 (inside a container, where it is memory)
 """The one folder that a container can write to."""
 
-SECRETS = {"POSTGRES_PASSWORD": "p" * 64, "REDIS_PASSWORD": "r" * 64}
+SECRETS = {
+    f"{name}_PASSWORD": name.lower().replace("_", "-") * 3
+    for name in ("POSTGRES", "API", "DISPATCHER", "WORKER", "CALLBACKS", "REDIS", "REDIS_SERVICE")
+} | {"SECRET_KEYS": "0123456789abcdef" * 4}
 """What infra/docker/secrets.sh would have written."""
 
 

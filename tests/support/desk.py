@@ -13,6 +13,7 @@ from sqlalchemy import Engine, text
 from infra import callback_secrets, callbacks, docket
 from infra.addresses import Allowed
 from infra.database import connect_async
+from infra.sealing import Seals
 from producer import callback_endpoints
 from schemas.callback import EndpointRequest, EventType, NewEndpoint
 from schemas.ids import SINGLE_LINE, new_filing_id, parse_prefixed
@@ -21,6 +22,7 @@ from support.dockets import a_line, an_outcome
 from worker.callbacks import Courier, deliver
 from worker.egress import send
 
+SEALS = Seals(["0123456789abcdef" * 4])
 LOOPBACK = Allowed.parse(["127.0.0.0/8"])
 
 
@@ -41,7 +43,7 @@ class Desk:
     def add_endpoint(self, url: str, *events: EventType) -> UUID:
         """Register a receiver, and keep its secret."""
         request = EndpointRequest(url=url, events=list(events))
-        made: NewEndpoint = self.run(callback_endpoints.add, request, tenant="default", allowed=LOOPBACK)
+        made: NewEndpoint = self.run(callback_endpoints.add, request, tenant="default", allowed=LOOPBACK, seals=SEALS)
         endpoint = parse_prefixed(made.id, "cep_")
         self.secrets[endpoint] = made.secret
         return endpoint
@@ -61,7 +63,7 @@ class Desk:
     def default_secret(self) -> str:
         """Make the secret of requests' own URLs."""
         with self.database.begin() as connection:
-            secret, _ = callback_secrets.rotate(connection, tenant="default", endpoint=None, grace_seconds=60)
+            secret, _ = callback_secrets.rotate(connection, SEALS, tenant="default", endpoint=None, grace_seconds=60)
         return secret
 
     def file(self, *, callback_url: str | None = None, lines: Sequence[int] = (SINGLE_LINE,), **options: Any) -> UUID:
@@ -137,6 +139,7 @@ class Desk:
             database=self.database,
             send=partial(send, allowed=LOOPBACK),
             deadline_seconds=self.deadline_seconds,
+            seals=SEALS,
             clock_shift_seconds=shift,
         )
 

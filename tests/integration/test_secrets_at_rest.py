@@ -1,0 +1,76 @@
+"""Callback secrets in the database: sealed, each for its row, and sealed anew when the keys change."""
+
+import uuid
+
+import pytest
+from sqlalchemy import Engine, text
+from support.desk import SEALS
+
+from infra import callback_secrets
+from infra.database import migrate
+from infra.sealing import NotOpenedError, Seals
+
+NEWER = "fedcba9876543210" * 4
+SHARED = {"tenant": "default", "endpoint": None}
+
+
+def stored(database: Engine) -> list[str]:
+    """What the table holds."""
+    with database.connect() as connection:
+        return list(connection.execute(text("SELECT secret FROM callback_secrets ORDER BY id")).scalars())
+
+
+def read(database: Engine, seals: Seals = SEALS) -> list[str]:
+    """The secrets that sign, opened."""
+    with database.connect() as connection:
+        return callback_secrets.read(connection, seals, **SHARED)
+
+
+def rotate(database: Engine) -> str:
+    """Make the next secret."""
+    with database.begin() as connection:
+        return callback_secrets.rotate(connection, SEALS, **SHARED, grace_seconds=3600)[0]
+
+
+def test_the_database_does_not_hold_what_signs(database: Engine):
+    """Neither the secret nor its base64 stands in the table; who has the key reads it."""
+    secret = rotate(database)
+    assert secret not in str(stored(database))
+    assert read(database) == [secret]
+
+
+def test_a_row_that_is_put_in_anothers_place_does_not_open(database: Engine):
+    """Who may write to the table cannot have one tenant's events signed by another's secret."""
+    rotate(database)
+    with database.begin() as connection:
+        connection.execute(
+            text("INSERT INTO callback_secrets (tenant, secret) SELECT 'other', secret FROM callback_secrets")
+        )
+    with database.connect() as connection, pytest.raises(NotOpenedError, match="another place"):
+        callback_secrets.read(connection, SEALS, tenant="other", endpoint=None)
+
+
+def test_migrating_seals_what_was_stored_plain(database: Engine, database_url: str):
+    """Secrets of an earlier version go on signing, and stand in the table no more."""
+    with database.begin() as connection:
+        connection.execute(text("INSERT INTO callback_secrets (tenant, secret) VALUES ('default', 'whsec_cGxhaW4=')"))
+    migrate(database_url, seals=SEALS)
+    assert "whsec_" not in str(stored(database))
+    assert read(database) == ["whsec_cGxhaW4="]
+
+
+def test_migrating_seals_by_the_newest_key(database: Engine, database_url: str):
+    """After it the old key may go; and without the old key nothing is changed."""
+    secrets = [rotate(database), rotate(database)]
+    with pytest.raises(NotOpenedError, match="not among NIGHTCOURT_SECRET_KEYS"):
+        migrate(database_url, seals=Seals([NEWER]))
+    migrate(database_url, seals=Seals([NEWER, "0123456789abcdef" * 4]))
+    assert read(database, Seals([NEWER])) == secrets[::-1]
+
+
+def test_an_unknown_endpoint_has_no_secret(database: Engine):
+    """Whether there is one is told without opening any."""
+    rotate(database)
+    with database.connect() as connection:
+        assert callback_secrets.exist(connection, **SHARED)
+        assert not callback_secrets.exist(connection, tenant="default", endpoint=uuid.uuid4())
