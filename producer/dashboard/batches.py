@@ -7,16 +7,19 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, Response
 
 from producer import batches, reports, results, waiting
-from producer.dashboard import render, verdicts
+from producer.dashboard import live, render, verdicts
 from producer.dashboard.access import Reader
 from producer.dashboard.verdicts import Ended, Orders, Wanted
 from schemas import ids
 from schemas.ids import SINGLE_LINE, ComparisonKey
 from schemas.problems import NOT_FOUND, Problem
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(prefix=render.HOME, include_in_schema=False)
 
 _LIMIT = 20
+_EVERY_SECONDS = 1.0
+_REASONS_MOST = 100_000
+"""Outcomes of a batch that is under way, beyond which its errors are not counted by reason until it has ended."""
 _LONG = 20_000
 """Characters of one text that a page shows."""
 
@@ -52,7 +55,8 @@ async def look(request: Request, tenant: str, key: UUID) -> dict[str, Any]:
         names = await batches.filenames(connection, tenant=tenant, found=[batch])
         counts = batch.request_counts
         wrong = counts.errored + counts.cancelled + counts.expired
-        reasons = await verdicts.reasons(connection, batch_id=key) if wrong else []
+        soon = batch.status.final or batch.progress.decided <= _REASONS_MOST
+        reasons = await verdicts.reasons(connection, batch_id=key) if wrong and soon else []
     return {"batch": batch, "name": names[batch.input_file_id], "reasons": reasons}
 
 
@@ -76,6 +80,20 @@ async def one(
         found = await verdicts.page(connection, tenant=caller.tenant, batch_id=key, wanted=wanted, after=after)
     return render.page(
         request, "batch", **shown, found=found, wanted=wanted, began_after=after, first_choice=verdicts.first_choice
+    )
+
+
+@router.get("/batches/{batch_id}/events")
+async def events(caller: Reader, request: Request, batch_id: str) -> Response:
+    """Follow the batch's page until the batch has ended."""
+    key = key_of(batch_id)
+    await look(request, caller.tenant, key)
+    return live.stream(
+        request,
+        "batch",
+        lambda: look(request, caller.tenant, key),
+        every=_EVERY_SECONDS,
+        ended=lambda shown: shown["batch"].status.final,
     )
 
 

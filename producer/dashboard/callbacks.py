@@ -6,15 +6,16 @@ from uuid import UUID
 from fastapi import APIRouter, Request, Response
 
 from producer import callbacks
-from producer.dashboard import receivers, render
+from producer.dashboard import live, receivers, render
 from producer.dashboard.access import Reader
 from schemas import ids
 from schemas.callback import CallbackState
 from schemas.problems import NOT_FOUND, Problem
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(prefix=render.HOME, include_in_schema=False)
 
 _LIMIT = 25
+_EVERY_SECONDS = 2.0
 
 
 def callback_key(callback_id: str) -> UUID:
@@ -66,6 +67,17 @@ async def page(
     return render.page(
         request, "callbacks", receivers=known, log=log, status=status, endpoint=endpoint, first=after is None
     )
+
+
+@router.get("/callbacks/events")
+async def events(caller: Reader, request: Request) -> Response:
+    """Follow the receivers."""
+
+    async def look() -> dict[str, object]:
+        async with request.app.state.database.connect() as connection:
+            return {"receivers": await receivers.everything(connection, tenant=caller.tenant)}
+
+    return live.stream(request, "callbacks", look, every=_EVERY_SECONDS)
 
 
 @router.get("/callbacks/{callback_id}")

@@ -6,14 +6,15 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from producer import batches, results
-from producer.dashboard import crew, render
+from producer.dashboard import crew, live, render
 from producer.dashboard.access import Reader
 from schemas.batch import Batch
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(prefix=render.HOME, include_in_schema=False)
 
 _LATEST = 8
 _BATCHES = 20
+_EVERY_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +64,9 @@ async def look(request: Request, tenant: str) -> dict[str, Any]:
 async def now(caller: Reader, request: Request) -> Response:
     """Show lanes, workers, the batches under way, and what was filed singly of late."""
     return render.page(request, "now", **await look(request, caller.tenant))
+
+
+@router.get("/events")
+async def events(caller: Reader, request: Request) -> Response:
+    """Follow the page."""
+    return live.stream(request, "now", lambda: look(request, caller.tenant), every=_EVERY_SECONDS)

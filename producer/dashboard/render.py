@@ -76,12 +76,20 @@ def page(request: Request, template: str, /, *, http_status: int = 200, **contex
         http_status: the answer's.
         context: what the template shows.
     """
-    text = (
-        _environment()
-        .get_template(f"{template}.html.j2")
-        .render(now=datetime.now(UTC), caller=getattr(request.state, "caller", None), **context)
-    )
+    text = _environment().get_template(f"{template}.html.j2").render(_shown(request, context))
     return HTMLResponse(text.encode("utf-8", "replace"), status_code=http_status, headers=HEADERS)
+
+
+def live_parts(request: Request, template: str, /, **context: Any) -> dict[str, str]:
+    """Render the parts of a page that change by themselves: the blocks of its template called `live_...`, by name."""
+    found = _environment().get_template(f"{template}.html.j2")
+    shown = found.new_context(_shown(request, context))
+    return {name: "".join(block(shown)) for name, block in found.blocks.items() if name.startswith("live_")}
+
+
+def _shown(request: Request, context: dict[str, Any]) -> dict[str, Any]:
+    """Add what every page shows."""
+    return {"now": datetime.now(UTC), "caller": getattr(request.state, "caller", None), "events": None, **context}
 
 
 def problem(request: Request, found: Problem) -> Response:

@@ -12,7 +12,7 @@ from schemas import ids
 from schemas.callback import Callback, CallbackState
 from schemas.problems import NOT_FOUND, Problem
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(prefix=render.HOME, include_in_schema=False)
 
 _LONGEST = 64
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from html import unescape
 from types import SimpleNamespace
 from typing import Any
@@ -11,63 +12,17 @@ from fastapi.testclient import TestClient
 from sqlalchemy import Connection, text
 from support.court import Court, ScriptedEngine
 from support.dockets import batch as insert_batch
+from support.filed import LINES, file_and_judge
 from support.pages import words
 
-from infra import docket, roster
-from worker.judging import judge_shard
-
-LINES = 60
-TOO_LONG = 7
-"""The line whose prompt is longer than the judge takes."""
-
-
-def rows() -> str:
-    """Preference pairs, one of them too long, and one that would like to be a script."""
-    made = []
-    for number in range(1, LINES + 1):
-        prompt = "word " * 10_000 if number == TOO_LONG else f"Question {number}? <script>alert({number})</script>"
-        made.append(
-            {
-                "custom_id": f"row-{number}",
-                "prompt": prompt,
-                "response_a": f"this & that {number}",
-                "response_b": [{"role": "assistant", "content": "<b>the other</b>"}],
-                "label": "B",
-            }
-        )
-    return "".join(json.dumps(row) + "\n" for row in made)
-
-
-def opinion(prompt: str) -> float:
-    """Prefer one response or the other by the question's number, a tenth surely, and sometimes the first slot."""
-    number = int(found[1]) if (found := re.search(r"Question (\d+)", prompt)) else 0
-    first = prompt.index("this & that") < prompt.index("<b>the other</b>")
-    side = (1.0 if number % 2 else -1.0) * (1.0 if first else -1.0)
-    return side * (0.1 if number % 10 == 0 else 2.0) + (3.0 if number % 7 == 1 else 0.0)
+from infra import roster
 
 
 @pytest.fixture
 def filed(client: TestClient, court: Court, engine: ScriptedEngine) -> Any:
     """A batch that was judged, and a comparison that was filed singly."""
-    engine.log_odds = opinion
-    sent = client.post("/v1/files", files={"file": ("<i>pairs</i>.jsonl", rows())}, data={"purpose": "batch"}).json()
-    asked = {"input_file_id": sent["id"], "endpoint": "/v1/comparisons", "completion_window": "24h"}
-    batch = client.post("/v1/batches", json=asked).json()["id"]
-    body = {"prompt": "Question 2", "response_a": "this & that", "response_b": "<b>the other</b>", "custom_id": "spot"}
-    single = client.post("/v1/comparisons", json=body).json()["id"]
-    court.sit_until_quiet()
-    court.connection.execute(text("UPDATE batches SET open = true"))
-    while shards := docket.release_bulk(court.connection, room=100, limit=100):
-        for shard in shards:
-            judge_shard(court.bench, shard)
-    lines = client.get(f"/v1/batches/{batch}/results").text.splitlines()
-    return SimpleNamespace(
-        client=client,
-        batch=batch,
-        single=single,
-        results=[json.loads(line) for line in lines],
-        get=lambda path: client.get(f"/dashboard{path}"),
-    )
+    made = file_and_judge(client, court, engine)
+    return SimpleNamespace(client=client, get=lambda path: client.get(f"/dashboard{path}"), **vars(made))
 
 
 class TestNow:
@@ -238,3 +193,40 @@ class TestEdges:
         assert filed.get(f"/comparisons/cmp_{other}_1").status_code == 404
         for path in ("/", "/batches"):
             assert other not in filed.get(path).text
+
+
+class TestLive:
+    def events(self, answer: Any) -> Iterator[tuple[str, Any]]:
+        """Read events as they come."""
+        kind = ""
+        for line in answer.iter_lines():
+            if line.startswith("event: "):
+                kind = line.removeprefix("event: ")
+            elif line.startswith("data: "):
+                yield kind, json.loads(line.removeprefix("data: "))
+
+    def test_a_batch_is_followed_to_its_end(self, filed: Any, connection: Connection):
+        """What changes comes as the parts of the page that it is in, and at the end it is said that this was all."""
+        connection.execute(text("UPDATE batches SET status = 'in_progress', ended_at = NULL"))
+        page = filed.get(f"/batches/{filed.batch}").text
+        path = re.search(r'data-events="([^"]+)"', page)[1]
+        with filed.client.stream("GET", path) as answer:
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            events = self.events(answer)
+            kind, parts = next(events)
+            assert kind == "parts"
+            assert all(f'id="{name}"' in page for name in parts)
+            assert "in progress" in words(parts["live_stand"])
+            connection.execute(text("UPDATE batches SET status = 'completed', ended_at = now()"))
+            rest = list(events)
+        assert "completed" in words(rest[0][1]["live_stand"])
+        assert rest[-1] == ("ended", {})
+
+    def test_what_has_ended_is_not_followed(self, filed: Any):
+        """A page that will not change asks for no events."""
+        assert "data-events" not in filed.get(f"/batches/{filed.batch}").text
+
+    def test_the_events_of_others_are_not_there(self, client: TestClient, connection: Connection):
+        """Following another tenant's batch is a 404 before anything is sent."""
+        other = insert_batch(connection, 1, tenant="other").hex
+        assert client.get(f"/dashboard/batches/batch_{other}/events").status_code == 404

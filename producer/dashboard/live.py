@@ -1,0 +1,61 @@
+"""Pages that keep up: the parts of a page that have changed, as server-sent events, by the page's own template."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import StreamingResponse
+
+from producer.dashboard import render
+
+_SILENCE_SECONDS = 15.0
+"""After this long without news a comment is sent, so that nothing between us and the reader gives up."""
+
+Look = Callable[[], Awaitable[dict[str, Any]]]
+
+
+def stream(
+    request: Request,
+    template: str,
+    look: Look,
+    *,
+    every: float,
+    ended: Callable[[dict[str, Any]], bool] = lambda _: False,
+) -> StreamingResponse:
+    """Follow a page until its reader leaves, it has ended, or the server ends.
+
+    Args:
+        request: what is answered.
+        template: the page's; its blocks called `live_...` are what is sent.
+        look: gathers what the page shows.
+        every: seconds from one look to the next.
+        ended: whether nothing will change any more.
+    """
+    headers = {**render.HEADERS, "X-Accel-Buffering": "no"}
+    return StreamingResponse(
+        _follow(request, template, look, every, ended), media_type="text/event-stream", headers=headers
+    )
+
+
+async def _follow(
+    request: Request, template: str, look: Look, every: float, ended: Callable[[dict[str, Any]], bool]
+) -> AsyncIterator[str]:
+    told: dict[str, str] = {}
+    silent = 0.0
+    while not request.app.state.ending.is_set():
+        shown = await look()
+        parts = render.live_parts(request, template, **shown)
+        news = {name: part for name, part in parts.items() if told.get(name) != part}
+        if news:
+            told, silent = parts, 0.0
+            yield f"event: parts\ndata: {json.dumps(news)}\n\n"
+        elif silent >= _SILENCE_SECONDS:
+            silent = 0.0
+            yield ": still here\n\n"
+        if ended(shown):
+            yield "event: ended\ndata: {}\n\n"
+            return
+        await asyncio.sleep(every)
+        silent += every
