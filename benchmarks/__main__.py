@@ -1,13 +1,13 @@
-"""`make bench`: run all benchmarks but the long one and print one JSON object with their results."""
+"""`make bench`: run all benchmarks but the long ones and print one JSON object with their results."""
 
 import json
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import callbacks, embedded, fairness, latency, throughput, tournament, waiting
+from benchmarks import callbacks, embedded, fairness, latency, outage, recovery, throughput, tournament, waiting
 
-_LONG = {"million"}
+_LONG = {"million", "recovery"}
 
 
 def main() -> None:
@@ -20,6 +20,8 @@ def main() -> None:
         "fairness": fairness.measure,
         "callbacks": callbacks.measure,
         "embedded": embedded.measure,
+        "outage": outage.measure,
+        "recovery": recovery.measure,
         "tournament": tournament.measure,
     }
     names = sys.argv[1:] or [name for name in benchmarks if name not in _LONG]
