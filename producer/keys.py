@@ -18,7 +18,7 @@ from producer.access import Caller
 from schemas import ids
 from schemas.ids import new_filing_id
 from schemas.keys import Key, KeyLimits, NewKey, Scope, SpelledKey, parse_key, spell_key
-from schemas.problems import KEY_ENDED, NOT_FOUND, Problem
+from schemas.problems import KEY_ENDED, NOT_FOUND, TENANT_PURGED, Problem
 
 _NOBODY = secrets.token_bytes(32)
 """What a secret is compared with where there is no such key."""
@@ -35,6 +35,7 @@ _ADD = text(f"""
             :requests_per_second, :queued_comparisons, :tokens_per_day, :concurrent_batches, :max_body_bytes)
     RETURNING {_COLUMNS}
 """)  # noqa: S608 - of constants of this module, as below
+_BURIED = text("SELECT EXISTS (SELECT FROM tombstones WHERE tenant = :tenant)")
 _ALL = text(f"""
     SELECT {_COLUMNS} FROM keys WHERE CAST(:tenant AS text) IS NULL OR tenant = :tenant ORDER BY id
 """)  # noqa: S608
@@ -108,7 +109,12 @@ def create(
         expires_seconds: how long it lives; for good when None.
         limits: its own limits; the defaults of the settings when None.
         replaces: the key that it takes the place of.
+
+    Raises:
+        Problem: the tenant was purged.
     """
+    if connection.execute(_BURIED, {"tenant": tenant}).scalar_one():
+        raise Problem(TENANT_PURGED, f"The tenant {tenant} was purged; give another name.")
     spelled = new_key()
     values = {
         "id": spelled.id,

@@ -1,5 +1,6 @@
 """Deleting what is old or no longer wanted, in steps so small that intake never waits for one."""
 
+import time
 from uuid import UUID
 
 from sqlalchemy import Engine as Database
@@ -103,31 +104,82 @@ def delete_old(database: Database, *, older_than: float) -> int:
     return total + sum(_in_steps(database, each, {"older_than": older_than}) for each in (_OLD_EVENTS, _OLD_REQUESTS))
 
 
-_CALL_OFF = text("""
-    UPDATE batches SET status = 'cancelled', open = false, ended_at = now(), cancelling_at = now()
-    WHERE tenant = :tenant AND status IN ('in_progress', 'cancelling')
+# From here on the tenant's keys are none, and Postgres takes no row of it from the API.
+_BURY = (
+    text("""
+        INSERT INTO tombstones (tenant) VALUES (:tenant)
+        ON CONFLICT (tenant) DO UPDATE SET purged_at = now(), finished_at = NULL
+    """),
+    text("DELETE FROM keys WHERE tenant = :tenant"),
+    text("""
+        UPDATE batches SET status = 'cancelled', open = false, ended_at = now(), cancelling_at = now()
+        WHERE tenant = :tenant AND status IN ('in_progress', 'cancelling')
+    """),
+)
+_THIS = text("SELECT pg_current_xact_id()::text")
+# Whether every transaction has ended that may not have seen another's end.
+_SEEN = text("SELECT pg_snapshot_xmin(pg_current_snapshot()) > CAST(CAST(:transaction AS text) AS xid8)")
+_OVER = text("UPDATE tombstones SET finished_at = now() WHERE tenant = :tenant")
+_PATIENCE_SECONDS = 90.0
+"""A little longer than Postgres lets a statement run and a transaction idle."""
+
+_FILES = text("SELECT id FROM files WHERE tenant = :tenant")
+_BATCHES = text("SELECT id FROM batches WHERE tenant = :tenant")
+_SINGLES = text("""
+    WITH theirs AS MATERIALIZED (
+        SELECT source_id FROM comparisons WHERE tenant = :tenant AND line = 0 ORDER BY source_id LIMIT :step
+    ), outcomes_gone AS (DELETE FROM outcomes o USING theirs WHERE o.filing_id = theirs.source_id)
+    DELETE FROM comparisons c USING theirs WHERE c.source_id = theirs.source_id AND c.line = 0
 """)
-_SHARDS_OF_TENANT = text("""
-    DELETE FROM shards WHERE id = ANY(ARRAY(SELECT id FROM shards WHERE tenant = :tenant LIMIT :step))
-""")
-_OF_TENANT = tuple(
-    text(f"DELETE FROM {table} WHERE ctid = ANY(ARRAY(SELECT ctid FROM {table} WHERE tenant = :tenant LIMIT :step))")  # noqa: S608
+
+
+def _of_tenant(table: str) -> TextClause:
+    """Delete a step of a table's rows that are a tenant's, by looking at all of its rows."""
+    which = f"SELECT ctid FROM {table} WHERE tenant = :tenant LIMIT :step"  # noqa: S608 - a constant of this module
+    return text(f"DELETE FROM {table} WHERE ctid = ANY(ARRAY({which}))")  # noqa: S608 - the same
+
+
+_SHARDS = _of_tenant("shards")
+_REST = tuple(
+    _of_tenant(table)
     for table in (
-        *("outcomes", "comparisons", "idempotency_keys", "batches"),
-        *("callback_events", "callback_requests", "callback_secrets", "callback_endpoints"),
+        *("outcomes", "comparisons", "idempotency_keys", "batches", "files"),
+        *("callbacks", "callback_events", "callback_requests", "callback_secrets", "callback_endpoints"),
     )
 )
-_FILES_OF_TENANT = text("SELECT id FROM files WHERE tenant = :tenant")
 
 
 def delete_tenant(database: Database, tenant: str) -> int:
-    """Delete everything of a tenant, running work included. Returns how many rows went.
+    """Delete everything of a tenant, keys and running work included, and leave a tombstone. Returns how many rows went.
 
-    Shards go first: a worker that is at one finds at its next write that its lease is no more.
+    What was being filed when it began has ended before anything is looked for. Shards go first: a worker that is at one
+    finds at its next write that its lease is no more.
+
+    Raises:
+        TimeoutError: a transaction that began before goes on and on; run it again.
     """
     with database.begin() as connection:
-        connection.execute(_CALL_OFF, {"tenant": tenant})
-        files = [row.id for row in connection.execute(_FILES_OF_TENANT, {"tenant": tenant})]
-    total = _in_steps(database, _SHARDS_OF_TENANT, {"tenant": tenant})
-    total += sum(_in_steps(database, statement, {"tenant": tenant}) for statement in _OF_TENANT)
-    return total + sum(delete_file(database, each) for each in files)
+        keys = [connection.execute(statement, {"tenant": tenant}).rowcount for statement in _BURY][1]
+        transaction = connection.execute(_THIS).scalar_one()
+    _await_all_before(database, transaction)
+    with database.connect() as connection:
+        batches, files = (
+            [row.id for row in connection.execute(which, {"tenant": tenant})] for which in (_BATCHES, _FILES)
+        )
+    total = keys + _in_steps(database, _SHARDS, {"tenant": tenant}) + _in_steps(database, _SINGLES, {"tenant": tenant})
+    total += sum(delete_batch(database, each) for each in batches) + sum(delete_file(database, each) for each in files)
+    total += sum(_in_steps(database, statement, {"tenant": tenant}) for statement in _REST)
+    with database.begin() as connection:
+        connection.execute(_OVER, {"tenant": tenant})
+    return total
+
+
+def _await_all_before(database: Database, transaction: str) -> None:
+    give_up_at = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        with database.connect() as connection:
+            if connection.execute(_SEEN, {"transaction": transaction}).scalar_one():
+                return
+        if time.monotonic() > give_up_at:
+            raise TimeoutError("a transaction that began before goes on; end it, and run this again")
+        time.sleep(0.1)

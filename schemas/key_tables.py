@@ -1,4 +1,7 @@
-"""The table of keys. A key's secret is nowhere: what is kept tells whether a secret is the right one."""
+"""The tables of keys, and of tenants that are no more.
+
+A key's secret is nowhere: what is kept tells whether a secret is the right one.
+"""
 
 from datetime import datetime
 from uuid import UUID
@@ -38,3 +41,13 @@ class KeyRow(Base):
         Index("ix_keys_tenant", "tenant", "id"),
         Index("ix_keys_replaces", "replaces"),
     )
+
+
+class TombstoneRow(Base):
+    """A tenant whose everything was deleted, so that nothing is filed for it again by who came late."""
+
+    __tablename__ = "tombstones"
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    purged_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    finished_at: Mapped[datetime | None]

@@ -67,6 +67,7 @@ ENGINE_FOLDER = ProblemKind("engine_folder", HTTPStatus.INTERNAL_SERVER_ERROR, "
 ENGINE_BUILD = ProblemKind("engine_build", HTTPStatus.INTERNAL_SERVER_ERROR, "The engine cannot be built")
 ENGINE_UNFIT = ProblemKind("engine_unfit", HTTPStatus.INTERNAL_SERVER_ERROR, "The engine did not pass")
 NO_GPU = ProblemKind("no_gpu", HTTPStatus.INTERNAL_SERVER_ERROR, "The GPU cannot be used")
+TENANT_PURGED = ProblemKind("tenant_purged", HTTPStatus.CONFLICT, "The tenant was purged")
 KEY_ENDED = ProblemKind("key_ended", HTTPStatus.CONFLICT, "The key has ended, or has a successor")
 NOT_DECIDED = ProblemKind("not_decided", HTTPStatus.GATEWAY_TIMEOUT, "Not everything was decided in time")
 

@@ -11,7 +11,7 @@ from producer import retention
 from producer.cli.host import DataDir, records
 from producer.cli.output import console
 from schemas import ids
-from schemas.problems import BATCH_RUNNING, NOT_FOUND, Problem
+from schemas.problems import BATCH_RUNNING, NOT_FOUND, UNAVAILABLE, Problem
 
 _UNITS = {"h": 3600, "d": 86400}
 _STATUS = text("SELECT status FROM batches WHERE id = :id")
@@ -20,7 +20,7 @@ _STATUS = text("SELECT status FROM batches WHERE id = :id")
 def purge(
     older_than: Annotated[str | None, typer.Option(help="What ended longer ago than this: 12h, 30d.")] = None,
     batch: Annotated[str | None, typer.Option(help="One batch that has ended, with its outcomes.")] = None,
-    tenant: Annotated[str | None, typer.Option(help="Everything of a tenant, running work included.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Everything of a tenant, keys and running work included.")] = None,
     data_dir: DataDir = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
@@ -45,7 +45,7 @@ def purge(
         elif batch is not None:
             gone = _delete_batch(database, batch)
         else:
-            gone = retention.delete_tenant(database, tenant or "")
+            gone = _delete_tenant(database, tenant or "")
     console.print(f"{gone} rows deleted.")
 
 
@@ -54,6 +54,13 @@ def _seconds(age: str) -> float:
     if match is None:
         raise typer.BadParameter("takes hours or days: 12h, 30d", param_hint="--older-than")
     return int(match[1]) * _UNITS[match[2]]
+
+
+def _delete_tenant(database: Database, tenant: str) -> int:
+    try:
+        return retention.delete_tenant(database, tenant)
+    except TimeoutError as error:
+        raise Problem(UNAVAILABLE, f"{str(error).capitalize()}. The tenant's keys are gone already.") from None
 
 
 def _delete_batch(database: Database, batch: str) -> int:

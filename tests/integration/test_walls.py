@@ -3,6 +3,8 @@
 import asyncio
 import json
 import re
+import threading
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from types import ModuleType
@@ -40,10 +42,12 @@ from producer.api.app import create_app
 from producer.dashboard import crew, verdicts
 from schemas.base import Base
 from schemas.keys import Scope
+from schemas.problems import Problem
 
 PASSWORDS = {process: f"password-of-{process}" for process in roles.PROCESSES}
-OPEN = {"judges", "workers", "keys"}
-"""Tables without policies: what judged, who is at work, and keys, which are looked up before anyone knows whose."""
+OPEN = {"judges", "workers", "keys", "tombstones"}
+"""Tables without policies: what judged, who is at work, tenants that are no more, and keys, which are looked up before
+anyone knows whose they are."""
 TENANTS = sorted(set(Base.metadata.tables) - OPEN)
 REFUSED = "42501"
 LINE = {"prompt": "Which?", "response_a": "this", "response_b": "that"}
@@ -98,8 +102,9 @@ async def fill(call: Call, whose: str) -> dict[str, str]:
     hook = "http://127.0.0.1:9/hook"
     endpoint = await post("/v1/callback-endpoints", json={"url": hook})
     callback = await post(f"/v1/callback-endpoints/{endpoint['id']}/test")
-    comparison = await post("/v1/comparisons", json={**LINE, "callback_url": hook}, headers={"Idempotency-Key": "once"})
-    lines = "\n".join([json.dumps({"custom_id": f"{n}", **LINE}) for n in range(3)] + ["{}"])
+    line = {**LINE, "prompt": f"Which is {whose}?"}
+    comparison = await post("/v1/comparisons", json={**line, "callback_url": hook}, headers={"Idempotency-Key": "once"})
+    lines = "\n".join([json.dumps({"custom_id": f"{n}", **line}) for n in range(3)] + ["{}"])
     file = await post("/v1/files", files={"file": ("f.jsonl", lines.encode())}, data={"purpose": "batch"})
     body = {"input_file_id": file["id"], "endpoint": "/v1/comparisons", "completion_window": "24h"}
     batch = await post("/v1/batches", json={**body, "on_bad_line": "skip"})
@@ -207,6 +212,75 @@ class TestTenants:
         seen = api.execute(text("SELECT * FROM queue")).mappings().all()
         assert len(seen) > 0
         assert {"tenant", "filing_id", "source_id"} & set(seen[0]) == set()
+
+
+class TestPurged:
+    def test_no_trace_is_left(self, theirs: dict[str, str], api_url: str, database: Engine, monkeypatch):
+        """After a purge no table holds an id or a text of the tenant, but its tombstone; and nothing else is gone."""
+
+        async def ours() -> None:
+            async with edge(api_url, monkeypatch) as call:
+                await fill(call, "ours")
+
+        asyncio.run(ours())
+        with database.begin() as connection:
+            keys.create(connection, tenant="theirs", scopes=[Scope.READ])
+            before = everything(connection)
+        traces = {"theirs", *(re.sub(r"^(\w+[_-])+", "", each) for each in theirs.values())}
+        assert {trace for trace in traces if trace in written(before)} == traces
+        assert retention.delete_tenant(database, "theirs") > len(TENANTS)
+        with database.connect() as connection:
+            after = everything(connection)
+        tombstones = after.pop("tombstones")
+        assert [row["tenant"] for row in tombstones] == ["theirs"]
+        assert tombstones[0]["finished_at"] is not None
+        assert {trace for trace in traces if trace in written(after)} == set()
+        for table in TENANTS:
+            assert [row for row in before[table] if row in after[table]] == after[table]
+            assert after[table] or table == "callback_attempts", table
+
+    def test_nothing_is_filed_for_it_again(self, theirs: dict[str, str], api: Connection, database: Engine):
+        """Postgres refuses the API's rows, were a request still under way; and no new key is made of its name."""
+        retention.delete_tenant(database, "theirs")
+        be(api, "theirs")
+        with pytest.raises(DBAPIError) as refused:
+            api.execute(
+                text("INSERT INTO files (id, tenant, filename, purpose, state) VALUES (:id, 'theirs', '', '', '')"),
+                {"id": uuid.uuid4()},
+            )
+        assert getattr(refused.value.orig, "sqlstate", "") == REFUSED
+        with database.begin() as connection, pytest.raises(Problem, match="was purged"):
+            keys.create(connection, tenant="theirs", scopes=[Scope.READ])
+
+    def test_it_waits_for_what_is_being_filed(self, theirs: dict[str, str], api_url: str, database: Engine):
+        """A transaction that was filing when the purge began is let end, and what it filed goes too."""
+        engine = create_engine(make_url(api_url).set(drivername="postgresql+psycopg"))
+        purge = threading.Thread(target=retention.delete_tenant, args=(database, "theirs"))
+        with engine.begin() as filing:
+            be(filing, "theirs")
+            filing.execute(
+                text("INSERT INTO idempotency_keys VALUES ('theirs', 'late', '\\x00', :id)"), {"id": uuid.uuid4()}
+            )
+            purge.start()
+            purge.join(0.5)
+            assert purge.is_alive()
+        purge.join(30)
+        engine.dispose()
+        with database.connect() as connection:
+            assert everything(connection)["idempotency_keys"] == []
+
+
+def written(rows: dict[str, list[dict[str, Any]]]) -> str:
+    """All of it as text, ids as they stand in the API."""
+    return re.sub(r"(?<=[0-9a-f])-(?=[0-9a-f])", "", json.dumps(rows))
+
+
+def everything(connection: Connection) -> dict[str, list[dict[str, Any]]]:
+    """All rows of all tables, as JSON."""
+    return {
+        table: [row for (row,) in connection.execute(text(f"SELECT to_json(t) FROM {table} t"))]  # noqa: S608
+        for table in sorted(Base.metadata.tables)
+    }
 
 
 READS = {
