@@ -25,13 +25,14 @@ test: $(READY)  ## The test suite; a part of it with T=tests/unit
 test-all: $(READY)  ## The test suite with the slow and long tests in full
 	$(BIN)/python -m pytest $(T) --full
 
-check: $(READY)  ## Lint, types and import rules; images, compose file and manifests
+check: $(READY)  ## Lint, types and import rules; known vulnerabilities; images, compose file and manifests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/hadolint infra/docker/Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/python -m infra.audit
 	$(BIN)/python -m pytest -q $(DEPLOYED)
 
 fix: $(READY)  ## Format, and mend what the linter can mend by itself
