@@ -17,10 +17,13 @@ from typing import Any, Self
 import psycopg
 import redis
 from chaos.audit import AUDIT
+from chaos.hosts import Cable, Machine
+from chaos.plan import STORES
 from chaos.proxy import Link, Proxy
 from sqlalchemy.engine import make_url
 from support.waiting import wait_until
 
+from infra import roles
 from infra.database import migrate
 from infra.local.child import Child, start_child
 from infra.local.finding import free_port
@@ -55,6 +58,8 @@ _COMMANDS = {
     "worker": ("worker.app",),
     "callbacks": ("worker.callbacks_app",),
 }
+PASSWORD = "of-the-test"  # noqa: S105
+"""Of each process at Postgres, where it has a role of its own."""
 _RESTART_SECONDS = 0.5
 _GRACE_SECONDS = 15.0
 
@@ -109,7 +114,7 @@ class Stage:
         self.counts = dict(COUNTS if counts is None else counts)
         self.ends: list[End] = []
         self.actors: dict[str, Actor] = {}
-        self.links: dict[tuple[str, str], Link] = {}
+        self.links: dict[tuple[str, str], Link | Cable] = {}
         self.urls: dict[str, str] = {}
         """Of the stores themselves, past all links."""
         self.apis: list[str] = []
@@ -132,7 +137,7 @@ class Stage:
             (self.folder / "logs").mkdir(parents=True)
             self.add("postgres", self._launch_postgres)
             self.add("redis", self._launch_redis)
-            migrate(self.urls["postgres"])
+            migrate(self.urls["postgres"], dict.fromkeys(roles.PROCESSES, PASSWORD))
             self.execute(AUDIT)
             for kind, count in self.counts.items():
                 for number in range(1, count + 1):
@@ -170,20 +175,23 @@ class Stage:
         self.actors[name] = actor
         return actor
 
-    def add_process(self, kind: str, number: int, *, through: tuple[str, ...] = (), **urls: str) -> Actor:
+    def add_process(self, kind: str, number: int, *, at: Machine | None = None) -> Actor:
         """Start a process of the service.
 
         Args:
             kind: api, dispatcher, worker or callbacks.
             number: from 1.
-            through: a command that runs it, such as one that enters a network namespace.
-            **urls: where its stores are; links of its own are made where nothing is said.
+            at: the machine that it runs on, from which nobody reaches it; this one when None.
         """
         name = f"{kind}-{number}"
-        for store in ("postgres", "redis"):
-            if store not in urls:
-                link = self.links[name, store] = self.proxy.link(make_url(self.urls[store]).port or 0)
-                urls[store] = _at(self.urls[store], "127.0.0.1", link.port)
+        urls = {}
+        for store in STORES:
+            cable = None if at is None else at.cables[store]
+            port = make_url(self.urls[store]).port or 0
+            link = self.proxy.link(port, listen=None if cable is None else cable.listen())
+            self.links[name, store] = cable or link
+            urls[store] = _at(self.urls[store], "127.0.0.1" if cable is None else cable.address, link.port)
+        urls["postgres"] = roles.url_as(urls["postgres"], kind, PASSWORD)
         variables = {f"NIGHTCOURT_{key.upper()}": str(value) for key, value in self._settings.items()}
         variables |= {"NIGHTCOURT_DATABASE_URL": urls["postgres"], "NIGHTCOURT_REDIS_URL": urls["redis"]}
         if kind == "api":
@@ -192,7 +200,7 @@ class Stage:
             self.apis.append(f"http://127.0.0.1:{port}")
         if kind == "worker" and self._proved(name):
             variables["NIGHTCOURT_PRESENCE_DIR"] = str(self.folder / "presence")
-        command = [*through, sys.executable, "-P", *self._run, *_COMMANDS[kind]]
+        command = [*(at.through if at else ()), sys.executable, "-P", *self._run, *_COMMANDS[kind]]
         environment = child_environment({**variables, **self._environment})
         return self.add(
             name, lambda: start_child(name, command, log=self.folder / "logs" / f"{name}.log", environment=environment)

@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 from chaos.audit import MOVES
 from chaos.history import Filing, History, Move, Outcome, Shard
@@ -30,7 +29,8 @@ class Size:
     tokens_per_second: float
     """Of each worker's simulated engine: what is filed is to keep them busy for most of the storm."""
     calm_seconds: float = 150.0
-    """How long everything may take to come to its end once the last fault is over."""
+    """How long producers may take to be answered, and nothing at all may come to its end, once the last fault is over:
+    what is slow on a busy machine is not stuck."""
 
 
 SHORT = Size(seconds=24, faults=9, load=Load(seconds=18, singles=160, batches=3, lines=60), tokens_per_second=12_000)
@@ -39,7 +39,6 @@ LONG = Size(
     faults=44,
     load=Load(seconds=540, singles=4000, batches=32, lines=500, poison=2),
     tokens_per_second=9_000,
-    calm_seconds=400,
 )
 
 
@@ -82,11 +81,9 @@ def ride(
         for thread in under_way:
             thread.join(60)
         stage.mend()
-        calm = time.monotonic() + size.calm_seconds
         producers.join(size.load.seconds + began + size.calm_seconds - time.monotonic())
         say(f"       calm after {time.monotonic() - began:.0f} s; waiting for what is left")
-        while not _quiet(stage) and time.monotonic() < calm:
-            time.sleep(0.5)
+        _await_quiet(stage, size.calm_seconds)
         return tell(stage, producers.history)
 
 
@@ -97,7 +94,10 @@ def strike(stage: Stage, fault: Fault) -> None:
         if fault.kind == "cut":
             link.cut()
             return
-        {"hole": link.swallow, "slow": partial(link.slow, _SLOW_SECONDS)}[fault.kind]()
+        if fault.kind == "hole":
+            link.swallow()
+        else:
+            link.slow(_SLOW_SECONDS)
         time.sleep(fault.seconds)
         link.mend()
     elif fault.kind == "flush":
@@ -122,8 +122,18 @@ _QUIET = """
 """
 
 
-def _quiet(stage: Stage) -> bool:
-    return stage.rows(_QUIET) == [(0,)]
+_ENDED = "SELECT (SELECT count(*) FROM outcomes), (SELECT count(*) FROM callbacks WHERE state = 'delivered')"
+
+
+def _await_quiet(stage: Stage, patience: float) -> None:
+    """Wait until nothing is left to do, or nothing has come to its end for a while."""
+    before, since = None, time.monotonic()
+    while stage.rows(_QUIET) != [(0,)]:
+        if (ended := stage.rows(_ENDED)) != before:
+            before, since = ended, time.monotonic()
+        elif time.monotonic() - since > patience:
+            return
+        time.sleep(0.5)
 
 
 # What is filed names its key: a comparison as its own id, a batch in its metadata.

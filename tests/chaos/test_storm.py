@@ -35,7 +35,7 @@ def test_a_short_storm(tmp_path: Path, capsys: pytest.CaptureFixture[str], reque
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(2400)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_long_storm(tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest, seed: int):
     """Ten minutes, 44 faults, 20,000 comparisons."""
