@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 import schemas.tables  # noqa: F401 - all tables stand in the metadata by this
 from infra import callback_secrets, callbacks_sql, docket_sql, outcomes, precedents, roles, roster
 from infra.database import connect_async, migrate, tenant
+from infra.outcomes import Outcome
 from infra.settings import Settings
 from producer import (
     batches,
@@ -42,7 +43,8 @@ from producer.api.app import create_app
 from producer.dashboard import crew, verdicts
 from schemas.base import Base
 from schemas.keys import Scope
-from schemas.problems import Problem
+from schemas.problems import OutcomeError, Problem
+from schemas.states import OutcomeStatus
 
 PASSWORDS = {process: f"password-of-{process}" for process in roles.PROCESSES}
 OPEN = {"judges", "workers", "keys", "tombstones"}
@@ -458,3 +460,18 @@ def test_the_worker_alone_copies_past_the_wall(api_url: str, database_url: str):
             bypasses[process] = not connection.execute(text("SELECT row_security_active('outcomes')")).scalar_one()
         engine.dispose()
     assert bypasses == {"api": False, "dispatcher": False, "worker": True, "callbacks": False}
+
+
+@pytest.mark.parametrize("process", ["worker", "dispatcher"])
+def test_outcomes_are_copied_in_whichever_way_is_open(api_url: str, database: Engine, database_url: str, process: str):
+    """Straight, or by a table in between, twice on one connection: what is stored is the same."""
+    filing = uuid.uuid4()
+    engine = log_in(database_url, process)
+    for line in (1, 2):
+        outcome = Outcome(line, OutcomeStatus.ERRORED, None, None, OutcomeError.ENGINE_CRASHED, "a\tb\\c")
+        with engine.begin() as connection:
+            outcomes.copy_in(connection, [outcome], filing_id=filing, tenant="theirs", attempt=1)
+    engine.dispose()
+    with database.connect() as connection:
+        stored = connection.execute(text("SELECT line, tenant, error_message FROM outcomes ORDER BY line")).all()
+    assert [tuple(row) for row in stored] == [(line, "theirs", "a\tb\\c") for line in (1, 2)]
