@@ -121,7 +121,7 @@ def measure(flood: int = FLOOD) -> dict[str, Any]:
     with (
         tempfile.TemporaryDirectory() as folder,
         Stack(chosen, Path(folder) / "data", port=0) as stack,
-        Client(stack.info.api_url) as client,
+        Client(stack.info.api_url, api_key=stack.info.key) as client,
         psycopg.connect(stack.info.database_url, autocommit=True) as connection,
     ):
 

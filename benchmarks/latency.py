@@ -34,7 +34,7 @@ def measure() -> dict[str, Any]:
     with (
         tempfile.TemporaryDirectory() as folder,
         Stack(chosen, Path(folder) / "data", port=0) as stack,
-        Client(stack.info.api_url) as client,
+        Client(stack.info.api_url, api_key=stack.info.key) as client,
     ):
         number = itertools.count()
 

@@ -4,6 +4,7 @@ In turns, in one run, against one API, dispatcher and worker. The bound to hold 
 not to notice that Redis is gone. What was filed meanwhile has to be decided once it is back.
 """
 
+import secrets
 import signal
 import statistics
 import sys
@@ -18,12 +19,14 @@ from typing import Any
 import httpx2
 import psycopg
 
-from infra.database import migrate
+from infra.database import connect, migrate
 from infra.local.child import start_child
 from infra.local.finding import free_port
 from infra.local.postgres import start_postgres
 from infra.local.redis import Redis, start_redis
 from infra.settings import child_environment
+from producer import keys
+from schemas.keys import Scope
 
 _TURNS = 6
 _POSTS = 250
@@ -96,6 +99,14 @@ def _posts(http: httpx2.Client, name: str) -> list[float]:
     return times
 
 
+def _key(url: str) -> str:
+    database = connect(url, application="benchmark", pool_size=1)
+    with database.begin() as connection:
+        made = keys.create(connection, tenant="default", scopes=[Scope.ADMIN])
+    database.dispose()
+    return made.key
+
+
 @contextmanager
 def _service(folder: Path) -> Iterator[tuple[_Broker, httpx2.Client, psycopg.Connection[Any]]]:
     """Run an API, a dispatcher and a worker on a Postgres and a Redis that are this program's to hurt."""
@@ -111,6 +122,7 @@ def _service(folder: Path) -> Iterator[tuple[_Broker, httpx2.Client, psycopg.Con
                 "NIGHTCOURT_DATABASE_URL": postgres.url,
                 "NIGHTCOURT_REDIS_URL": broker.url,
                 "NIGHTCOURT_PORT": str(port),
+                "NIGHTCOURT_SECRET_KEYS": secrets.token_hex(32),
                 "NIGHTCOURT_ENGINE": "simulated",
                 "NIGHTCOURT_LOG_LEVEL": "warning",
             }
@@ -119,7 +131,9 @@ def _service(folder: Path) -> Iterator[tuple[_Broker, httpx2.Client, psycopg.Con
             command = [sys.executable, "-P", "-m", module, *([name] if module == "producer.cli" else [])]
             child = start_child(name, command, log=folder / f"{name}.log", environment=environment)
             ends.callback(child.kill)
-        http = ends.enter_context(httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30))
+        headers = {"Authorization": f"Bearer {_key(postgres.url)}"}
+        api = httpx2.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, trust_env=False, timeout=30)
+        http = ends.enter_context(api)
         _await(lambda: _ready(http), "the service is ready")
         yield broker, http, ends.enter_context(psycopg.connect(postgres.url, autocommit=True))
 

@@ -92,7 +92,7 @@ def _await(done: Callable[[], bool], what: str) -> None:
 def _round(stack: Stack, database: Database, folder: Path, how: signal.Signals, chance: random.Random) -> list[Loss]:
     """Let each of ten workers hold something, end one after another, and wait until all of it is decided."""
     losses = []
-    with _victims(stack, folder) as victims, Client(stack.info.api_url) as client:
+    with _victims(stack, folder) as victims, Client(stack.info.api_url, api_key=stack.info.key) as client:
 
         def all_hold() -> bool:
             client.submit(prompt=f"Which, {chance.random()}?", response_a="this", response_b="that")

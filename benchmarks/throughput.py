@@ -81,7 +81,8 @@ class Watch:
 
 def nightcourt(stack: Stack, file: Path, count: int) -> dict[str, float]:
     """Measure (a): seconds of each part of a batch's life."""
-    with httpx2.Client(base_url=stack.info.api_url, timeout=600) as http, file.open("rb") as upload:
+    headers = {"Authorization": f"Bearer {stack.info.key}"}
+    with httpx2.Client(base_url=stack.info.api_url, timeout=600, headers=headers) as http, file.open("rb") as upload:
         started = time.perf_counter()
         sent = http.post("/v1/files", files={"file": ("rows.jsonl", upload)}, data={"purpose": "batch"})
         uploaded = time.perf_counter()

@@ -43,6 +43,7 @@ def measure() -> dict[str, Any]:
         Stack(chosen, Path(folder) / "data", port=0) as stack,
         httpx2.Client(base_url=stack.info.api_url, timeout=60) as http,
     ):
+        http.headers["Authorization"] = f"Bearer {stack.info.key}"
         _p99(http, "warm up", 20)
         idle = _p99(http, "idle", _ROUNDS)
         rows = (

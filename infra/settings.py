@@ -3,6 +3,7 @@
 Only composition roots call `Settings()`; everything else receives what it needs.
 """
 
+import ipaddress
 import json
 import os
 from collections.abc import Mapping
@@ -71,12 +72,21 @@ class Settings(BaseSettings):
 
     server: str | None = None
     """The URL of the API, for the command line; the embedded stack that runs on `data_dir` when unset."""
+    key: SecretStr | None = None
+    """The key that the command line and the Python client send. Where it is unset, the command line sends the embedded
+    stack that stack's own."""
+    first_key_file: Path | None = None
+    """A file that `nightcourt migrate` keeps a good key of the tenant `default` in, for all scopes. `nightcourt up` has
+    one in its folder; a deployment gets its first key by `nightcourt keys create`."""
 
     # -- the HTTP edge
     host: str = "127.0.0.1"
-    """The address of the API. Anyone who reaches it may file work."""
+    """The address of the API. Whoever reaches it and has a key may use it."""
     port: int = Field(default=8300, ge=0, le=65535)
     """The port of the API; 0 for any free one, under `nightcourt up`."""
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
+    """Addresses and networks of the proxies before the API, with commas between: by their `X-Forwarded-For` it is told
+    who asks, for slowing down whoever sends wrong keys. Without one that is who connects."""
     max_body_bytes: PositiveInt = 4 * 1024 * 1024
     """A request body above this is refused before it is read."""
     max_file_bytes: PositiveInt = 4 * 1024 * 1024 * 1024
@@ -202,7 +212,7 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "console", "json"] = "auto"
     """'auto' is console on a terminal and JSON elsewhere."""
 
-    @field_validator("callback_allow", mode="before")
+    @field_validator("callback_allow", "trusted_proxies", mode="before")
     @classmethod
     def _list(cls, value: Any) -> Any:
         if isinstance(value, str):
@@ -236,6 +246,13 @@ class Settings(BaseSettings):
             raise ValueError("takes a JSON object of passwords")
         if unknown := set(given) - set(PROCESSES):
             raise ValueError(f"knows no process {', '.join(sorted(unknown))}, but {', '.join(PROCESSES)}")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for each in value:
+            ipaddress.ip_network(each)
         return value
 
     @model_validator(mode="after")

@@ -41,8 +41,9 @@ _ALL = text(f"""
 """)  # noqa: S608
 _ONE = text(f"""
     SELECT {_COLUMNS}, extract(epoch FROM expires_at - created_at)::float8 AS lifetime
-    FROM keys WHERE id = :id FOR UPDATE
+    FROM keys WHERE id = :id
 """)  # noqa: S608
+_LOCKED = text(f"{_ONE.text} FOR UPDATE")
 _SUCCESSOR = text("""
     SELECT id FROM keys WHERE replaces = :id AND revoked_at IS NULL AND coalesce(expires_at > now(), true) LIMIT 1
 """)
@@ -52,11 +53,15 @@ _REVOKE = text(f"""
 _LET_GO = text("""
     UPDATE keys SET expires_at = least(expires_at, now() + make_interval(secs => :seconds)) WHERE id = :id
 """)
-# One row whether there is such a key or not, of the same shape.
+# The API's own role may read no more of a key than this.
+_WHOSE = text("""
+    SELECT tenant, scopes, requests_per_second, queued_comparisons, tokens_per_day, concurrent_batches, max_body_bytes
+    FROM keys WHERE id = :id
+""")
+# One row, whether there is such a key or not.
 _FIND = text("""
-    SELECT k.hash, k.tenant, k.scopes, k.requests_per_second, k.queued_comparisons, k.tokens_per_day,
-           k.concurrent_batches, k.max_body_bytes,
-           k.revoked_at IS NULL AND coalesce(k.expires_at > now(), true) AS good
+    SELECT coalesce(k.hash, :nobody) AS hash,
+           k.id IS NOT NULL AND k.revoked_at IS NULL AND coalesce(k.expires_at > now(), true) AS good
     FROM (SELECT CAST(:id AS uuid) AS id) AS asked LEFT JOIN keys k USING (id)
 """)
 
@@ -160,7 +165,7 @@ def rotate(
     Raises:
         Problem: there is no such key, it has ended, or it has a successor already.
     """
-    row = connection.execute(_ONE, {"id": key}).one_or_none()
+    row = connection.execute(_LOCKED, {"id": key}).one_or_none()
     if row is None:
         raise _no_such(key)
     if row.status != "active":
@@ -190,8 +195,11 @@ def find(connection: Connection, sent: str) -> Caller | None:
     spelled = parse_key(sent)
     if spelled is None:
         return None
-    row = connection.execute(_FIND, {"id": spelled.id}).one()
-    if not proves(spelled.secret, row.hash) or not row.good:
+    kept = connection.execute(_FIND, {"id": spelled.id, "nobody": _NOBODY}).one()
+    if not proves(spelled.secret, kept.hash, good=kept.good):
+        return None
+    row = connection.execute(_WHOSE, {"id": spelled.id}).one_or_none()
+    if row is None:  # deleted since
         return None
     return Caller(
         tenant=row.tenant,
@@ -201,9 +209,15 @@ def find(connection: Connection, sent: str) -> Caller | None:
     )
 
 
-def proves(secret: str, kept: bytes | None) -> bool:
-    """Whether a secret is the one whose SHA-256 was kept; never where none was, after the same work."""
-    return hmac.compare_digest(_hash(secret), _NOBODY if kept is None else kept) and kept is not None
+def proves(secret: str, kept: bytes, *, good: bool) -> bool:
+    """Whether a secret is that of a good key, after the same work whatever it is.
+
+    Args:
+        secret: what was sent.
+        kept: the SHA-256 of the right secret; anything where there is no such key.
+        good: whether there is such a key, and it has not ended.
+    """
+    return hmac.compare_digest(_hash(secret), kept) & good
 
 
 def _no_such(key: UUID) -> Problem:

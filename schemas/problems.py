@@ -40,6 +40,9 @@ IDEMPOTENCY_KEY_REUSED = ProblemKind(
 )
 KEY_MISSING = ProblemKind("key_missing", HTTPStatus.UNAUTHORIZED, "A key is needed")
 KEY_INVALID = ProblemKind("key_invalid", HTTPStatus.UNAUTHORIZED, "The key is not valid")
+TOO_MANY_WRONG_KEYS = ProblemKind(
+    "too_many_wrong_keys", HTTPStatus.TOO_MANY_REQUESTS, "Too many wrong keys came from this address"
+)
 SCOPE_MISSING = ProblemKind("scope_missing", HTTPStatus.FORBIDDEN, "The key may not do this")
 BAD_COMPRESSION = ProblemKind("bad_compression", HTTPStatus.BAD_REQUEST, "The file's compression cannot be undone")
 MALFORMED_UPLOAD = ProblemKind("malformed_upload", HTTPStatus.BAD_REQUEST, "The upload is not a form with a file")

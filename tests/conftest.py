@@ -1,12 +1,12 @@
 """What all tests stand on: a real Postgres and a real Redis from wheels, started once, and a database each."""
 
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
+from support.databases import own_database
 
 from infra.database import connect, migrate
 from infra.local.postgres import Postgres, start_postgres
@@ -57,17 +57,8 @@ def template(postgres: Postgres) -> str:
 @pytest.fixture
 def database_url(postgres: Postgres, template: str) -> Iterator[str]:
     """A database of the test's own."""
-    name = f"test_{uuid.uuid4().hex}"
-    admin = create_engine(
-        make_url(postgres.url).set(drivername="postgresql+psycopg", database="postgres"),
-        isolation_level="AUTOCOMMIT",
-    )
-    with admin.connect() as connection:
-        connection.execute(text(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'))
-    yield make_url(postgres.url).set(database=name).render_as_string(hide_password=False)
-    with admin.connect() as connection:
-        connection.execute(text(f'DROP DATABASE "{name}" WITH (FORCE)'))
-    admin.dispose()
+    with own_database(postgres, template) as url:
+        yield url
 
 
 @pytest.fixture

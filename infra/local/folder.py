@@ -19,6 +19,7 @@ from infra.local import LocalStackError
 _LOCK = "nightcourt.lock"
 _STACK = "stack.json"
 _TARGETS = "prometheus.json"
+_KEY = "key"
 _LOG_BYTES = 16 * 1024 * 1024
 _LOCK_SECONDS = 1.0
 
@@ -32,6 +33,8 @@ class StackInfo(BaseModel):
     api_url: str
     database_url: str = Field(repr=False)
     redis_url: str = Field(repr=False)
+    key: str | None = Field(default=None, repr=False)
+    """A key that the API takes, for whatever this user runs beside the stack."""
     metrics: dict[str, str] = {}
     """Where each process serves `/metrics`: host and port by the name of the part."""
     started_at: datetime
@@ -85,6 +88,15 @@ class DataFolder:
         targets = [{"targets": [at], "labels": {"part": name}} for name, at in info.metrics.items()]
         write_private(self.path / _TARGETS, json.dumps(targets, indent=2) + "\n")
         write_private(self.path / _STACK, info.model_dump_json(indent=2) + "\n")
+
+    @property
+    def key_file(self) -> Path:
+        """Where a key for this user's own commands is kept."""
+        return self.path / _KEY
+
+    def key(self) -> str | None:
+        """That key, once there is one."""
+        return self.key_file.read_text().strip() if self.key_file.exists() else None
 
     def log(self, name: str) -> Path:
         """The log file of a part, begun anew when the old one has grown large."""

@@ -21,7 +21,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -138,7 +138,7 @@ class Stack:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def _begin(self, folder: DataFolder, variables: dict[str, str], host: str, port: int) -> None:
-        variables["NIGHTCOURT_DATA_DIR"] = str(folder.path)
+        variables |= {"NIGHTCOURT_DATA_DIR": str(folder.path), "NIGHTCOURT_FIRST_KEY_FILE": str(folder.key_file)}
         variables.setdefault("NIGHTCOURT_PRESENCE_DIR", str(folder.part("workers")))
         tree = ProcessTree(
             folder,
@@ -266,6 +266,7 @@ class Stack:
                 api_url=f"http://{authority(host, port)}",
                 database_url=tree.postgres.url,
                 redis_url=tree.redis.url,
+                key=folder.key(),
                 metrics={"api": authority(host, port)}
                 | {name: authority(self._settings.metrics_host, own) for name, own in tree.metrics_ports.items()},
                 started_at=datetime.now(UTC),
@@ -393,8 +394,7 @@ def _obstacle(pid: int | None, host: str, port: int) -> str | None:
 
 
 def _says_ready(text: str) -> bool:
-    try:
+    with suppress(ValueError):
         said = json.loads(text)
-    except ValueError:
-        return False
-    return isinstance(said, dict) and said.get("status") == "ready"
+        return isinstance(said, dict) and said.get("status") == "ready"
+    return False

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -17,12 +18,14 @@ from infra.settings import Settings
 from producer.api import batch_report, batches, callbacks, comparisons, files, health, problems
 from producer.api.requests import Requests
 from producer.dashboard import routes as dashboard
+from producer.keyring import Keyring
 from producer.results import Waiter
 from schemas.problems import ProblemDocument
 
 _DESCRIPTION = """
 File pairs of answers and read which is better, and how sure the judge is. A comparison is answered with `202` once it
 is stored, and judged in time; `Prefer: wait=30` holds the answer until it is decided. Problems are RFC 9457 documents.
+Each request but those under "health" takes a key, `Authorization: Bearer nck_...`.
 """
 
 
@@ -32,6 +35,7 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.database = connect_async(settings.database_url.get_secret_value(), application="api")
+        app.state.keyring = Keyring(app.state.database)
         app.state.redis = Redis.from_url(
             settings.redis_url.get_secret_value(), socket_timeout=1, socket_connect_timeout=1
         )
@@ -95,13 +99,19 @@ def serve(settings: Settings) -> None:
     """
     settings.require_seals()
     logs.configure(process="api", level=settings.log_level, style=settings.log_format)
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=5,
-        limit_concurrency=1000,
-    )
+    uvicorn.run(create_app(settings), **serving(settings))
+
+
+def serving(settings: Settings) -> dict[str, Any]:
+    """How the app is served, as uvicorn takes it."""
+    return {
+        "host": settings.host,
+        "port": settings.port,
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "proxy_headers": bool(settings.trusted_proxies),
+        "forwarded_allow_ips": list(settings.trusted_proxies),
+        "timeout_graceful_shutdown": 5,
+        "limit_concurrency": 1000,
+    }

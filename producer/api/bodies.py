@@ -7,6 +7,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic_core import from_json
 
+from producer.api.access import KeyedRoute
 from schemas.problems import BODY_TOO_LARGE, MALFORMED_JSON, UNSUPPORTED_MEDIA_TYPE, Problem
 
 
@@ -56,9 +57,7 @@ def parse_json(raw: bytes) -> Any:
         raise Problem(MALFORMED_JSON, f"The body is not JSON that this server takes: {error}.") from None
 
 
-class JsonRoute(APIRoute):
-    """A route that reads its JSON body by the rules of this module."""
-
+class _JsonBody(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Wrap the framework's handler."""
         handle = super().get_route_handler()
@@ -76,3 +75,7 @@ class JsonRoute(APIRoute):
             return await handle(_JsonRequest(request, parse_json(raw), raw))
 
         return handle_json
+
+
+class JsonRoute(KeyedRoute, _JsonBody):
+    """A route that tells who asks, and then reads its JSON body by the rules of this module."""

@@ -11,14 +11,14 @@ from sqlalchemy import text
 from infra import metrics
 from producer import batches, files, outputs
 from producer.access import Caller
-from producer.api.access import Reader, Submitter
+from producer.api.access import KeyedRoute, Reader, Submitter
 from producer.api.multipart import Upload
 from producer.api.problems import DOCUMENTED_AS_OPENAI
 from schemas import ids
 from schemas.batch import File
 from schemas.problems import INVALID_REQUEST, NOT_FOUND, FieldError, Problem
 
-router = APIRouter(prefix="/v1/files", tags=["files"], responses=DOCUMENTED_AS_OPENAI)
+router = APIRouter(prefix="/v1/files", tags=["files"], route_class=KeyedRoute, responses=DOCUMENTED_AS_OPENAI)
 
 _JSON_LINES = "application/jsonl"
 

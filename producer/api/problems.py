@@ -31,16 +31,25 @@ _PLAIN = {HTTPStatus.NOT_FOUND: NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED: METHOD
 _OPENAI_SHAPED = ("/v1/files", "/v1/batches")
 """Where OpenAI's clients go, who look for errors in OpenAI's shape."""
 
+_SAID: dict[int | str, str] = {
+    401: "No key was sent, or none that is good",
+    403: "The key has not the scope that this takes",
+    429: "Too much was sent; `Retry-After` says for how long",
+    "default": "A problem",
+}
+
 DOCUMENTED: dict[int | str, dict[str, object]] = {
-    "default": {
-        "description": "A problem (RFC 9457)",
+    status: {
+        "description": f"{said} (RFC 9457)",
         "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
     }
+    for status, said in _SAID.items()
 }
 """What a route adds to the OpenAPI document."""
 
 DOCUMENTED_AS_OPENAI: dict[int | str, dict[str, object]] = {
-    "default": {"description": "A problem, in the shape of OpenAI's errors", "model": OpenAIErrorDocument}
+    status: {"description": f"{said}, in the shape of OpenAI's errors", "model": OpenAIErrorDocument}
+    for status, said in _SAID.items()
 }
 """What a route adds that OpenAI's clients know."""
 

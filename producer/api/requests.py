@@ -85,6 +85,7 @@ class Requests:
                     method=scope["method"],
                     route=getattr(scope.get("route"), "path", None),
                     status=status,
+                    key=getattr(scope["state"].get("caller"), "key_id", None),
                     milliseconds=round((time.perf_counter() - started) * 1000, 2),
                 )
 

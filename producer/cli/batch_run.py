@@ -111,7 +111,7 @@ def run(
         place=runs.find_place(chosen),
         where=(f" --server {server}" if server else "") + (f" --data-dir {data_dir}" if data_dir else ""),
     )
-    with Client(asked.place.url) as client:
+    with Client(asked.place.url, api_key=asked.place.key) as client:
         batch = find_or_file(client, asked, fresh=fresh)
         try:
             batch = following.follow(client, batch)

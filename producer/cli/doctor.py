@@ -21,7 +21,7 @@ from infra.local.folder import running_stack
 from infra.local.model import embedded_model
 from infra.settings import Settings
 from producer.cli.output import Exit, console
-from producer.cli.submit import find_server
+from producer.cli.submit import Address, find_server
 from producer.client import Client, ClientError
 from schemas.problems import Problem
 
@@ -94,10 +94,10 @@ def describe_model(chosen: Settings) -> str:
     return f"{path} ({which})"
 
 
-def _api(server: str) -> str:
-    with Client(server, max_retries=0) as client:
+def _api(at: Address) -> str:
+    with Client(at.url, api_key=at.key, max_retries=0) as client:
         client.list(limit=1)
-    return f"{server} answers"
+    return f"{at.url} answers, and takes the key"
 
 
 def _redis(url: str) -> str:

@@ -134,7 +134,7 @@ def judging(
                 progress.print("Starting nightcourt")
                 ends.enter_context(Stack(chosen, chosen.data_dir, on_event=say))
             place = runs.find_place(chosen)
-            client = ends.enter_context(Client(place.url))
+            client = ends.enter_context(Client(place.url, api_key=place.key))
             yield Service(client, place, options, where, fresh)
     except StartCancelledError:
         raise typer.Exit(Exit.INTERRUPTED) from None

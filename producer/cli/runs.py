@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ class Place:
     """Where a batch goes, and where it is remembered."""
 
     url: str
+    key: str | None = field(repr=False)
     name: str
     """What stays the same over restarts: an embedded stack's folder, else the URL."""
     folder: Path
@@ -29,18 +30,18 @@ class Place:
 
 def find_place(chosen: Settings) -> Place:
     """Find the service. An embedded stack's batches are remembered in its own folder where that was given by hand."""
-    url = find_server(chosen)
+    url, key = find_server(chosen)
     remembered = platformdirs.user_state_path("nightcourt", appauthor=False)
     if chosen.server is not None:
-        return Place(url, url.rstrip("/"), remembered)
+        return Place(url, key, url.rstrip("/"), remembered)
     try:
         stack = running_stack(chosen.data_dir)
     except LocalStackError as error:
         raise Problem(LOCAL_STACK, str(error)) from None
     if stack is None:
-        return Place(url, url, remembered)
+        return Place(url, key, url, remembered)
     home = (chosen.data_dir or default_folder()).expanduser().resolve()
-    return Place(url, str(home), remembered if chosen.data_dir is None else home)
+    return Place(url, key, str(home), remembered if chosen.data_dir is None else home)
 
 
 def run_key(place: Place, files: Sequence[Path], options: dict[str, Any]) -> str:

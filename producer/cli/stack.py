@@ -63,7 +63,7 @@ def check_model(chosen: Settings) -> None:
 
 def up(
     port: Annotated[int | None, typer.Option(help="Port of the API; 0 for any free one.")] = None,
-    host: Annotated[str | None, typer.Option(help="Address of the API. Anyone who reaches it may file work.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address of the API. Whoever reaches it needs a key.")] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Run the whole service here: Postgres, Redis, API, dispatcher and a worker with a small real model.
@@ -89,6 +89,9 @@ def _say_when_up(kind: str, /, **fields: object) -> None:
     if kind == "ready":
         url = fields["api_url"]
         progress.print(f"[bold green]Ready[/]: {url}  [dim](documentation at {url}/docs)[/]", soft_wrap=True)
+        progress.print(
+            f"[dim]Key: in {fields['folder']}/key; the command line here finds it by itself[/]", soft_wrap=True
+        )
         progress.print(
             f"[dim]Metrics: {url}/metrics, and of the other processes where {fields['folder']}/prometheus.json says[/]",
             soft_wrap=True,
@@ -121,7 +124,7 @@ def demo(
             else:
                 progress.print(f"Using the stack that runs at {info.api_url}")
             ready = time.monotonic()
-            client = ends.enter_context(Client(info.api_url))
+            client = ends.enter_context(Client(info.api_url, api_key=info.key))
             progress.print(
                 f"Filing {len(pairs)} pairs of examples/first-docket.jsonl, each to be judged in both orders"
             )

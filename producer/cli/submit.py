@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -20,21 +20,35 @@ from producer.client import Client
 from schemas.problems import LOCAL_STACK, Problem
 
 
-def find_server(chosen: Settings) -> str:
-    """Tell where the service is: where the settings say, else the embedded stack that runs, else the usual place."""
-    if chosen.server is not None:
-        return chosen.server
+class Address(NamedTuple):
+    """Where a service is, and the key that it takes."""
+
+    url: str
+    key: str | None
+
+
+def find_server(chosen: Settings) -> Address:
+    """Tell where the service is: where the settings say, else the embedded stack that runs, else the usual place.
+
+    The key is that of the settings; where they have none and it is the embedded stack that is asked, that stack's own.
+    """
+    key = None if chosen.key is None else chosen.key.get_secret_value()
     try:
         stack = running_stack(chosen.data_dir)
     except LocalStackError as error:
-        raise Problem(LOCAL_STACK, str(error)) from None
-    return stack.api_url if stack else f"http://{chosen.host}:{chosen.port}"
+        if chosen.server is None:
+            raise Problem(LOCAL_STACK, str(error)) from None
+        stack = None
+    if stack is not None and (chosen.server or stack.api_url).rstrip("/") == stack.api_url:
+        return Address(stack.api_url, key or stack.key)
+    return Address(chosen.server or f"http://{chosen.host}:{chosen.port}", key)
 
 
 @contextmanager
 def connected(server: str | None, data_dir: Path | None) -> Iterator[Client]:
     """Lend a client of the service that these options, or else the settings, name."""
-    with Client(find_server(settings.load(server=server, data_dir=data_dir))) as client:
+    at = find_server(settings.load(server=server, data_dir=data_dir))
+    with Client(at.url, api_key=at.key) as client:
         yield client
 
 
@@ -60,7 +74,8 @@ def submit(
     """
     chosen = settings.load(server=server, data_dir=data_dir)
     pairs = read_pairs(pair, order=order, profile=profile, tie_margin=tie_margin)
-    with Client(find_server(chosen)) as client:
+    at = find_server(chosen)
+    with Client(at.url, api_key=at.key) as client:
         filed = file_all(client, pairs)
         if not wait:
             for comparison in filed:

@@ -2,10 +2,12 @@
 
     from producer.client import Client
 
-    with Client("http://127.0.0.1:8300") as client:
+    with Client("http://127.0.0.1:8300", api_key="nck_...") as client:
         decided = client.judge("What is the capital of Australia?", "Sydney.", "Canberra.")
         if decided.verdict:
             print(decided.verdict.winner, decided.verdict.probability_a)
+
+Without `api_key`, the key is that of the environment variable NIGHTCOURT_KEY.
 
 A file of any size is filed as a batch, and read back as a stream:
 

@@ -49,7 +49,7 @@ class Client:
 
     Args:
         base_url: where the service is, with whatever path a proxy puts before `/v1`.
-        api_key: sent as `Authorization: Bearer`.
+        api_key: sent as `Authorization: Bearer`; NIGHTCOURT_KEY of the environment when None.
         timeout: seconds to connect in, and for an answer to come in beyond the time that the server was asked to wait.
         max_retries: how often a call is made again after a passing failure; 0 is never.
         transport: for tests.

@@ -1,6 +1,7 @@
 """Every method of the clients, once: plans of requests that touch no socket, and the one retry policy."""
 
 import math
+import os
 import random
 import ssl
 import time
@@ -134,6 +135,8 @@ class Plans:
         self._host = url.netloc.decode("ascii")
         self._timeout, self.max_retries = timeout, max_retries
         self._headers = {"Accept": "application/json", "User-Agent": "nightcourt-client"}
+        if api_key is None:  # a program that files comparisons has no settings of ours
+            api_key = os.environ.get("NIGHTCOURT_KEY")  # noqa: TID251
         if api_key is not None:
             self._headers["Authorization"] = f"Bearer {_header('api_key', api_key)}"
         # A proxy that the environment names cannot reach this machine's own loopback, and a context without

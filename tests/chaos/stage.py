@@ -21,6 +21,7 @@ from chaos.hosts import Cable, Machine
 from chaos.plan import STORES
 from chaos.proxy import Link, Proxy
 from sqlalchemy.engine import make_url
+from support.keys import a_key, bearer
 from support.waiting import wait_until
 
 from infra import roles
@@ -138,6 +139,7 @@ class Stage:
             self.add("postgres", self._launch_postgres)
             self.add("redis", self._launch_redis)
             migrate(self.urls["postgres"], dict.fromkeys(roles.PROCESSES, PASSWORD))
+            self.headers |= bearer(a_key(self.urls["postgres"]))
             self.execute(AUDIT)
             for kind, count in self.counts.items():
                 for number in range(1, count + 1):

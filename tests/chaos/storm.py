@@ -65,7 +65,7 @@ def ride(
         say: hears of each fault as it begins.
     """
     with open_inbox() as inbox:
-        with Client(stage.apis[0]) as client:
+        with Client(stage.apis[0], api_key=stage.headers["Authorization"].removeprefix("Bearer ")) as client:
             client.rotate_secret()  # without one nothing can be signed
         producers = Producers(stage.apis, size.load, seed, stage.headers, inbox.url)
         inbox.answer = producers.take

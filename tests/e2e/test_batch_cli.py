@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx2
 import pytest
 import zstandard
 from support.program import ROOT, Cli, running
@@ -332,7 +331,7 @@ class TestMistakes:
 
     def test_a_reader_that_goes_away(self, cli: Cli, service: Service, tmp_path: Path):
         """Results that are piped into something like `head` end without a trace."""
-        answer = httpx2.get(f"{service.url}/v1/batches", params={"limit": "1"})
+        answer = service.http.get("/v1/batches", params={"limit": "1"})
         batch_id = answer.json()["data"][0]["id"]
         process = cli.start("batch", "results", batch_id, out=subprocess.PIPE, err=subprocess.PIPE)
         process.stdout.close()

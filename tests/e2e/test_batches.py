@@ -117,7 +117,7 @@ def test_the_official_openai_client_drives_it(service: Service, tmp_path: Path):
     ]
     path = tmp_path / "requests.jsonl"
     path.write_text("\n".join(json.dumps(request) for request in requests))
-    with openai.OpenAI(base_url=f"{service.url}/v1", api_key="unused") as client:
+    with openai.OpenAI(base_url=f"{service.url}/v1", api_key=service.key) as client:
         with path.open("rb") as file:
             uploaded = client.files.create(file=file, purpose="batch")
         assert uploaded.purpose == "batch"

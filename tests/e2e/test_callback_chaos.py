@@ -38,7 +38,7 @@ def kill(service: Service, number: int) -> None:
 def test_every_event_arrives_and_counts_once(tmp_path: Path, events: int, kills: int):
     """Callback process and dispatcher die by kill -9 in turns, Redis forgets everything twice: nothing is lost."""
     flushes = {kills // 3, 2 * kills // 3}
-    with running_service(tmp_path / "data", **IMPATIENT) as service, Client(service.url) as client:
+    with running_service(tmp_path / "data", **IMPATIENT) as service, Client(service.url, api_key=service.key) as client:
         secret = client.rotate_secret().secret
         with sample_receiver(secret, tmp_path) as sample, httpx2.Client(trust_env=False, timeout=10) as onward:
 

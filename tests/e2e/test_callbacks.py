@@ -28,7 +28,7 @@ def inbox() -> Iterator[Inbox]:
 @pytest.fixture(scope="module")
 def client(service: Service) -> Iterator[Client]:
     """A client of the service."""
-    with Client(service.url) as client:
+    with Client(service.url, api_key=service.key) as client:
         yield client
 
 
@@ -39,9 +39,11 @@ def secret(client: Client) -> str:
 
 
 @pytest.fixture(scope="module")
-def cli(tmp_path_factory: pytest.TempPathFactory) -> Cli:
-    """The program, with no stack of its own."""
-    return Cli(tmp_path_factory.mktemp("home"))
+def cli(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Cli:
+    """The program, with no stack of its own, and a key of the service."""
+    program = Cli(tmp_path_factory.mktemp("home"))
+    program.environment["NIGHTCOURT_KEY"] = service.key
+    return program
 
 
 @pytest.fixture

@@ -44,6 +44,8 @@ def service(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serv
     data = folder / "data"
     with running(cli, folder, "up", "--data-dir", data, "--port", 0, engine="simulated") as up:
         url = re.search(r"http://\S+", up.until("Ready"))[0]
+        # Commands that are told where it is by --server have to be given its key.
+        cli.environment["NIGHTCOURT_KEY"] = (data / "key").read_text().strip()
         yield Service(url, data, up.process.pid)
         status, said = up.end(signal.SIGTERM)
         assert status == 0, said

@@ -94,7 +94,9 @@ class TestEveryEval:
         options = ["--write", tmp_path / "out.jsonl"] if command in {"calibrate", "curate"} else []
         options += ["--controlled", 10] if command == "audit" else []
         cli = Cli(tmp_path)
-        ended = cli("eval", command, *files, *options, "--output", tmp_path / "report", server=service.url)
+        ended = cli(
+            "eval", command, *files, *options, "--output", tmp_path / "report", server=service.url, key=service.key
+        )
         assert ended.status == 0, ended.err
         page = (tmp_path / "report" / "report.html").read_text()
         report = json.loads((tmp_path / "report" / "report.json").read_text())

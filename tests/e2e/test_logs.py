@@ -197,7 +197,7 @@ def answer_badly(message: Message) -> tuple[int, dict[str, str]] | int:
 def test_nothing_of_a_callback_is_logged(tmp_path: Path):
     """No secret, signature, URL or payload, delivered or not, with every part at debug level."""
     with open_inbox(answer_badly) as inbox, running_service(tmp_path / "data", **IMPATIENT) as service:
-        client = Client(service.url)
+        client = Client(service.url, api_key=service.key)
         endpoint = client.add_endpoint(
             f"{inbox.url}/{canary('Path')}?key={canary('Query')}", description=canary("Note")
         )

@@ -15,6 +15,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 from support.containers import Container
 from support.deployed import DOCKERFILE, ROOT, compose, stages
+from support.keys import bearer
 from support.waiting import wait_until
 from typer.main import get_command
 
@@ -84,6 +85,7 @@ def run_stack(folder: Path, stores: dict[str, str], **programs: Path) -> Iterato
             each.start()
         for each in running.values():
             wait_until(each.healthy, within=120, every=0.5, what=f"{each.name} is healthy")
+        running["api"].headers = bearer(migration.run("nightcourt", "keys", "create").strip())
         yield running
     finally:
         for each in running.values():
@@ -100,7 +102,7 @@ def judged(stack: dict[str, Container]) -> str:
     """File a comparison, wait for it, and say what became of it."""
     port = stack["api"].port
     body = {"prompt": "Which?", "response_a": "this", "response_b": "that", "metadata": {"n": uuid.uuid4().hex}}
-    with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=70) as client:
+    with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=70, headers=stack["api"].headers) as client:
         answer = client.post("/v1/comparisons", json=body, headers={"Prefer": "wait=60"})
         answer.raise_for_status()
         return answer.json()["status"]

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 
 import pytest
-from support.service import running_service
+from support.service import Service, running_service
 
 from producer.client import AsyncClient, Client, InvalidRequest, NotDecided, ServerProblem
 
@@ -18,17 +18,17 @@ QUESTION = "What is the capital of Australia?"
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where a service runs, as `nightcourt up` would run it. Its engine reads 5,000 tokens in a second."""
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service, as `nightcourt up` would run it, with a key for its own users. It reads 5,000 tokens in a second."""
     folder = tmp_path_factory.mktemp("first-docket") / "data"
-    with running_service(folder, simulated_tokens_per_second=5000.0) as service:
-        yield service.url
+    with running_service(folder, simulated_tokens_per_second=5000.0) as running:
+        yield running
 
 
 @pytest.fixture
-def client(address: str) -> Iterator[Client]:
-    """A producer's connection to it."""
-    with Client(address) as connected:
+def client(service: Service) -> Iterator[Client]:
+    """A producer's connection to it. Whoever sends no key is told to."""
+    with Client(service.url, api_key=service.key) as connected:
         yield connected
 
 
@@ -127,11 +127,11 @@ def test_filing_twice_by_mistake_files_once(client: Client):
     assert refused.value.code == "idempotency_key_reused"
 
 
-def test_many_at_once(address: str):
+def test_many_at_once(service: Service):
     """`AsyncClient` is the same client with `await`: forty comparisons are on their way together."""
 
     async def docket() -> list[str]:
-        async with AsyncClient(address) as client:
+        async with AsyncClient(service.url, api_key=service.key) as client:
             calls = [client.judge(f"Is {number} a prime?", "Yes.", "No.", timeout=120) for number in range(40)]
             return [decided.status for decided in await asyncio.gather(*calls)]
 
@@ -181,14 +181,14 @@ def test_mistakes_are_told_so_that_you_can_mend_them(client: Client):
     assert "the judge takes 8192" in too_long.error.message
 
 
-def test_it_is_plain_http_underneath(client: Client, address: str):
+def test_it_is_plain_http_underneath(client: Client, service: Service):
     """Any language will do: one POST of JSON, with a header that says how long to hold the answer."""
     import httpx2  # noqa: PLC0415 - the one page that does without the client
 
     answer = httpx2.post(
-        f"{address}/v1/comparisons",
+        f"{service.url}/v1/comparisons",
         json={"prompt": QUESTION, "response_a": "Sydney.", "response_b": "Canberra."},
-        headers={"Prefer": "wait=30"},
+        headers={"Authorization": f"Bearer {service.key}", "Prefer": "wait=30"},
         timeout=60,
     )
     assert answer.status_code == 200

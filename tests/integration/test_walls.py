@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import Connection, Engine, TextClause, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
+from support.keys import a_key, bearer
 
 import schemas.tables  # noqa: F401 - all tables stand in the metadata by this
 from infra import callback_secrets, callbacks_sql, docket_sql, outcomes, precedents, roles, roster
@@ -36,8 +37,6 @@ from producer import (
     waiting,
     windows,
 )
-from producer.access import Caller
-from producer.api import access
 from producer.api import files as files_api
 from producer.api.app import create_app
 from producer.dashboard import crew, verdicts
@@ -71,8 +70,9 @@ def log_in(database_url: str, process: str) -> Engine:
 
 
 @asynccontextmanager
-async def edge(url: str, monkeypatch: pytest.MonkeyPatch, *, unfiltered: bool = False) -> AsyncIterator[Call]:
-    """The API on a database, called as a tenant; where it is `unfiltered`, no query asks whose a row is."""
+async def edge(url: str, owners_url: str, *, unfiltered: bool = False) -> AsyncIterator[Call]:
+    """The API on a database, called by a tenant's key; where it is `unfiltered`, no query asks whose a row is."""
+    headers = {whose: bearer(a_key(owners_url, tenant=whose)) for whose in ("theirs", "ours")}
     stores = {"database_url": url, "redis_url": "redis://127.0.0.1:9/0"}
     settings = Settings(**stores, secret_keys="0123456789abcdef" * 4, callback_allow=("127.0.0.1",))
     app = create_app(settings)
@@ -86,8 +86,8 @@ async def edge(url: str, monkeypatch: pytest.MonkeyPatch, *, unfiltered: bool = 
         async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test") as http:
 
             async def call(whose: str, method: str, path: str, **options: Any) -> httpx2.Response:
-                monkeypatch.setattr(access, "EVERYONE", Caller(tenant=whose, key_id=None, scopes=frozenset(Scope)))
-                return await http.request(method, path, **options)
+                sent = {**headers[whose], **options.pop("headers", {})}
+                return await http.request(method, path, headers=sent, **options)
 
             yield call
 
@@ -114,11 +114,11 @@ async def fill(call: Call, whose: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def theirs(api_url: str, database: Engine, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def theirs(api_url: str, database: Engine, database_url: str) -> dict[str, str]:
     """What another tenant has: something in every table, filed by the API under the wall."""
 
     async def file() -> dict[str, str]:
-        async with edge(api_url, monkeypatch) as call:
+        async with edge(api_url, database_url) as call:
             return await fill(call, "theirs")
 
     ids = asyncio.run(file())
@@ -217,11 +217,11 @@ class TestTenants:
 
 
 class TestPurged:
-    def test_no_trace_is_left(self, theirs: dict[str, str], api_url: str, database: Engine, monkeypatch):
+    def test_no_trace_is_left(self, theirs: dict[str, str], api_url: str, database: Engine, database_url: str):
         """After a purge no table holds an id or a text of the tenant, but its tombstone; and nothing else is gone."""
 
         async def ours() -> None:
-            async with edge(api_url, monkeypatch) as call:
+            async with edge(api_url, database_url) as call:
                 await fill(call, "ours")
 
         asyncio.run(ours())
@@ -295,13 +295,11 @@ READS = {
 
 
 @pytest.mark.parametrize("walled", [True, False], ids=["walled", "as-the-owner"])
-def test_without_the_filter_the_wall_stands(
-    theirs: dict[str, str], api_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch, walled: bool
-):
+def test_without_the_filter_the_wall_stands(theirs: dict[str, str], api_url: str, database_url: str, walled: bool):
     """With the tenant taken out of every query, another's ids are 404 still, and are not once the wall is gone too."""
 
     async def answers() -> dict[str, int]:
-        async with edge(api_url if walled else database_url, monkeypatch, unfiltered=True) as call:
+        async with edge(api_url if walled else database_url, database_url, unfiltered=True) as call:
             return {
                 kind: (await call("ours", "GET", path.format(theirs[kind]))).status_code for kind, path in READS.items()
             }

@@ -50,6 +50,8 @@ class Container:
     programs: Path = Path(sys.executable).parent
     """Where `python` and `nightcourt` are. Beside the tests' own Python, only the packages of the image are seen."""
     process: subprocess.Popen | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    """What a request to it needs."""
     service: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -109,6 +111,13 @@ class Container:
             timeout=30,
         )
         return ended.returncode == 0
+
+    def run(self, *command: str) -> str:
+        """What `docker compose run` of another command in this service says on standard output."""
+        program = [str(self.programs / command[0]), *command[1:]]
+        return subprocess.run(
+            program, cwd=self.scratch, env=self.environment, capture_output=True, check=True, timeout=60, text=True
+        ).stdout
 
     def end(self) -> int:
         """Tell it to end as docker would, and give it the time that docker would."""

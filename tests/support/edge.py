@@ -1,19 +1,24 @@
-"""The HTTP edge on a port of this machine, served by a thread of the test's own process."""
+"""The HTTP edge on a port of this machine, served by a thread of the test's own process; nothing is behind it."""
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import httpx2
 import uvicorn
 from fastapi import FastAPI
 
+from infra.settings import Settings
+from producer.api.app import create_app, serving
 from support.waiting import wait_until
 
 
 @contextmanager
-def served(app: FastAPI) -> Iterator[str]:
+def served(app: FastAPI, **how: Any) -> Iterator[str]:
     """Serve an app until the block ends, and give its address."""
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, timeout_graceful_shutdown=1))
+    chosen = {"host": "127.0.0.1", "log_config": None, "timeout_graceful_shutdown": 1, **how, "port": 0}
+    server = uvicorn.Server(uvicorn.Config(app, **chosen))
     thread = threading.Thread(target=server.run, name="edge")
     thread.start()
     try:
@@ -22,3 +27,15 @@ def served(app: FastAPI) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join(30)
+
+
+@contextmanager
+def open_edge(database_url: str, **settings: Any) -> Iterator[httpx2.Client]:
+    """Serve the API on a database until the block ends; lends a client of it that sends no key."""
+    stores = {"database_url": database_url, "redis_url": "redis://127.0.0.1:1"}
+    chosen = Settings(**stores, secret_keys="0123456789abcdef" * 4, **settings)
+    with (
+        served(create_app(chosen), **serving(chosen)) as url,
+        httpx2.Client(base_url=url, timeout=30, trust_env=False) as http,
+    ):
+        yield http

@@ -12,6 +12,7 @@ import httpx2
 
 from infra.local.supervisor import Stack
 from infra.settings import Settings
+from support.keys import bearer
 
 QUESTION = {"prompt": "Which?", "response_a": "this", "response_b": "that"}
 
@@ -25,7 +26,11 @@ class Service:
         self.redis_url = stack.info.redis_url
         self.folder = folder
         self._pids = pids
-        self.http = httpx2.Client(base_url=self.url, timeout=70)
+        self.key = stack.info.key
+        """An admin key of the tenant `default`, by which the stack's own commands come in."""
+        self.headers = bearer(self.key)
+        """What a request needs that is not sent by `http`."""
+        self.http = httpx2.Client(base_url=self.url, timeout=70, headers=self.headers)
 
     def file(self, body: dict[str, Any] | None = None, *, wait: float = 0, **headers: str) -> httpx2.Response:
         """File a comparison, with headers whose dashes are written as underscores."""

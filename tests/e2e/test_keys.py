@@ -1,0 +1,64 @@
+"""Keys of the embedded stack: it makes the first by itself, and nothing that runs beside it has to be told."""
+
+import stat
+from pathlib import Path
+
+import openai
+import pytest
+from support.keys import a_key, bearer
+from support.program import Cli
+from support.service import QUESTION, Service
+
+from producer.client import Client, ServerProblem
+from schemas import ids
+from schemas.keys import parse_key
+
+
+def test_the_first_key_is_private(service: Service):
+    """The stack makes itself a key, in a file of its folder that its owner alone may read."""
+    file = service.folder / "key"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert file.read_text().strip() == service.key
+    assert parse_key(service.key).secret not in (service.folder / "logs" / "migrate.log").read_text()
+
+
+def test_commands_find_it(service: Service, tmp_path: Path):
+    """On the stack's own folder the command line needs to be told no key; elsewhere it says that one is needed."""
+    cli = Cli(tmp_path)
+    assert cli("batch", "list", data_dir=service.folder).status == 0
+    assert cli("batch", "list", data_dir=service.folder, server=service.url).status == 0
+    without = cli("batch", "list", server=service.url)
+    assert without.status == 1
+    assert "NIGHTCOURT_KEY" in without.err
+    assert cli("batch", "list", server=service.url, key=service.key).status == 0
+
+
+def test_the_client_takes_it_from_the_environment(service: Service, monkeypatch: pytest.MonkeyPatch):
+    """A program that says nothing of keys sends the one of NIGHTCOURT_KEY; what it says itself comes first."""
+    monkeypatch.setenv("NIGHTCOURT_KEY", service.key)
+    with Client(service.url) as client:
+        client.list(limit=1)
+    with Client(service.url, api_key=f"{service.key}x") as client, pytest.raises(ServerProblem) as raised:
+        client.list(limit=1)
+    assert raised.value.code == "key_invalid"
+
+
+def test_openais_client_sends_it_as_its_own(service: Service):
+    """`api_key` of the official client is all that it takes; without a good one it raises what it raises there."""
+    with openai.OpenAI(base_url=f"{service.url}/v1", api_key=service.key) as client:
+        client.batches.list(limit=1)
+    with (
+        openai.OpenAI(base_url=f"{service.url}/v1", api_key="sk-1") as client,
+        pytest.raises(openai.AuthenticationError) as raised,
+    ):
+        client.batches.list(limit=1)
+    assert raised.value.code == "key_invalid"
+
+
+def test_a_key_is_named_in_the_log(service: Service):
+    """A request's line names the id of its key, by which an operator knows whose it was; never the key."""
+    key = a_key(service.database_url)
+    service.file(QUESTION, **bearer(key))
+    named = [line for line in service.log("api") if line.get("key") == ids.key_id(parse_key(key).id)]
+    assert named
+    assert parse_key(key).secret not in (service.folder / "logs" / "api.log").read_text()
