@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Engine, text
 from support.court import Court, ScriptedEngine
 from support.desk import Desk
 from support.inbox import Inbox, open_inbox
+from support.keys import a_key, bearer
 
 from infra import roster
 from infra.database import connect
@@ -86,6 +87,7 @@ def inbox() -> Iterator[Inbox]:
 
 @pytest.fixture
 def client(database_url: str) -> Iterator[TestClient]:
-    """The HTTP edge, on the test's own database."""
-    with TestClient(create_app(Settings(database_url=database_url)), base_url="http://127.0.0.1") as client:
+    """The HTTP edge, on the test's own database, asked with a key."""
+    app, headers = create_app(Settings(database_url=database_url)), bearer(a_key(database_url))
+    with TestClient(app, base_url="http://127.0.0.1", headers=headers) as client:
         yield client

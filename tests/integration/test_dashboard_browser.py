@@ -9,6 +9,7 @@ from support.browser import CHROMIUM, Browser, running_browser
 from support.court import Court
 from support.dockets import batch as insert_batch
 from support.edge import served
+from support.keys import a_key, bearer
 
 from infra import docket
 from infra.settings import Settings
@@ -21,9 +22,10 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is install
 
 
 @pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Browser]:
-    """A browser of the test's own."""
+def browser(tmp_path: Path, database_url: str) -> Iterator[Browser]:
+    """A browser of the test's own, which sends a key."""
     with running_browser(tmp_path / "browser") as browser:
+        browser("Network.setExtraHTTPHeaders", headers=bearer(a_key(database_url)))
         yield browser
 
 
