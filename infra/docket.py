@@ -62,6 +62,8 @@ class Claim:
     """Whether some of its lines may have an outcome already."""
     careful: bool
     """Whether a worker was lost over it before, so that each line is to be noted before it is tried."""
+    traceparent: str | None
+    """Where its trace began; None where nothing of it is traced."""
 
 
 # What an undecided line ends with where nobody judges it.
@@ -88,6 +90,7 @@ def file(
     priority: int = 0,
     deadline_in: float | None = None,
     notify: bool = False,
+    traceparent: str | None = None,
 ) -> int:
     """Store comparisons and the shards that will carry them, waiting.
 
@@ -101,6 +104,7 @@ def file(
         priority: higher goes first within the lane.
         deadline_in: seconds after which what is undecided expires; None for never.
         notify: whether the end of each is an event; it is one anyway where the tenant has an endpoint that wants it.
+        traceparent: where their trace began.
 
     Returns:
         How many shards there are.
@@ -116,23 +120,26 @@ def file(
             "priority": priority,
             "deadline_in": deadline_in,
             "notify": notify,
+            "traceparent": traceparent,
         },
     )
     return len(result.all())
 
 
-def file_batch(connection: Connection, batch_id: UUID, *, notify: bool = False) -> int:
+def file_batch(connection: Connection, batch_id: UUID, *, notify: bool = False, traceparent: str | None = None) -> int:
     """Make the shards that will carry a batch's lines, waiting. The batch's row is there already.
 
     Args:
         connection: in a transaction.
         batch_id: the batch.
         notify: whether the end of each line is an event.
+        traceparent: where its trace began.
 
     Returns:
         How many shards there are.
     """
-    return len(connection.execute(docket_sql.FILE_BATCH, {"batch": batch_id, "notify": notify}).all())
+    parameters = {"batch": batch_id, "notify": notify, "traceparent": traceparent}
+    return len(connection.execute(docket_sql.FILE_BATCH, parameters).all())
 
 
 def release_bulk(connection: Connection, *, room: int, limit: int, spare: int = 0) -> list[int]:
@@ -181,6 +188,17 @@ def hint_again(connection: Connection, *, lane: Lane, older_than: float, limit: 
     return [row.id for row in result]
 
 
+def traced(connection: Connection, shards: Sequence[int]) -> dict[int, str]:
+    """Of these shards, name those that are traced, each with where its trace began."""
+    result = connection.execute(docket_sql.TRACED, {"shards": list(shards)})
+    return {row.id: row.traceparent for row in result}
+
+
+def traceparent_of(connection: Connection, filing_id: UUID, line: int) -> str | None:
+    """Tell where the trace of a line of a filing, or of those before it, began."""
+    return connection.execute(docket_sql.TRACEPARENT, {"filing_id": filing_id, "line": line}).scalar()
+
+
 def claim(connection: Connection, shard: int, *, worker: str, lease_seconds: float) -> Claim | None:
     """Take a released shard: a lease with a fresh token, and one attempt counted before any work is done.
 
@@ -206,6 +224,7 @@ def _claim(row: Row[Any]) -> Claim:
         options=row.options or {},
         begun=row.begun,
         careful=row.careful,
+        traceparent=row.traceparent,
     )
 
 

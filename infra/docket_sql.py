@@ -48,9 +48,10 @@ FILE = text(f"""
                line int, custom_id text, body text, request_id text)
         RETURNING line
     )
-    INSERT INTO shards (tenant, filing_id, source_id, first_line, last_line, lane, priority, state, deadline_at, notify)
+    INSERT INTO shards (tenant, filing_id, source_id, first_line, last_line, lane, priority, state, deadline_at, notify,
+                        traceparent)
     SELECT :tenant, :filing_id, :filing_id, min(line), max(line), :lane, :priority, 'waiting',
-           now() + make_interval(secs => :deadline_in), :notify OR {WANTED.format(tenant=":tenant")}
+           now() + make_interval(secs => :deadline_in), :notify OR {WANTED.format(tenant=":tenant")}, :traceparent
     FROM filed
     GROUP BY (line - 1) / :shard_lines
     RETURNING id
@@ -58,9 +59,9 @@ FILE = text(f"""
 
 FILE_BATCH = text("""
     INSERT INTO shards (tenant, filing_id, source_id, first_line, last_line, lane, priority, state, deadline_at, bytes,
-                        notify)
+                        notify, traceparent)
     SELECT b.tenant, b.id, b.file_id, r.first_line, r.last_line, 'bulk', b.priority, 'waiting', b.expires_at, r.bytes,
-           :notify
+           :notify, :traceparent
     FROM batches b JOIN file_runs r ON r.file_id = b.file_id AND r.lines > 0
     WHERE b.id = :batch
     ORDER BY r.first_line
@@ -131,6 +132,16 @@ HINT_AGAIN = text("""
     RETURNING shards.id
 """)
 
+TRACED = text("""
+    SELECT id, traceparent FROM shards WHERE id = ANY(:shards) AND traceparent IS NOT NULL
+""")
+
+# All shards of a filing say the same, but for those that a retry made.
+TRACEPARENT = text("""
+    SELECT traceparent FROM shards WHERE filing_id = :filing_id AND first_line <= :line
+    ORDER BY first_line DESC, id DESC LIMIT 1
+""")
+
 # Whether any line of a shard has an outcome: one look into an index.
 _BEGUN = """
     EXISTS (SELECT FROM outcomes o WHERE o.filing_id = shards.filing_id
@@ -143,7 +154,7 @@ CLAIM = text(f"""
         lease_until = now() + make_interval(secs => :lease_seconds),
         lease_owner = :worker
     WHERE id = :shard AND state = 'released'
-    RETURNING id, lease_token, tenant, filing_id, source_id, first_line, last_line, lane, attempt,
+    RETURNING id, lease_token, tenant, filing_id, source_id, first_line, last_line, lane, attempt, traceparent,
               (SELECT options FROM batches b WHERE b.id = shards.filing_id) AS options, {_BEGUN} AS begun,
               cardinality(losses) > 0 AS careful
 """)
@@ -221,13 +232,13 @@ SPLIT = text(f"""
         FROM held JOIN comparisons c ON {_UNDECIDED.format(shard="held")}
     ), carriers AS (
         INSERT INTO shards (tenant, filing_id, source_id, first_line, last_line, lane, priority, state, attempt,
-                            deadline_at, bytes, losses, notify)
+                            deadline_at, bytes, losses, notify, traceparent)
         SELECT held.tenant, held.filing_id, held.source_id, min(parts.line), max(parts.line), held.lane,
                held.priority, 'waiting', held.attempt - CASE WHEN parts.part = 0 THEN 0 ELSE 1 END,
-               held.deadline_at, held.bytes / 2, held.losses, held.notify
+               held.deadline_at, held.bytes / 2, held.losses, held.notify, held.traceparent
         FROM held, parts
         GROUP BY held.tenant, held.filing_id, held.source_id, held.lane, held.priority, held.attempt,
-                 held.deadline_at, held.bytes, held.losses, held.notify, parts.part
+                 held.deadline_at, held.bytes, held.losses, held.notify, held.traceparent, parts.part
     )
     SELECT id FROM held
 """)

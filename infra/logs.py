@@ -33,6 +33,8 @@ _DISCREET = (
     "asyncio",
     "alembic",
     "redis",
+    "opentelemetry",
+    "urllib3",
 )
 
 

@@ -245,10 +245,15 @@ STALE_WRITES = _metric(
 OUTCOMES = _metric(
     "counter",
     "outcomes_total",
-    "Comparisons that were decided: `succeeded`, or the code of their error.",
+    "Comparisons that judging decided: `succeeded`, or the code of their error. Others end with a lost worker, "
+    "at their deadline, or called off.",
     "worker",
     lane=_LANES,
-    result=("succeeded", *OutcomeError),
+    result=(
+        "succeeded",
+        *(OutcomeError.CONTEXT_LENGTH_EXCEEDED, OutcomeError.UNPARSEABLE),
+        *(OutcomeError.PROFILE_UNFIT, OutcomeError.ENGINE_FAILED),
+    ),
 )
 REUSED = _metric(
     "counter",

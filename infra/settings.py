@@ -192,6 +192,8 @@ class Settings(BaseSettings):
     """A text at which the simulated engine ends its process as a crash would, for tests of recovery."""
     simulated_hang: str | None = None
     """A text at which the simulated engine hangs, for tests of the watchdog."""
+    simulated_fail: str | None = None
+    """A text at which a step of the simulated engine fails, for tests of further attempts."""
 
     # -- what watches over a process
     presence_dir: Path | None = None
@@ -205,6 +207,11 @@ class Settings(BaseSettings):
     `nightcourt up` then gives each a free port. The API serves its own on its own port."""
     metrics_host: str = "127.0.0.1"
     """The address of that port. Whoever reaches it may read the numbers, which hold nothing that anybody sent."""
+
+    traces_endpoint: str | None = None
+    """Who collects traces: the URL of OTLP over HTTP, such as http://collector:4318; without it none are made."""
+    traces_share: float = Field(default=1.0, ge=0.0, le=1.0)
+    """Of the requests, and of the runs of batches' shards, how many are traced. The same in every process."""
 
     # -- logs
     log_level: Literal["debug", "info", "warning", "error"] = "info"

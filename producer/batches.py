@@ -80,9 +80,9 @@ _RETRY = text("""
         UPDATE shards SET errored = 0 FROM reopened WHERE shards.filing_id = reopened.id
     )
     INSERT INTO shards (tenant, filing_id, source_id, first_line, last_line, lane, priority, state, deadline_at, bytes,
-                        notify)
+                        notify, traceparent)
     SELECT r.tenant, r.id, r.file_id, min(gone.line), max(gone.line), 'bulk', r.priority, 'waiting', r.expires_at, 0,
-           EXISTS (SELECT FROM shards s WHERE s.filing_id = r.id AND s.notify)
+           EXISTS (SELECT FROM shards s WHERE s.filing_id = r.id AND s.notify), :traceparent
     FROM reopened r, gone GROUP BY r.tenant, r.id, r.file_id, r.priority, r.expires_at, (gone.line - 1) / :shard_lines
     RETURNING id
 """)
@@ -102,7 +102,13 @@ def no_such_batch() -> Problem:
 
 
 async def create(
-    database: AsyncEngine, request: BatchRequest, *, tenant: str, allowed: Allowed, idempotency_key: str | None = None
+    database: AsyncEngine,
+    request: BatchRequest,
+    *,
+    tenant: str,
+    allowed: Allowed,
+    idempotency_key: str | None = None,
+    traceparent: str | None = None,
 ) -> tuple[Batch, bool]:
     """Make a batch of an uploaded file. Nothing runs of a file with bad lines, unless they are to be skipped.
 
@@ -112,6 +118,7 @@ async def create(
         tenant: whose it is.
         allowed: where callbacks may go beyond the public internet.
         idempotency_key: with a key seen before, nothing is made and the batch is that of the first time.
+        traceparent: where its trace begins.
 
     Returns:
         The batch, and whether it had been made before under the same key.
@@ -166,7 +173,9 @@ async def create(
         if refused:
             await connection.run_sync(callbacks.tell_batches, [batch])
         else:
-            await connection.run_sync(docket.file_batch, batch, notify=request.callback_comparisons)
+            await connection.run_sync(
+                docket.file_batch, batch, notify=request.callback_comparisons, traceparent=traceparent
+            )
             parameters = {"id": batch, "tenant": tenant, "file_id": file_id, "code": OutcomeError.BAD_LINE}
             await connection.execute(_BAD_LINES_AS_OUTCOMES, parameters)
         return await read(connection, tenant=tenant, batch_id=batch), False
@@ -276,7 +285,9 @@ async def cancel(database: AsyncEngine, *, tenant: str, batch_id: UUID) -> Batch
         return batch
 
 
-async def retry(database: AsyncEngine, *, tenant: str, batch_id: UUID, shard_lines: int) -> Batch:
+async def retry(
+    database: AsyncEngine, *, tenant: str, batch_id: UUID, shard_lines: int, traceparent: str | None = None
+) -> Batch:
     """Judge the errored lines of an ended batch again. Lines that are no comparison stay errored.
 
     Raises:
@@ -292,6 +303,7 @@ async def retry(database: AsyncEngine, *, tenant: str, batch_id: UUID, shard_lin
             "bad_line": OutcomeError.BAD_LINE,
             "seconds": _seconds(batch.completion_window),
             "shard_lines": shard_lines,
+            "traceparent": traceparent,
         }
         await connection.execute(_RETRY, parameters)
         return await read(connection, tenant=tenant, batch_id=batch_id)

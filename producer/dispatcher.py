@@ -7,7 +7,7 @@ database-wide lock into every producer's commit (docs/decisions/0003).
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from infra import callbacks, docket, losses, metrics, pulse, roster
 from infra.meters import Meters
 from infra.roster import Capacity
+from infra.traces import Attributes, Traces
 from producer import windows
 from schemas.message import CALLBACK_QUEUE, CALLBACK_TASK, JUDGE_TASK, QUEUES, CallbackHint, ShardHint
 from schemas.states import Lane
@@ -71,6 +72,7 @@ class Desk:
     app: Celery
     pace: Pace
     meters: Meters
+    traces: Traces = field(default_factory=Traces)
 
 
 def hint(desk: Desk, lane: Lane, shards: list[int], *, why: str = "release") -> None:
@@ -79,8 +81,21 @@ def hint(desk: Desk, lane: Lane, shards: list[int], *, why: str = "release") -> 
     Raises:
         kombu.exceptions.OperationalError, redis.exceptions.RedisError: Redis cannot be reached; nothing is lost.
     """
+    began = time.time_ns()
     messages = [ShardHint(shard=shard).model_dump() for shard in shards]
     _send(desk, JUDGE_TASK, QUEUES[lane], messages, partial(docket.withdraw, shards=shards), why)
+    if desk.traces.on and shards and lane is Lane.INTERACTIVE:
+        _trace(desk, shards, why, began=began)
+
+
+def _trace(desk: Desk, shards: list[int], why: str, *, began: int) -> None:
+    """Tell of a release that was hinted, in the traces of its shards."""
+    ended = time.time_ns()
+    with desk.database.connect() as connection:
+        traced = docket.traced(connection, shards)
+    for shard, traceparent in traced.items():
+        about: Attributes = {"nightcourt.shard": shard, "nightcourt.why": why}
+        desk.traces.tell("release shard", traceparent, about, began=began, ended=ended)
 
 
 def hint_callbacks(desk: Desk, released: Sequence[UUID], *, why: str = "release") -> None:

@@ -29,6 +29,7 @@ async def file_comparison(
     idempotency_key: str | None,
     request_id: str | None,
     allowed: Allowed,
+    traceparent: str | None = None,
 ) -> Receipt:
     """File one comparison, in the interactive lane.
 
@@ -39,6 +40,7 @@ async def file_comparison(
         idempotency_key: with a key seen before, nothing is filed and the receipt is that of the first time.
         request_id: follows the comparison into the worker's log lines.
         allowed: where callbacks may go beyond the public internet.
+        traceparent: where its trace begins.
 
     Raises:
         Problem: the key was used before with another body, or callbacks may not go where they are wanted.
@@ -72,5 +74,6 @@ async def file_comparison(
                 )
             ],
             notify=request.callback_url is not None,
+            traceparent=traceparent,
         )
     return Receipt(key=ComparisonKey(filing_id, SINGLE_LINE), replayed=False)

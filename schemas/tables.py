@@ -162,6 +162,7 @@ class ShardRow(Base):
     cached_tokens: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     gpu_seconds: Mapped[float] = mapped_column(server_default=text("0"))
     notify: Mapped[bool] = mapped_column(server_default=text("false"))
+    traceparent: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     ended_at: Mapped[datetime | None]
 

@@ -15,13 +15,14 @@ from pydantic import ValidationError
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import SQLAlchemyError
 
-from infra import logs, losses, metrics, presence, pulse, roster
+from infra import logs, losses, metrics, presence, pulse, roster, traces
 from infra.broker import make_celery, run_worker, worker_name
 from infra.calibration import read_calibration
 from infra.database import connect, persist
 from infra.local.model import adapter_over, embedded_model
 from infra.meters import Meters
 from infra.settings import Settings, load
+from infra.traces import Traces
 from schemas.calibration import CalibratedJudge
 from schemas.message import JUDGE_TASK, QUEUES, ShardHint
 from schemas.problems import Problem
@@ -93,8 +94,9 @@ def open_engine(settings: Settings) -> Engine:
 
 def _simulated_hook(settings: Settings) -> Callable[[Sequence[Sequence[int]]], None] | None:
     hooks = [] if settings.simulated_call_log is None else [call_log(settings.simulated_call_log)]
-    if settings.simulated_poison or settings.simulated_hang:
-        hooks.append(faults(poison=settings.simulated_poison, hang=settings.simulated_hang))
+    marks = {"poison": settings.simulated_poison, "hang": settings.simulated_hang, "fail": settings.simulated_fail}
+    if any(marks.values()):
+        hooks.append(faults(**marks))
 
     def call_all(prompts: Sequence[Sequence[int]]) -> None:
         for hook in hooks:
@@ -103,7 +105,13 @@ def _simulated_hook(settings: Settings) -> Callable[[Sequence[Sequence[int]]], N
     return call_all if hooks else None
 
 
-def make_bench(settings: Settings, engine: Engine, database: Database, meters: Meters | None = None) -> Bench:
+def make_bench(
+    settings: Settings,
+    engine: Engine,
+    database: Database,
+    meters: Meters | None = None,
+    spans: Traces | None = None,
+) -> Bench:
     """Put together what this worker judges with, and enter its judges in the tables, however long Postgres is away.
 
     Raises:
@@ -118,10 +126,10 @@ def make_bench(settings: Settings, engine: Engine, database: Database, meters: M
         lambda connection: {name: roster.enroll(connection, judge) for name, judge in judges.items()},
         patience_seconds=math.inf,
     )
-    meters = meters or make_meters(settings)
+    meters, spans = meters or make_meters(settings), spans or Traces()
     _meter_statistics(engine, meters)
     return Bench(
-        engine=MeteredEngine(engine, meters),
+        engine=MeteredEngine(engine, meters, spans),
         gate=Gate(
             engine.card.step_tokens * engine.card.steps_ahead,
             on_turn=lambda lane, seconds: meters.observe(metrics.GATE_SECONDS, seconds, lane=lane),
@@ -138,6 +146,7 @@ def make_bench(settings: Settings, engine: Engine, database: Database, meters: M
         ),
         judges=ids,
         meters=meters,
+        traces=spans,
     )
 
 
@@ -232,6 +241,7 @@ def main() -> None:
     database = connect(settings.database_url.get_secret_value(), application="worker", pool_size=settings.slots + 1)
     meters = make_meters(settings)
     meters.serve(settings.metrics_host, settings.metrics_port)
+    spans = traces.begin("worker", endpoint=settings.traces_endpoint, share=settings.traces_share)
     # Before the model is loaded, which takes its time: a predecessor's work can go on elsewhere meanwhile.
     buried = _bury_the_dead(database, settings, meters)
     try:
@@ -240,7 +250,7 @@ def main() -> None:
         log.error("engine_refused", reason=str(error))  # noqa: TRY400 - the message is the whole story
         sys.exit(2)
     try:
-        bench = make_bench(settings, engine, database, meters)
+        bench = make_bench(settings, engine, database, meters, spans)
     except ValueError as error:
         log.error("calibration_refused", reason=str(error))  # noqa: TRY400 - the message is the whole story
         sys.exit(2)
@@ -298,6 +308,7 @@ def main() -> None:
             presence.leave(settings.presence_dir, bench.rules.worker)
         engine.close()
         database.dispose()
+        spans.close()
     log.info("worker_ended")
     sys.exit(status)
 

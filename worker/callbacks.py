@@ -13,11 +13,12 @@ from sqlalchemy import Connection
 from sqlalchemy import Engine as Database
 from standardwebhooks import Webhook
 
-from infra import callback_secrets, callbacks, metrics
+from infra import callback_secrets, callbacks, docket, metrics
 from infra.callbacks import Attempt, Claim, LeaseLostError
 from infra.database import persist
 from infra.meters import Meters
 from infra.sealing import NotOpenedError, Seals
+from infra.traces import Attributes, Traces
 from schemas import ids
 from schemas.callback import AttemptReason, CallbackState, event_body
 from worker.egress import Reply
@@ -25,6 +26,7 @@ from worker.egress import Reply
 log = structlog.get_logger()
 
 _OK, _REDIRECTS, _REFUSALS, _GONE, _TOO_MANY = 200, 300, 400, 410, 429
+_LAST_LINE = 2**31 - 1
 _LEASE_MARGIN = 15.0
 """Seconds that a lease outlives the deadline of sending: enough to record, and soon a worker is known to be lost."""
 
@@ -49,6 +51,7 @@ class Courier:
     draining: threading.Event = field(default_factory=threading.Event)
     """Set when the process is to end: claim nothing more."""
     meters: Meters = field(default_factory=partial(Meters, "callbacks"))
+    traces: Traces = field(default_factory=Traces)
 
 
 def deliver(courier: Courier, callback: UUID) -> None:
@@ -61,6 +64,7 @@ def deliver(courier: Courier, callback: UUID) -> None:
             log.debug("hint_without_work", callback=callback.hex)
             return
         secrets = _secrets(connection, courier.seals, claim)
+        traceparent = _traceparent(connection, claim) if courier.traces.on else None
     if not secrets:  # its tenant is being deleted, or its key is missing; nothing is ever sent unsigned
         log.warning("callback_without_secret", callback=ids.callback_id(callback))
         return
@@ -68,8 +72,23 @@ def deliver(courier: Courier, callback: UUID) -> None:
     headers = sign(ids.event_id(claim.event_id), body, secrets, courier.now())
     if claim.waited is not None:
         courier.meters.observe(metrics.FIRST_TRY_SECONDS, claim.waited)
-    reply = courier.send(claim.url, body=body, headers=headers, deadline_seconds=courier.deadline_seconds)
-    _record(courier, claim, judge(reply))
+    about: Attributes = {"nightcourt.callback": ids.callback_id(callback), "nightcourt.attempt": claim.attempt}
+    apart = claim.line != ids.SINGLE_LINE  # a line of a batch
+    with courier.traces.follow("callback attempt", traceparent, about, kind="client", apart=apart) as span:
+        reply = courier.send(claim.url, body=body, headers=headers, deadline_seconds=courier.deadline_seconds)
+        attempt = judge(reply)
+        span.note({"nightcourt.result": attempt.reason})
+        if attempt.status is not None:
+            span.note({"http.response.status_code": attempt.status})
+        if not attempt.delivered:
+            span.fail(attempt.reason)
+    _record(courier, claim, attempt)
+
+
+def _traceparent(connection: Connection, claim: Claim) -> str | None:
+    """Tell where the trace began of what a callback tells of: of a line, or of a batch, which has no line."""
+    is_batch = claim.type.startswith("batch.")
+    return docket.traceparent_of(connection, claim.subject_id, _LAST_LINE if is_batch else claim.line)
 
 
 def _secrets(connection: Connection, seals: Seals, claim: Claim) -> list[str]:

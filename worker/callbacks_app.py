@@ -10,7 +10,7 @@ from celery import Celery
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
-from infra import logs, pulse
+from infra import logs, pulse, traces
 from infra.addresses import Allowed
 from infra.broker import make_celery, run_worker, worker_name
 from infra.database import connect
@@ -59,6 +59,7 @@ def main() -> None:
     )
     meters = Meters("callbacks")
     meters.serve(settings.metrics_host, settings.metrics_port)
+    spans = traces.begin("callbacks", endpoint=settings.traces_endpoint, share=settings.traces_share)
     courier = Courier(
         database=database,
         send=partial(send, allowed=Allowed.parse(settings.callback_allow), tls=tls_context()),
@@ -66,6 +67,7 @@ def main() -> None:
         seals=settings.seals(),
         clock_shift_seconds=settings.clock_shift_seconds,
         meters=meters,
+        traces=spans,
     )
     app = make_celery(settings.redis_url.get_secret_value(), name="callbacks")
     register(app, courier)
@@ -83,6 +85,7 @@ def main() -> None:
     finally:
         stop.set()
         database.dispose()
+        spans.close()
     log.info("callbacks_ended")
     sys.exit(status)
 

@@ -21,8 +21,9 @@ from infra.filed import Filed
 from infra.logs import REQUEST_ID
 from infra.meters import Meters
 from infra.outcomes import Outcome
+from infra.traces import Attributes, Span, Traces
 from schemas.problems import OutcomeError
-from schemas.states import OutcomeStatus
+from schemas.states import Lane, OutcomeStatus
 from schemas.verdict import Ballot
 from worker import ballots, cases, prompts
 from worker.admission import Gate
@@ -74,6 +75,7 @@ class Bench:
     draining: threading.Event = field(default_factory=threading.Event)
     """Set when the worker is to end: claim nothing, give back what is not begun."""
     meters: Meters = field(default_factory=partial(Meters, "worker"))
+    traces: Traces = field(default_factory=Traces)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,22 +106,37 @@ def judge_shard(bench: Bench, shard: int) -> None:
         return
     bench.meters.add(metrics.CLAIMS, lane=claim.lane)
     bench.leases.add(claim.lease)
+    about: Attributes = {
+        "nightcourt.shard": shard,
+        "nightcourt.attempt": claim.attempt,
+        "nightcourt.lane": str(claim.lane),
+    }
+    with bench.traces.follow("judge shard", claim.traceparent, about, apart=claim.lane is Lane.BULK) as span:
+        _see_through(bench, claim, span)
+
+
+def _see_through(bench: Bench, claim: Claim, span: Span) -> None:
+    """Judge a claimed shard, and tell how that ended."""
+    shard = claim.lease.shard
     started = time.monotonic()
     ending = "left"
     try:
         decided = _work(bench, claim)
     except LeaseLostError:
         ending = "refused"
+        span.fail("LeaseLostError")
         bench.meters.add(metrics.STALE_WRITES)
         log.warning("stale_write_refused", shard=shard, attempt=claim.attempt)
     except EngineError as error:
         ending = "failed"
+        span.fail(type(error).__name__)
         log.warning("attempt_failed", shard=shard, attempt=claim.attempt, error=type(error).__name__)
         _fail(bench, claim, error)
         if isinstance(error, EngineGoneError):
             raise
     else:
         ending = "finished"
+        span.note({"nightcourt.decided": decided})
         log.info(
             "shard_ended",
             shard=shard,
@@ -335,10 +352,14 @@ def _fail(bench: Bench, claim: Claim, error: EngineError) -> None:
     lose = partial(losses.lose, lease=claim.lease, max_attempts=bench.rules.max_attempts)
     move, counted = (lose, metrics.LOSSES) if isinstance(error, EngineGoneError) else (fail, metrics.FAILED_ATTEMPTS)
     try:
-        bench.meters.add(counted, then=_persist(bench, move))
+        fate = _persist(bench, move)
     except LeaseLostError:
         bench.meters.add(metrics.STALE_WRITES)
         log.warning("stale_write_refused", shard=claim.lease.shard, attempt=claim.attempt)
+        return
+    bench.meters.add(counted, then=fate)
+    if counted is metrics.FAILED_ATTEMPTS and fate == "errored":
+        bench.meters.add(metrics.OUTCOMES, lane=claim.lane, result=OutcomeError.ENGINE_FAILED)
 
 
 def _persist(bench: Bench, write: Callable[[Connection], T]) -> T:

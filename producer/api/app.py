@@ -10,7 +10,7 @@ import uvicorn
 from fastapi import FastAPI
 from redis.asyncio import Redis
 
-from infra import logs
+from infra import logs, traces
 from infra.addresses import Allowed
 from infra.database import connect_async
 from infra.meters import Meters
@@ -51,6 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
                 await ticking
             await app.state.redis.aclose()
             await app.state.database.dispose()
+            app.state.traces.close()
 
     app = FastAPI(
         title="nightcourt",
@@ -61,6 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     app.state.meters = Meters("api")
+    app.state.traces = traces.begin("api", endpoint=settings.traces_endpoint, share=settings.traces_share)
     app.state.allowed = Allowed.parse(settings.callback_allow)
     app.state.seals = settings.seals()
     app.include_router(comparisons.router)
@@ -71,7 +73,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(health.router)
     app.include_router(dashboard.router)
     problems.install(app)
-    app.add_middleware(Requests, meters=app.state.meters)
+    app.add_middleware(Requests, meters=app.state.meters, traces=app.state.traces)
     _describe_problems(app)
     return app
 

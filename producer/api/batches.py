@@ -51,6 +51,7 @@ async def create(
         tenant=caller.tenant,
         idempotency_key=known_key(idempotency_key),
         allowed=state.allowed,
+        traceparent=state.traces.current(),
     )
     if replayed:
         response.headers["Idempotent-Replayed"] = "true"
@@ -117,8 +118,13 @@ async def resume(caller: Submitter, batch_id: str, request: Request) -> Batch:
 @router.post("/{batch_id}/retry")
 async def retry(caller: Submitter, batch_id: str, request: Request) -> Batch:
     """Judge the errored lines of an ended batch again, and those alone."""
+    state = request.app.state
     return await batches.retry(
-        request.app.state.database, tenant=caller.tenant, batch_id=key_of(batch_id), shard_lines=SHARD_LINES
+        state.database,
+        tenant=caller.tenant,
+        batch_id=key_of(batch_id),
+        shard_lines=SHARD_LINES,
+        traceparent=state.traces.current(),
     )
 
 

@@ -74,6 +74,7 @@ async def file(
         idempotency_key=known_key(idempotency_key),
         request_id=request.state.request_id,
         allowed=state.allowed,
+        traceparent=state.traces.current(),
     )
     if receipt.replayed:
         response.headers["Idempotent-Replayed"] = "true"

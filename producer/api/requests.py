@@ -3,6 +3,8 @@
 import re
 import time
 import uuid
+from contextlib import AbstractContextManager
+from http import HTTPStatus
 from typing import Annotated
 
 import structlog
@@ -12,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from infra import metrics
 from infra.logs import REQUEST_ID
 from infra.meters import Meters
+from infra.traces import Span, Traces
 from schemas.problems import INVALID_HEADER, Problem
 
 log = structlog.get_logger("http")
@@ -42,19 +45,25 @@ def known_key(key: str | None) -> str | None:
 _METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 
 
-class Requests:
-    """Sees every request through: its id, which is a caller's `X-Request-Id` or new; its log line; and its count."""
+_UNTRACED = frozenset({"/livez", "/readyz", "/metrics"})
+"""Asked every few seconds by what watches over the process."""
 
-    def __init__(self, app: ASGIApp, meters: Meters) -> None:
+
+class Requests:
+    """Sees every request through: its id, which is a caller's `X-Request-Id` or new; its log line, count and span."""
+
+    def __init__(self, app: ASGIApp, meters: Meters, traces: Traces) -> None:
         self._app = app
         self._meters = meters
+        self._traces = traces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"").decode("latin-1")
         request_id = given if _ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
         scope.setdefault("state", {})["request_id"] = request_id
         status = 500
@@ -70,7 +79,7 @@ class Requests:
             await send(message)
 
         self._meters.add(metrics.HTTP_UNDER_WAY)
-        with structlog.contextvars.bound_contextvars(**{REQUEST_ID: request_id}):
+        with structlog.contextvars.bound_contextvars(**{REQUEST_ID: request_id}), self._span(scope, headers) as span:
             try:
                 await self._app(scope, receive, send_with_id)
             except Exception:
@@ -80,6 +89,7 @@ class Requests:
                 self._meters.add(metrics.HTTP_UNDER_WAY, -1)
                 method = scope["method"] if scope["method"] in _METHODS else "other"
                 self._meters.add(metrics.HTTP_REQUESTS, method=method, route=_route(scope), status=str(status))
+                _describe(span, method, _route(scope), status)
                 log.info(
                     "http_request",
                     method=scope["method"],
@@ -88,6 +98,18 @@ class Requests:
                     key=getattr(scope["state"].get("caller"), "key_id", None),
                     milliseconds=round((time.perf_counter() - started) * 1000, 2),
                 )
+
+    def _span(self, scope: Scope, headers: dict[bytes, bytes]) -> AbstractContextManager[Span]:
+        traces = Traces() if scope["path"] in _UNTRACED else self._traces
+        return traces.request("request", headers.get(b"traceparent", b"").decode("latin-1"))
+
+
+def _describe(span: Span, method: str, route: str, status: int) -> None:
+    """Say in a span what was asked, by the names that OpenTelemetry has for it."""
+    span.rename(f"{method} {route}")
+    span.note({"http.request.method": method, "http.route": route, "http.response.status_code": status})
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        span.fail(str(status))
 
 
 def _route(scope: Scope) -> str:

@@ -12,7 +12,7 @@ import typer
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import SQLAlchemyError
 
-from infra import logs, pulse, settings
+from infra import logs, pulse, settings, traces
 from infra.broker import make_celery
 from infra.database import connect
 from infra.database import migrate as migrate_tables
@@ -79,12 +79,14 @@ def dispatcher() -> None:
         name="survey",
         daemon=True,
     ).start()
+    spans = traces.begin("dispatcher", endpoint=chosen.traces_endpoint, share=chosen.traces_share)
     log.info("dispatcher_ready")
     try:
-        dispatching.run(dispatching.Desk(database, app, pace, meters), stop, pulse_file=chosen.pulse_file)
+        dispatching.run(dispatching.Desk(database, app, pace, meters, spans), stop, pulse_file=chosen.pulse_file)
     finally:
         app.close()
         database.dispose()
+        spans.close()
     log.info("dispatcher_ended")
 
 

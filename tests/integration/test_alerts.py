@@ -26,6 +26,7 @@ WELL = {
     "nightcourt_workers": "2x160",
     'nightcourt_outcomes_total{lane="bulk",result="succeeded"}': RISING,
     'nightcourt_outcomes_total{lane="bulk",result="engine_failed"}': STEADY,
+    'nightcourt_losses_total{then="errored"}': STEADY,
     "nightcourt_lease_overdue_seconds": "2x160",
     'nightcourt_leases_lapsed_total{of="shard"}': STEADY,
     "nightcourt_stale_writes_refused_total": STEADY,

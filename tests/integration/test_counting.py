@@ -64,6 +64,7 @@ class TestJudging:
         assert read["nightcourt_failed_attempts_total", ("split",)] == 1
         assert read["nightcourt_failed_attempts_total", ("retried",)] == 4
         assert read["nightcourt_failed_attempts_total", ("errored",)] == 2
+        assert read["nightcourt_outcomes_total", ("interactive", "engine_failed")] == 2
         assert read["nightcourt_shard_runs_total", ("failed", "interactive")] == 7
 
     def test_an_engine_that_is_gone_counts_as_a_loss(self, court: Court, engine: ScriptedEngine):

@@ -24,6 +24,7 @@ class Service:
         self.url = stack.info.api_url
         self.database_url = stack.info.database_url
         self.redis_url = stack.info.redis_url
+        self.metrics = stack.info.metrics
         self.folder = folder
         self._pids = pids
         self.key = stack.info.key
@@ -53,6 +54,10 @@ class Service:
     def signal(self, part: str, number: signal.Signals) -> None:
         """Send a signal to a part."""
         os.kill(self.pid(part), number)
+
+    def numbers(self, part: str) -> str:
+        """What a part serves to Prometheus, as text."""
+        return httpx2.get(f"http://{self.metrics[part]}/metrics").raise_for_status().text
 
     def log(self, part: str) -> list[dict[str, Any]]:
         """The JSON lines that a part has logged so far."""

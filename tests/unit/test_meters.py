@@ -43,7 +43,7 @@ class TestMeters:
         """At 0, so that a rate has a beginning."""
         read = series(Meters("worker"))
         assert read["nightcourt_claims_total", ("bulk",)] == 0
-        assert read["nightcourt_outcomes_total", ("interactive", "engine_crashed")] == 0
+        assert read["nightcourt_outcomes_total", ("interactive", "engine_failed")] == 0
         assert read["nightcourt_engine_step_seconds_count", ("score",)] == 0
 
     def test_a_process_has_its_own_metrics_and_no_others(self):

@@ -7,6 +7,7 @@ from typing import Literal
 
 from infra import metrics
 from infra.meters import Meters
+from infra.traces import Traces
 from worker.engines.base import (
     Engine,
     EngineCard,
@@ -21,9 +22,10 @@ from worker.engines.base import (
 class MeteredEngine:
     """An engine that answers as the one inside does, and counts."""
 
-    def __init__(self, engine: Engine, meters: Meters) -> None:
+    def __init__(self, engine: Engine, meters: Meters, traces: Traces | None = None) -> None:
         self._engine = engine
         self._meters = meters
+        self._traces = traces or Traces()
         self._card = engine.card
         # Handed out as they are: they are called for each prompt, and there is nothing to count.
         self.encode = engine.encode
@@ -37,7 +39,7 @@ class MeteredEngine:
 
     def score(self, prompts: Sequence[Sequence[int]], *, salt: str = "") -> list[Score]:
         """Ask for scores."""
-        with self._timed("score"):
+        with self._timed("score", prompts):
             scores = self._engine.score(prompts, salt=salt)
         self._count(
             prompts=len(prompts),
@@ -49,7 +51,7 @@ class MeteredEngine:
 
     def generate(self, prompt: Sequence[int], max_tokens: int, *, salt: str = "") -> Generation:
         """Ask for text."""
-        with self._timed("generate"):
+        with self._timed("generate", [prompt]):
             written = self._engine.generate(prompt, max_tokens, salt=salt)
         self._count(prompts=1, tokens=len(prompt), cached=written.cached_tokens, seconds=written.seconds)
         return written
@@ -61,10 +63,11 @@ class MeteredEngine:
         self._meters.add(metrics.GPU_SECONDS, seconds)
 
     @contextmanager
-    def _timed(self, kind: Literal["score", "generate"]) -> Iterator[None]:
+    def _timed(self, kind: Literal["score", "generate"], prompts: Sequence[Sequence[int]]) -> Iterator[None]:
         began = time.monotonic()
         try:
-            yield
+            with self._traces.step(f"engine {kind}", {"nightcourt.prompts": len(prompts)}):
+                yield
         except EngineError as error:
             self._meters.add(metrics.ENGINE_ERRORS, kind=_kind(error))
             raise

@@ -192,12 +192,15 @@ def call_log(path: Path) -> Callable[[Sequence[Sequence[int]]], None]:
     return note
 
 
-def faults(*, poison: str | None = None, hang: str | None = None) -> Callable[[Sequence[Sequence[int]]], None]:
+def faults(
+    *, poison: str | None = None, hang: str | None = None, fail: str | None = None
+) -> Callable[[Sequence[Sequence[int]]], None]:
     """Make an `on_score` that does what a broken engine would, so that recovery can be tested.
 
     Args:
         poison: an ASCII text that ends the process, as a crash would, where a prompt holds it.
         hang: one at which the engine never comes back.
+        fail: one at which the step fails.
     """
 
     def look(prompts: Sequence[Sequence[int]]) -> None:
@@ -206,6 +209,8 @@ def faults(*, poison: str | None = None, hang: str | None = None) -> Callable[[S
             os.kill(os.getpid(), signal.SIGKILL)
         if hang and hang.encode() in asked:
             threading.Event().wait()
+        if fail and fail.encode() in asked:
+            raise EngineError("a prompt holds the text at which this engine is told to fail")
 
     return look
 
