@@ -52,7 +52,6 @@ def question(name: str, **fields: object) -> dict[str, object]:
 def send_good_things(service: Service) -> list[str]:
     """File comparisons with canaries wherever text is taken; returns their ids."""
     headers = {
-        "authorization": f"Bearer {canary('Bearer')}",
         "cookie": f"session={canary('Cookie')}",
         "user_agent": canary("UserAgent"),
         "idempotency_key": canary("Key"),
@@ -94,6 +93,7 @@ def send_bad_things(service: Service) -> None:
         service.http.get("/v1/comparisons", params={"after": canary("Cursor")}),
         service.http.get(f"/v1/comparisons/{canary('Path')}"),
         service.http.put(f"/{canary('Nowhere')}", content=canary("NowhereBody")),
+        service.http.get("/v1/comparisons", headers={"Authorization": f"Bearer {canary('Bearer')}"}),
     ]
     for answer in refused:
         assert 400 <= answer.status_code < 500, answer.text
