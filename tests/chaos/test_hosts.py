@@ -23,8 +23,9 @@ CUTS = (
 SIZE = storm.Size(
     seconds=17.0,
     faults=len(CUTS),
-    load=Load(seconds=15, singles=60, batches=3, lines=50, poison=0),
-    tokens_per_second=4_000,
+    # Enough for all of them to have shards in hand from before the first cut until after the last.
+    load=Load(seconds=6, singles=60, batches=12, lines=20, poison=0),
+    tokens_per_second=2_000,
 )
 
 
