@@ -1,30 +1,27 @@
 """How long ten comparisons of one tenant take beside 200,000 of another, and how long when nothing else is done.
 
-The ten are filed over HTTP, as single comparisons and as a batch of ten lines. The 200,000 are a batch at first and
-then single comparisons, put into the tables by the other tenant's own way in or in the form it leaves them in: over
-HTTP they would take longer to file than all else together. The simulated engine has a speed at which they keep it busy
-throughout. The bound to hold is twice the idle time, for medians of rounds in one run.
+All are filed over HTTP, each tenant with its key; only the 200,000 single comparisons are put into the tables in the
+form that HTTP leaves them in, since filing them would take longer than all else. The simulated engine has a speed at
+which they keep it busy throughout. The bound to hold is twice the idle time, for medians of rounds in one run.
 """
 
-import asyncio
 import itertools
 import json
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
 from infra import settings
-from infra.addresses import Allowed
-from infra.database import connect_async
+from infra.database import connect
 from infra.local.supervisor import Stack
-from producer import batches, files
+from producer import keys
 from producer.client import Client
-from schemas.batch import BatchRequest
+from schemas.keys import Scope
 
 TEN = 10
 FLOOD = 200_000
@@ -75,26 +72,21 @@ def _rounds(measure: Callable[[], float], rounds: int) -> float:
     return statistics.median([measure() for _ in range(rounds)])
 
 
-async def _file_batch(url: str, lines: int) -> None:
+def _file_batch(client: Client, folder: Path, lines: int) -> str:
     """File a batch of the large tenant."""
+    file = folder / "flood.jsonl"
+    with file.open("w") as out:
+        out.writelines(json.dumps(_row("flood")) + "\n" for _ in range(lines))
+    return client.create_batch(client.upload(file).id, completion_window="24h").id
 
-    async def chunks() -> AsyncIterator[bytes]:
-        for _ in range(lines):
-            yield json.dumps(_row("flood")).encode() + b"\n"
 
-    database = connect_async(url, application="benchmark")
+def _key(database_url: str, tenant: str) -> str:
+    database = connect(database_url, application="benchmark")
     try:
-        file = await files.store(
-            database,
-            chunks(),
-            tenant="flood",
-            about=lambda: ("flood.jsonl", "batch"),
-            limits=files.Limits(file_bytes=1 << 32, line_bytes=1 << 20),
-        )
-        request = BatchRequest(input_file_id=file.id, endpoint="/v1/comparisons", completion_window="24h")
-        await batches.create(database, request, tenant="flood", allowed=Allowed.parse(()))
+        with database.begin() as connection:
+            return keys.create(connection, tenant=tenant, scopes=[Scope.ADMIN]).key
     finally:
-        await database.dispose()
+        database.dispose()
 
 
 def _left(connection: psycopg.Connection) -> int:
@@ -122,6 +114,7 @@ def measure(flood: int = FLOOD) -> dict[str, Any]:
         tempfile.TemporaryDirectory() as folder,
         Stack(chosen, Path(folder) / "data", port=0) as stack,
         Client(stack.info.api_url, api_key=stack.info.key) as client,
+        Client(stack.info.api_url, api_key=_key(stack.info.database_url, "flood")) as large,
         psycopg.connect(stack.info.database_url, autocommit=True) as connection,
     ):
 
@@ -135,12 +128,12 @@ def measure(flood: int = FLOOD) -> dict[str, Any]:
         lines()
         idle_singles, idle_lines = _rounds(singles, _ROUNDS), _rounds(lines, _ROUNDS)
 
-        asyncio.run(_file_batch(stack.info.database_url, flood))
+        batch = _file_batch(large, Path(folder), flood)
         while not connection.execute("SELECT 1 FROM shards WHERE tenant = 'flood' AND state = 'running'").fetchone():
             time.sleep(0.1)
         found["batch_beside_batch"] = _beside(connection, _left(connection), idle_lines, lines)
         found["singles_beside_batch"] = _beside(connection, _left(connection), idle_singles, singles)
-        connection.execute("UPDATE batches SET status = 'cancelling', open = false WHERE tenant = 'flood'")
+        large.cancel_batch(batch)
         while _left(connection):
             time.sleep(0.2)
 

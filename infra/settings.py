@@ -89,6 +89,16 @@ class Settings(BaseSettings):
     who asks, for slowing down whoever sends wrong keys. Without one that is who connects."""
     max_body_bytes: PositiveInt = 4 * 1024 * 1024
     """A request body above this is refused before it is read."""
+    requests_per_second: PositiveFloat = 300.0
+    """Requests that a key may send to one process of the API, ten seconds' worth at once. This and the three
+    that follow hold for keys that have no limit of their own, as `max_body_bytes` does."""
+    queued_comparisons: PositiveInt = 2_000_000
+    """Comparisons that a tenant may have undecided when it files more."""
+    concurrent_batches: PositiveInt = 100
+    """Batches of a tenant that may have not ended when it makes another."""
+    tokens_per_day: PositiveInt | None = None
+    """Prompt tokens that may be judged for a tenant between one midnight UTC and the next before it may file no more;
+    as many as there are when unset."""
     max_file_bytes: PositiveInt = 4 * 1024 * 1024 * 1024
     """An uploaded file above this, unfolded where it is compressed, is refused."""
     max_wait_seconds: PositiveFloat = 60.0

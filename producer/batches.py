@@ -4,7 +4,7 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from sqlalchemy import Row, text
@@ -23,6 +23,15 @@ from schemas.batch import (
 )
 from schemas.ids import new_filing_id
 from schemas.problems import BATCH_ENDED, BATCH_RUNNING, INVALID_REQUEST, NOT_FOUND, FieldError, OutcomeError, Problem
+
+
+class Admit(Protocol):
+    """Asked for room for a batch in the transaction that makes it; raises a problem where there is none."""
+
+    async def __call__(self, connection: AsyncConnection, /, *, lines: int) -> None:
+        """Let so many lines in."""
+        ...
+
 
 _UNITS = {"m": 60, "h": 3600, "d": 86400}
 
@@ -107,6 +116,7 @@ async def create(
     *,
     tenant: str,
     allowed: Allowed,
+    admit: Admit,
     idempotency_key: str | None = None,
     traceparent: str | None = None,
 ) -> tuple[Batch, bool]:
@@ -117,6 +127,7 @@ async def create(
         request: the batch.
         tenant: whose it is.
         allowed: where callbacks may go beyond the public internet.
+        admit: asked for room before anything is stored; raises a problem where there is none.
         idempotency_key: with a key seen before, nothing is made and the batch is that of the first time.
         traceparent: where its trace begins.
 
@@ -124,8 +135,8 @@ async def create(
         The batch, and whether it had been made before under the same key.
 
     Raises:
-        Problem: there is no such file, the key was used before with another body, or callbacks may not go where they
-            are wanted.
+        Problem: there is no such file, the key was used before with another body, there is no room, or callbacks may
+            not go where they are wanted.
     """
     file_id = ids.parse_prefixed(request.input_file_id, "file-")
     batch = new_filing_id()
@@ -144,6 +155,8 @@ async def create(
         if file is None or file_id is None:
             raise _field_problem("input_file_id", "there is no such file; upload it first, with purpose batch")
         refused = file.lines == 0 or (file.bad_lines > 0 and request.on_bad_line == "fail")
+        if not refused:
+            await admit(connection, lines=file.lines)
         options: dict[str, Any] = {"reuse": request.reuse}
         for name in ("order", "profile", "tie_margin"):
             if (value := getattr(request, name)) is not None:
@@ -286,18 +299,25 @@ async def cancel(database: AsyncEngine, *, tenant: str, batch_id: UUID) -> Batch
 
 
 async def retry(
-    database: AsyncEngine, *, tenant: str, batch_id: UUID, shard_lines: int, traceparent: str | None = None
+    database: AsyncEngine,
+    *,
+    tenant: str,
+    batch_id: UUID,
+    shard_lines: int,
+    admit: Admit,
+    traceparent: str | None = None,
 ) -> Batch:
     """Judge the errored lines of an ended batch again. Lines that are no comparison stay errored.
 
     Raises:
-        Problem: there is no such batch, or it has not ended.
+        Problem: there is no such batch, it has not ended, or there is no room.
     """
     async with database.begin() as connection:
         await connection.execute(text("SELECT FROM batches WHERE id = :id FOR UPDATE"), {"id": batch_id})
         batch = await read(connection, tenant=tenant, batch_id=batch_id)
         if batch.status in {BatchStatus.IN_PROGRESS, BatchStatus.CANCELLING}:
             raise Problem(BATCH_RUNNING, f"{batch.id} is still {batch.status}; retry it once it has ended.")
+        await admit(connection, lines=batch.request_counts.errored)
         parameters = {
             "id": batch_id,
             "bad_line": OutcomeError.BAD_LINE,

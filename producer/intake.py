@@ -1,8 +1,9 @@
 """The one way in: a comparison is stored, and its shard with it, in one transaction, or not at all."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from infra import docket
 from infra.addresses import Allowed
@@ -29,6 +30,7 @@ async def file_comparison(
     idempotency_key: str | None,
     request_id: str | None,
     allowed: Allowed,
+    admit: Callable[[AsyncConnection], Awaitable[None]],
     traceparent: str | None = None,
 ) -> Receipt:
     """File one comparison, in the interactive lane.
@@ -40,10 +42,12 @@ async def file_comparison(
         idempotency_key: with a key seen before, nothing is filed and the receipt is that of the first time.
         request_id: follows the comparison into the worker's log lines.
         allowed: where callbacks may go beyond the public internet.
+        admit: asked for room before anything is stored; raises a problem where there is none.
         traceparent: where its trace begins.
 
     Raises:
-        Problem: the key was used before with another body, or callbacks may not go where they are wanted.
+        Problem: the key was used before with another body, there is no room, or callbacks may not go where they are
+            wanted.
         sqlalchemy.exc.SQLAlchemyError: Postgres did not take it; with a key, it is safe to send it again.
     """
     filing_id = new_filing_id()
@@ -52,6 +56,7 @@ async def file_comparison(
             earlier = await idempotency.take(connection, tenant, idempotency_key, request, filing_id)
             if earlier is not None:
                 return Receipt(key=ComparisonKey(earlier, SINGLE_LINE), replayed=True)
+        await admit(connection)
         if request.callback_url is not None:
             await connection.run_sync(
                 callback_endpoints.remember,

@@ -43,6 +43,10 @@ KEY_INVALID = ProblemKind("key_invalid", HTTPStatus.UNAUTHORIZED, "The key is no
 TOO_MANY_WRONG_KEYS = ProblemKind(
     "too_many_wrong_keys", HTTPStatus.TOO_MANY_REQUESTS, "Too many wrong keys came from this address"
 )
+RATE_LIMITED = ProblemKind("rate_limited", HTTPStatus.TOO_MANY_REQUESTS, "The key sends too many requests")
+QUEUE_FULL = ProblemKind("queue_full", HTTPStatus.TOO_MANY_REQUESTS, "Too many comparisons are queued")
+TOO_MANY_BATCHES = ProblemKind("too_many_batches", HTTPStatus.TOO_MANY_REQUESTS, "Too many batches have not ended")
+TOKENS_USED_UP = ProblemKind("tokens_used_up", HTTPStatus.TOO_MANY_REQUESTS, "The tokens of the day are used up")
 SCOPE_MISSING = ProblemKind("scope_missing", HTTPStatus.FORBIDDEN, "The key may not do this")
 BAD_COMPRESSION = ProblemKind("bad_compression", HTTPStatus.BAD_REQUEST, "The file's compression cannot be undone")
 MALFORMED_UPLOAD = ProblemKind("malformed_upload", HTTPStatus.BAD_REQUEST, "The upload is not a form with a file")
@@ -121,7 +125,7 @@ class OpenAIError(BaseModel):
     """A problem as OpenAI's clients look for it."""
 
     message: str
-    type: str = Field(description="`invalid_request_error`, or `server_error` where the fault is ours")
+    type: str = Field(description="`invalid_request_error`, `rate_limit_error` with 429, or `server_error`")
     param: str | None
     code: str
 

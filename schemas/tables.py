@@ -188,6 +188,8 @@ class ShardRow(Base):
             postgresql_where=text("state = 'waiting'"),
         ),
         Index("ix_shards_out", "lane", "state", postgresql_where=text("state IN ('released', 'running')")),
+        # What was judged for a tenant today.
+        Index("ix_shards_ended", "tenant", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
         Index("ix_shards_lease", "lease_until", postgresql_where=text("state = 'running'")),
         Index(
             "ix_shards_deadline",

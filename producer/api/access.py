@@ -9,6 +9,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from infra.database import tenant
 from producer.access import Caller
+from producer.limits import rate_limited
 from schemas.keys import Scope
 from schemas.problems import KEY_INVALID, KEY_MISSING, SCOPE_MISSING, Problem
 
@@ -63,12 +64,16 @@ class Needs:
         """Tell who asks, whose tenant's rows are then all that the request sees, and whether they may.
 
         Raises:
-            Problem: there is no good key, or it has not the scope.
+            Problem: there is no good key, it sends too many requests, or it has not the scope.
         """
         caller: Caller | None = getattr(request.state, "caller", None)
         if caller is None:
             caller = request.state.caller = await authenticate(request)
             tenant.set(caller.tenant)
+            taken = request.app.state.limiter.request(caller)
+            request.state.rate_limit = taken.headers
+            if taken.wait:
+                raise rate_limited(taken)
         if not caller.may(self.scope):
             had = ", ".join(scope for scope in Scope if scope in caller.scopes)
             raise Problem(

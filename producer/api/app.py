@@ -19,13 +19,16 @@ from producer.api import batch_report, batches, callbacks, comparisons, files, h
 from producer.api.requests import Requests
 from producer.dashboard import routes as dashboard
 from producer.keyring import Keyring
+from producer.limits import Limiter
 from producer.results import Waiter
 from schemas.problems import ProblemDocument
 
 _DESCRIPTION = """
 File pairs of answers and read which is better, and how sure the judge is. A comparison is answered with `202` once it
 is stored, and judged in time; `Prefer: wait=30` holds the answer until it is decided. Problems are RFC 9457 documents.
-Each request but those under "health" takes a key, `Authorization: Bearer nck_...`.
+Each request but those under "health" takes a key, `Authorization: Bearer nck_...`. Answers tell by `RateLimit-Policy`
+and `RateLimit` how many requests the key may send; what is too much is a `429` that says by `Retry-After` when to come
+again.
 """
 
 
@@ -63,6 +66,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.meters = Meters("api")
     app.state.traces = traces.begin("api", endpoint=settings.traces_endpoint, share=settings.traces_share)
+    app.state.limiter = Limiter(settings)
     app.state.allowed = Allowed.parse(settings.callback_allow)
     app.state.seals = settings.seals()
     app.include_router(comparisons.router)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -52,6 +53,7 @@ async def create(
         idempotency_key=known_key(idempotency_key),
         allowed=state.allowed,
         traceparent=state.traces.current(),
+        admit=partial(state.limiter.batch, caller=caller),
     )
     if replayed:
         response.headers["Idempotent-Replayed"] = "true"
@@ -125,6 +127,7 @@ async def retry(caller: Submitter, batch_id: str, request: Request) -> Batch:
         batch_id=key_of(batch_id),
         shard_lines=SHARD_LINES,
         traceparent=state.traces.current(),
+        admit=partial(state.limiter.batch, caller=caller),
     )
 
 

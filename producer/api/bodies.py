@@ -31,7 +31,7 @@ async def read_capped(request: Request, limit: int) -> bytes:
     """
     too_large = Problem(
         BODY_TOO_LARGE,
-        f"The body is larger than the {limit} bytes that this server takes at a time.",
+        f"The body is larger than the {limit} bytes that your key may send at a time.",
         headers={"Connection": "close"},
     )
     declared = request.headers.get("content-length", "")
@@ -71,7 +71,7 @@ class _JsonBody(APIRoute):
                     UNSUPPORTED_MEDIA_TYPE,
                     "Send the body as JSON, unencoded, with the header Content-Type: application/json.",
                 )
-            raw = await read_capped(request, request.app.state.settings.max_body_bytes)
+            raw = await read_capped(request, request.app.state.limiter.of(request.state.caller).max_body_bytes)
             return await handle(_JsonRequest(request, parse_json(raw), raw))
 
         return handle_json

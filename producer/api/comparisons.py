@@ -1,6 +1,7 @@
 """`/v1/comparisons`: file one, read it, list them, call one off."""
 
 import re
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -75,6 +76,7 @@ async def file(
         request_id=request.state.request_id,
         allowed=state.allowed,
         traceparent=state.traces.current(),
+        admit=partial(state.limiter.comparison, caller=caller),
     )
     if receipt.replayed:
         response.headers["Idempotent-Replayed"] = "true"

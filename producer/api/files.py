@@ -92,7 +92,9 @@ async def upload(caller: Submitter, request: Request) -> File:
         form.chunks(),
         tenant=caller.tenant,
         about=about,
-        limits=files.Limits(file_bytes=settings.max_file_bytes, line_bytes=settings.max_body_bytes),
+        limits=files.Limits(
+            file_bytes=settings.max_file_bytes, line_bytes=request.app.state.limiter.of(caller).max_body_bytes
+        ),
     )
     request.app.state.meters.add(metrics.UPLOADED_BYTES, stored.bytes)
     return stored

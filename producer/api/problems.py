@@ -38,9 +38,17 @@ _SAID: dict[int | str, str] = {
     "default": "A problem",
 }
 
+_TEXT = {"type": "string"}
+_HEADERS: dict[str, object] = {
+    "Retry-After": {"description": "Seconds after which to send it again", "schema": {"type": "integer"}},
+    "RateLimit-Policy": {"description": "What is limited: `q` in `w` seconds, or `q` at a time", "schema": _TEXT},
+    "RateLimit": {"description": "How much is left, `r`, and for how many seconds, `t`", "schema": _TEXT},
+}
+
 DOCUMENTED: dict[int | str, dict[str, object]] = {
     status: {
         "description": f"{said} (RFC 9457)",
+        "headers": _HEADERS if status == HTTPStatus.TOO_MANY_REQUESTS else {},
         "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
     }
     for status, said in _SAID.items()
@@ -48,7 +56,11 @@ DOCUMENTED: dict[int | str, dict[str, object]] = {
 """What a route adds to the OpenAPI document."""
 
 DOCUMENTED_AS_OPENAI: dict[int | str, dict[str, object]] = {
-    status: {"description": f"{said}, in the shape of OpenAI's errors", "model": OpenAIErrorDocument}
+    status: {
+        "description": f"{said}, in the shape of OpenAI's errors",
+        "headers": _HEADERS if status == HTTPStatus.TOO_MANY_REQUESTS else {},
+        "model": OpenAIErrorDocument,
+    }
     for status, said in _SAID.items()
 }
 """What a route adds that OpenAI's clients know."""
@@ -61,9 +73,10 @@ def answer(request: Request, problem: Problem) -> Response:
     request_id = getattr(request.state, "request_id", None)
     if request.url.path.startswith(_OPENAI_SHAPED):
         ours = problem.kind.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        late = problem.kind.status == HTTPStatus.TOO_MANY_REQUESTS
         error = OpenAIError(
             message=problem.detail,
-            type="server_error" if ours else "invalid_request_error",
+            type="server_error" if ours else "rate_limit_error" if late else "invalid_request_error",
             param=problem.errors[0].field or None if problem.errors else None,
             code=problem.kind.code,
         )

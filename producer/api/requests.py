@@ -75,7 +75,12 @@ class Requests:
                 status = message["status"]
                 if not any(name == _HELD for name, _ in message["headers"]):
                     self._meters.observe(metrics.HTTP_SECONDS, time.perf_counter() - started, route=_route(scope))
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                told = scope["state"].get("rate_limit", {})
+                message["headers"] = [
+                    *message["headers"],
+                    (b"x-request-id", request_id.encode()),
+                    *((name.lower().encode(), value.encode()) for name, value in told.items()),
+                ]
             await send(message)
 
         self._meters.add(metrics.HTTP_UNDER_WAY)

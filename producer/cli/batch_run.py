@@ -16,8 +16,19 @@ from producer.cli.submit import print_json
 from producer.client import Client, InvalidRequest, ServerProblem, ServerUnreachable
 from producer.client.bulk import batch_request
 from schemas.batch import Batch, BatchStatus
-from schemas.problems import BAD_INPUT_FILE, BATCH_FAILED, NO_SERVER, NOT_FOUND, FieldError, Problem
+from schemas.problems import (
+    BAD_INPUT_FILE,
+    BATCH_FAILED,
+    NO_SERVER,
+    NOT_FOUND,
+    QUEUE_FULL,
+    TOKENS_USED_UP,
+    TOO_MANY_BATCHES,
+    FieldError,
+    Problem,
+)
 
+_NO_ROOM = frozenset({QUEUE_FULL.code, TOO_MANY_BATCHES.code, TOKENS_USED_UP.code})
 _SHOWN = 10
 _LISTED = 100
 """Of how many bad lines the service tells."""
@@ -231,11 +242,26 @@ def _remembered(client: Client, batch_id: str | None) -> Batch | None:
 def _file(client: Client, asked: Run) -> Batch:
     with inputs.json_lines(asked.file, asked.baseline) as source:
         sent = following.send(client, source)
-    batch = client.create_batch(sent.id, asked.completion_window, **asked.options)
+    batch = _create(client, asked, sent.id)
     lines = f"{sent.lines} comparison{'' if sent.lines == 1 else 's'}"
     bad = f", {sent.bad_lines} lines that are none" if sent.bad_lines else ""
     progress.print(f"Filed as {batch.id}: {lines}{bad}", soft_wrap=True)
     return batch
+
+
+def _create(client: Client, asked: Run, file_id: str) -> Batch:
+    """Make the batch, once there is room for it."""
+    told = False
+    while True:
+        try:
+            return client.create_batch(file_id, asked.completion_window, **asked.options)
+        except ServerProblem as problem:
+            # Each try is several of the client's, with the pauses that the server asks for.
+            if problem.code not in _NO_ROOM:
+                raise
+            if not told:
+                progress.print(f"Waiting for room: {problem.document.detail}", soft_wrap=True)
+                told = True
 
 
 def refuse(file: Path, batch: Batch) -> NoReturn:

@@ -1,0 +1,248 @@
+"""What a caller may ask for: so many requests a second, and so much queued, running and judged a day.
+
+Requests are counted by key, in the memory of one process. What is queued, runs and was judged is read from the tables,
+which know tenants and not keys: a key's limit says how full its tenant's share may be for that key to file more.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sqlalchemy import TextClause, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from infra.settings import Settings
+from producer.access import Caller
+from schemas.problems import (
+    INVALID_REQUEST,
+    QUEUE_FULL,
+    RATE_LIMITED,
+    TOKENS_USED_UP,
+    TOO_MANY_BATCHES,
+    FieldError,
+    Problem,
+    ProblemKind,
+)
+
+WINDOW = 10
+"""Seconds over which requests are counted: so many seconds' worth may come at once."""
+LOOK_SECONDS = 1.0
+"""How old a count of what is queued may be that single comparisons are let in by."""
+_MOST_SHARE = 0.05
+"""Of one connection's time, how much counting may take: where it takes long, it is done less often."""
+_KEYS = 10_000
+_SOON, _LATER = 10, 30
+"""Seconds after which it is worth asking again whether there is room in the queue, or for a batch."""
+
+_QUEUED = text("""
+    SELECT (SELECT count(*) FROM shards WHERE tenant = :tenant AND lane = 'interactive' AND state = 'waiting')
+         + (SELECT coalesce(sum(last_line - first_line + 1), 0) FROM shards
+            WHERE tenant = :tenant AND lane = 'bulk' AND state = 'waiting')
+         + (SELECT coalesce(sum(last_line - first_line + 1), 0) FROM shards
+            WHERE tenant = :tenant AND state IN ('released', 'running'))
+""")
+_TOKENS = text("""
+    SELECT coalesce(sum(prompt_tokens), 0) FROM shards
+    WHERE tenant = :tenant AND ended_at >= date_trunc('day', now(), 'UTC')
+""")
+_BATCHES = text("SELECT count(*) FROM batches WHERE tenant = :tenant AND status IN ('in_progress', 'cancelling')")
+_TO_MIDNIGHT = text("SELECT extract(epoch FROM date_trunc('day', now(), 'UTC') + interval '1 day' - now())")
+# One batch of a tenant at a time is let in: the next one counts it.
+_ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(hashtextextended('batches of ' || CAST(:tenant AS text), 0))")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What holds for one caller."""
+
+    requests_per_second: float
+    queued_comparisons: int
+    tokens_per_day: int | None
+    """None for as many as there are."""
+    concurrent_batches: int
+    max_body_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of a request that was counted."""
+
+    headers: dict[str, str]
+    """`RateLimit-Policy` and `RateLimit` of the IETF's draft."""
+    wait: float
+    """Seconds until the next one is taken; 0 where this one was."""
+
+
+class Rates:
+    """Requests of late, by key: each moves a time by its share of a second, which may run ahead of the clock so far.
+
+    This is the generic cell rate algorithm. It is kept in the process, since a store that is away must neither stop
+    requests nor let all of them in; so several processes of the API let in as many times as much.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._ahead: dict[str, float] = {}
+
+    def take(self, key: str, per_second: float) -> Taken:
+        """Count a request, if there is room for it."""
+        now = self._clock()
+        most = max(1, math.floor(per_second * WINDOW))
+        ahead = max(0.0, self._ahead.get(key, now) - now)
+        free = most - ahead * per_second
+        wait = max(0.0, (1.0 - free) / per_second)
+        # A millionth of a request is what sums of fractions may be off by.
+        if wait * per_second < 1e-6:  # noqa: PLR2004
+            wait, free, ahead = 0.0, free - 1.0, ahead + 1.0 / per_second
+            if len(self._ahead) >= _KEYS:
+                self._ahead = {known: until for known, until in self._ahead.items() if until > now}
+            self._ahead[key] = now + ahead
+        remaining = max(0, math.floor(free + 1e-6))
+        return Taken(
+            headers={
+                "RateLimit-Policy": f'"requests";q={most};w={math.ceil(most / per_second)}',
+                "RateLimit": f'"requests";r={remaining};t={math.ceil(ahead)}',
+            },
+            wait=wait,
+        )
+
+
+@dataclass(slots=True)
+class _Count:
+    """A number that was read of a tenant, and what was added to it since."""
+
+    number: int = 0
+    since: int = 0
+    good_until: float = 0.0
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def read(self, connection: AsyncConnection, query: TextClause, tenant: str, *, now: bool = False) -> int:
+        """Give the number, read anew where it is old, or where it is to be as of `now`."""
+        async with self.reading:
+            began = time.monotonic()
+            if now or began >= self.good_until:
+                self.number = int((await connection.execute(query, {"tenant": tenant})).scalar_one())
+                self.since = 0
+                ended = time.monotonic()
+                self.good_until = ended + max(LOOK_SECONDS, (ended - began) / _MOST_SHARE)
+        return self.number + self.since
+
+
+class Limiter:
+    """Lets requests and work in, or says when to come again. One for each process of the API."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._defaults = settings
+        self._rates = Rates()
+        self._queued: dict[str, _Count] = {}
+        self._tokens: dict[str, _Count] = {}
+
+    def of(self, caller: Caller) -> Limits:
+        """Tell what holds for a caller: what the key says, and the settings where it says nothing."""
+        own, default = caller.limits, self._defaults
+        return Limits(
+            requests_per_second=own.requests_per_second or default.requests_per_second,
+            queued_comparisons=own.queued_comparisons or default.queued_comparisons,
+            tokens_per_day=own.tokens_per_day or default.tokens_per_day,
+            concurrent_batches=own.concurrent_batches or default.concurrent_batches,
+            max_body_bytes=own.max_body_bytes or default.max_body_bytes,
+        )
+
+    def request(self, caller: Caller) -> Taken:
+        """Count a request of a caller."""
+        return self._rates.take(caller.key_id or "", self.of(caller).requests_per_second)
+
+    async def comparison(self, connection: AsyncConnection, caller: Caller) -> None:
+        """Let one comparison in.
+
+        Args:
+            connection: in the transaction that files it.
+            caller: who does.
+
+        Raises:
+            Problem: the queue is full, or the day's tokens are used up.
+        """
+        limits = self.of(caller)
+        await self._day(connection, caller, limits)
+        count = self._queued.setdefault(caller.tenant, _Count())
+        queued = await count.read(connection, _QUEUED, caller.tenant)
+        if queued + 1 > limits.queued_comparisons:
+            raise _full(queued, limits.queued_comparisons)
+        count.since += 1
+
+    async def batch(self, connection: AsyncConnection, caller: Caller, lines: int) -> None:
+        """Let a batch in.
+
+        Args:
+            connection: in the transaction that makes it; until that ends, no other batch of the tenant is let in.
+            caller: who makes it.
+            lines: how many comparisons it has.
+
+        Raises:
+            Problem: the queue has no room for so many, too many batches have not ended, or the day's tokens are used
+                up.
+        """
+        limits, tenant = self.of(caller), caller.tenant
+        if lines > limits.queued_comparisons:
+            message = f"has {lines} comparisons; you may have {limits.queued_comparisons} queued. File it in parts"
+            field = "input_file_id"
+            raise Problem(INVALID_REQUEST, f"{field}: {message}.", errors=[FieldError(field=field, message=message)])
+        await self._day(connection, caller, limits)
+        await connection.execute(_ONE_AT_A_TIME, {"tenant": tenant})
+        live = int((await connection.execute(_BATCHES, {"tenant": tenant})).scalar_one())
+        if live >= limits.concurrent_batches:
+            raise _refused(
+                f"{live} batches have not ended, and you may have {limits.concurrent_batches} at a time. Wait for one "
+                "to end, or cancel one.",
+                TOO_MANY_BATCHES,
+                f'"concurrent-batches";q={limits.concurrent_batches}',
+                '"concurrent-batches";r=0',
+                _LATER,
+            )
+        count = self._queued.setdefault(tenant, _Count())
+        queued = await count.read(connection, _QUEUED, tenant, now=True)
+        if queued + lines > limits.queued_comparisons:
+            raise _full(queued, limits.queued_comparisons)
+        count.since += lines
+
+    async def _day(self, connection: AsyncConnection, caller: Caller, limits: Limits) -> None:
+        if limits.tokens_per_day is None:
+            return
+        count = self._tokens.setdefault(caller.tenant, _Count())
+        used = await count.read(connection, _TOKENS, caller.tenant)
+        if used < limits.tokens_per_day:
+            return
+        left = math.ceil((await connection.execute(_TO_MIDNIGHT)).scalar_one())
+        raise _refused(
+            f"{used} tokens were judged since midnight UTC, and you may have {limits.tokens_per_day} a day. What is "
+            "queued is judged all the same.",
+            TOKENS_USED_UP,
+            f'"tokens-per-day";q={limits.tokens_per_day};w=86400',
+            f'"tokens-per-day";r=0;t={left}',
+            left,
+        )
+
+
+def rate_limited(taken: Taken) -> Problem:
+    """Say that a request came too soon after others."""
+    seconds = math.ceil(taken.wait)
+    detail = f"Your key sends more requests than it may; send this one again in {seconds} s."
+    return Problem(RATE_LIMITED, detail, headers={"Retry-After": str(seconds)})
+
+
+def _full(queued: int, most: int) -> Problem:
+    return _refused(
+        f"{queued} comparisons are queued, and you may have {most} at a time. Wait until some are judged.",
+        QUEUE_FULL,
+        f'"queued-comparisons";q={most}',
+        f'"queued-comparisons";r={max(0, most - queued)}',
+        _SOON,
+    )
+
+
+def _refused(detail: str, kind: ProblemKind, policy: str, standing: str, seconds: int) -> Problem:
+    return Problem(
+        kind, detail, headers={"Retry-After": str(seconds), "RateLimit-Policy": policy, "RateLimit": standing}
+    )

@@ -1,0 +1,220 @@
+"""Limits of keys, over HTTP on a real Postgres: what is let in, what is refused, and what the refusal says."""
+
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import httpx2
+import pytest
+from sqlalchemy import Connection, text
+from support.edge import open_edge
+from support.keys import a_key, bearer
+from support.service import QUESTION
+from support.waiting import wait_until
+
+from producer.limits import WINDOW, Rates
+from schemas.keys import KeyLimits
+
+LINE = b'{"prompt": "Which?", "response_a": "this", "response_b": "that"}\n'
+
+
+class Edge(NamedTuple):
+    """The HTTP edge, and the database under it."""
+
+    http: httpx2.Client
+    database_url: str
+
+    def key(self, tenant: str = "default", **limits: Any) -> dict[str, str]:
+        """Make a key with limits, and give the header that it is sent in."""
+        return bearer(a_key(self.database_url, tenant=tenant, limits=KeyLimits(**limits)))
+
+    def file(self, key: dict[str, str], **headers: str) -> httpx2.Response:
+        """File a comparison."""
+        return self.http.post("/v1/comparisons", json=QUESTION, headers={**key, **headers})
+
+    def upload(self, key: dict[str, str], lines: int) -> str:
+        """Upload a file of so many lines."""
+        answer = self.http.post(
+            "/v1/files", files={"file": ("f.jsonl", LINE * lines)}, data={"purpose": "batch"}, headers=key
+        )
+        return answer.raise_for_status().json()["id"]
+
+    def batch(self, key: dict[str, str], file: str) -> httpx2.Response:
+        """Make a batch of a file."""
+        asked = {"input_file_id": file, "endpoint": "/v1/comparisons", "completion_window": "24h"}
+        return self.http.post("/v1/batches", json=asked, headers=key)
+
+
+@pytest.fixture
+def edge(database_url: str) -> Iterator[Edge]:
+    """An edge whose keys may have little, unless a key says more."""
+    with open_edge(database_url, queued_comparisons=5, concurrent_batches=2) as http:
+        yield Edge(http, database_url)
+
+
+def refusal(answer: httpx2.Response) -> tuple[int, str, int]:
+    """The status, the code and the wait of a refusal."""
+    said = answer.json()
+    return answer.status_code, said.get("error", said)["code"], int(answer.headers["retry-after"])
+
+
+class TestRequests:
+    def test_ten_seconds_worth_may_come_at_once(self, edge: Edge):
+        """A key that may send one request in five seconds has two, is told so, and then has to wait."""
+        key = edge.key(requests_per_second=0.2)
+        first, second, third = (edge.http.get("/v1/comparisons", headers=key) for _ in range(3))
+        assert [first.status_code, second.status_code] == [200, 200]
+        assert first.headers["ratelimit-policy"] == '"requests";q=2;w=10'
+        assert first.headers["ratelimit"] == '"requests";r=1;t=5'
+        assert second.headers["ratelimit"].startswith('"requests";r=0;t=')
+        status, code, wait = refusal(third)
+        assert (status, code) == (429, "rate_limited")
+        assert 0 < wait <= 5
+        assert third.headers["ratelimit"].startswith('"requests";r=0;')
+
+    def test_one_keys_requests_are_not_anothers(self, edge: Edge):
+        """Another key of the same tenant has its own count."""
+        key, other = edge.key(requests_per_second=0.01), edge.key()
+        edge.http.get("/v1/comparisons", headers=key)
+        assert edge.http.get("/v1/comparisons", headers=key).status_code == 429
+        assert edge.http.get("/v1/comparisons", headers=other).status_code == 200
+
+    def test_openais_clients_find_their_own_shape(self, edge: Edge):
+        """Where OpenAI's clients go, a refusal is an error of theirs."""
+        key = edge.key(requests_per_second=0.01)
+        edge.http.get("/v1/batches", headers=key)
+        error = edge.http.get("/v1/batches", headers=key).json()["error"]
+        assert (error["type"], error["code"]) == ("rate_limit_error", "rate_limited")
+
+
+class TestTheQueue:
+    def test_a_full_queue_takes_no_more(self, edge: Edge, connection: Connection):
+        """What is undecided counts, of the whole tenant; nothing of what was refused is stored."""
+        key, other = edge.key(), edge.key()
+        assert [edge.file(each).status_code for each in (key, other, key, other, key)] == [202] * 5
+        answer = edge.file(other)
+        assert refusal(answer) == (429, "queue_full", 10)
+        assert '"queued-comparisons";q=5' in answer.headers["ratelimit-policy"]
+        assert '"queued-comparisons";r=0' in answer.headers["ratelimit"]
+        assert connection.execute(text("SELECT count(*) FROM comparisons")).scalar() == 5
+
+    def test_another_tenant_has_a_queue_of_its_own(self, edge: Edge):
+        """One tenant's full queue is nothing to another."""
+        for _ in range(5):
+            edge.file(edge.key())
+        assert edge.file(edge.key(tenant="other")).status_code == 202
+
+    def test_a_keys_own_limit_goes_before_the_setting(self, edge: Edge):
+        """A key may be allowed more than the others of its tenant, or less."""
+        assert edge.file(edge.key(queued_comparisons=1)).status_code == 202
+        assert edge.file(edge.key(queued_comparisons=1)).status_code == 429
+        assert edge.file(edge.key(queued_comparisons=2)).status_code == 202
+
+    def test_there_is_room_again_once_some_are_decided(self, edge: Edge, connection: Connection):
+        """Within about a second of a decision the next is let in."""
+        key = edge.key(queued_comparisons=1)
+        edge.file(key)
+        assert edge.file(key).status_code == 429
+        connection.execute(text("UPDATE shards SET state = 'done', ended_at = now()"))
+        wait_until(lambda: edge.file(key).status_code == 202, within=20, every=0.3, what="there is room")
+
+    def test_what_was_filed_before_is_answered_all_the_same(self, edge: Edge):
+        """A key to send it again by is no way past the limit, and no way to lose an answer."""
+        key = edge.key(queued_comparisons=1)
+        first = edge.file(key, **{"Idempotency-Key": "once"})
+        again = edge.file(key, **{"Idempotency-Key": "once"})
+        assert again.json()["id"] == first.json()["id"]
+        assert edge.file(key, **{"Idempotency-Key": "twice"}).status_code == 429
+
+    def test_many_at_once_do_not_slip_past(self, edge: Edge, connection: Connection):
+        """Of thirty that come at once to one process, no more are let in than what was under way at its count."""
+        key = edge.key()
+        edge.file(key)
+        with ThreadPoolExecutor(30) as pool:
+            answers = [each.status_code for each in pool.map(lambda _: edge.file(key), range(30))]
+        stored = connection.execute(text("SELECT count(*) FROM comparisons")).scalar()
+        assert set(answers) == {202, 429}
+        assert stored == answers.count(202) + 1 <= 5 + 16
+
+    def test_a_batch_counts_by_its_lines(self, edge: Edge):
+        """A batch fits whole, or not at all; one that could never fit is told to be filed in parts."""
+        key = edge.key()
+        assert edge.batch(key, edge.upload(key, 3)).status_code == 200
+        assert refusal(edge.batch(key, edge.upload(key, 3))) == (429, "queue_full", 10)
+        never = edge.batch(key, edge.upload(key, 6))
+        assert never.status_code == 422
+        assert "File it in parts" in never.json()["error"]["message"]
+
+
+class TestBatches:
+    def test_so_many_at_a_time(self, edge: Edge, connection: Connection):
+        """Batches that have not ended count; one that ends makes room for another."""
+        key = edge.key()
+        file = edge.upload(key, 1)
+        made = [edge.batch(key, file) for _ in range(3)]
+        assert [each.status_code for each in made] == [200, 200, 429]
+        assert refusal(made[2]) == (429, "too_many_batches", 30)
+        assert made[2].json()["error"]["type"] == "rate_limit_error"
+        connection.execute(text("UPDATE batches SET status = 'completed' WHERE id = (SELECT id FROM batches LIMIT 1)"))
+        assert edge.batch(key, file).status_code == 200
+
+    def test_none_slips_past_at_once(self, edge: Edge):
+        """Of ten that are made at once exactly as many are let in as may be."""
+        key = edge.key()
+        file = edge.upload(key, 1)
+        with ThreadPoolExecutor(10) as pool:
+            answers = [each.status_code for each in pool.map(lambda _: edge.batch(key, file), range(10))]
+        assert sorted(answers) == [200] * 2 + [429] * 8
+
+
+class TestTokens:
+    def test_a_day_has_so_many(self, edge: Edge, connection: Connection):
+        """What was judged since midnight UTC counts, what was judged before does not, and the wait is to midnight."""
+        key = edge.key(tokens_per_day=1000)
+        edge.file(key)
+        judged = "UPDATE shards SET state = 'done', prompt_tokens = 1000, ended_at = date_trunc('day', now(), 'UTC')"
+        connection.execute(text(judged + " - interval '1 s'"))
+        other = edge.key(tenant="other", tokens_per_day=1000)
+        edge.file(other)
+        connection.execute(text(judged + " WHERE tenant = 'other'"))
+        wait_until(lambda: edge.file(other).status_code == 429, within=20, every=0.3, what="the tokens are counted")
+        status, code, wait = refusal(edge.file(other))
+        assert (status, code) == (429, "tokens_used_up")
+        assert 0 < wait <= 86400
+        assert edge.file(key).status_code == 202
+
+
+class TestBodies:
+    def test_a_key_may_send_less_or_more(self, edge: Edge):
+        """A body beyond the key's own limit is refused before it is understood, and a line of a file is a bad line."""
+        key = edge.key(max_body_bytes=70)
+        answer = edge.http.post("/v1/comparisons", json={**QUESTION, "prompt": "x" * 100}, headers=key)
+        assert answer.status_code == 413
+        assert "70 bytes" in answer.json()["detail"]
+        assert edge.file(key).status_code == 202
+
+
+class TestRates:
+    def test_a_steady_stream_within_the_rate_is_never_refused(self):
+        """Who sends as fast as is allowed goes on for ever, after any burst."""
+        now = 0.0
+        rates = Rates(clock=lambda: now)
+        while rates.take("key", 4.0).wait == 0:
+            pass
+        for _ in range(1000):
+            now += 0.25
+            assert rates.take("key", 4.0).wait == 0
+            assert 0.2 < rates.take("key", 4.0).wait <= 0.25
+
+    def test_a_pause_gives_back_what_was_used_and_no_more(self):
+        """However long nothing came, no more than the window's worth may come at once."""
+        now = 0.0
+        rates = Rates(clock=lambda: now)
+        for moment in (0.0, 1e6):
+            now = moment
+            taken = [rates.take("key", 2.0) for _ in range(2 * WINDOW + 1)]
+            assert [each.wait for each in taken[:-1]] == [0.0] * (2 * WINDOW)
+            assert taken[-1].wait == pytest.approx(0.5)
+            left = [int(re.search(r"r=(\d+)", each.headers["RateLimit"])[1]) for each in taken]
+            assert left == [*range(2 * WINDOW - 1, -1, -1), 0]
