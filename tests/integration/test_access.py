@@ -198,3 +198,10 @@ class TestGuessing:
                 for number in range(FREE + 2)
             ]
         assert wrong[-1].status_code == 429
+
+    def test_a_store_that_is_down_locks_nobody_out(self):
+        """While Postgres is away no key can be told, and so none is counted as wrong: it is 503, and nobody waits."""
+        with open_edge("postgresql://127.0.0.1:1/nowhere") as http:
+            headers = bearer(keys.spell_key(keys.new_key()))
+            answers = [http.get("/v1/comparisons", headers=headers) for _ in range(FREE + 3)]
+        assert {(answer.status_code, code(answer)) for answer in answers} == {(503, "unavailable")}

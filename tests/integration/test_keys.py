@@ -1,5 +1,6 @@
 """Keys: made once, found by whoever sends them whole, ended by time, by hand and by their successors."""
 
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -196,3 +197,26 @@ class TestCommands:
     def test_every_command_shows_an_example(self, name: str):
         """--help explains each command, and shows it in use."""
         assert f"Example: nightcourt keys {name}" in " ".join(run(name, "--help").output.split())
+
+
+def test_a_first_key_is_kept_good(database: Engine, database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Where a setting names a file, migrating sees to a good key in it: it stays while it is good, and is private."""
+    file = tmp_path / "key"
+    monkeypatch.setenv("NIGHTCOURT_DATABASE_URL", database_url)
+    monkeypatch.setenv("NIGHTCOURT_FIRST_KEY_FILE", str(file))
+
+    def migrated() -> str:
+        ended = CliRunner().invoke(app, ["migrate"])
+        assert ended.exit_code == 0, ended.output
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        return file.read_text().strip()
+
+    first = migrated()
+    assert migrated() == first
+    with database.begin() as connection:
+        assert keys.find(connection, first).scopes == {Scope.ADMIN}
+        keys.revoke(connection, parse_key(first).id)
+    second = migrated()
+    assert second != first
+    with database.begin() as connection:
+        assert keys.find(connection, second).tenant == "default"
