@@ -58,6 +58,7 @@ _WHOSE = text("""
     SELECT tenant, scopes, requests_per_second, queued_comparisons, tokens_per_day, concurrent_batches, max_body_bytes
     FROM keys WHERE id = :id
 """)
+_WHOSE_IF_GOOD = text(f"{_WHOSE.text} AND revoked_at IS NULL AND coalesce(expires_at > now(), true)")
 # One row, whether there is such a key or not.
 _FIND = text("""
     SELECT coalesce(k.hash, :nobody) AS hash,
@@ -199,11 +200,19 @@ def find(connection: Connection, sent: str) -> Caller | None:
     if not proves(spelled.secret, kept.hash, good=kept.good):
         return None
     row = connection.execute(_WHOSE, {"id": spelled.id}).one_or_none()
-    if row is None:  # deleted since
-        return None
+    return None if row is None else _caller(row, spelled.id)  # where it was deleted since
+
+
+def owner(connection: Connection, key: UUID) -> Caller | None:
+    """Tell whose key this is, for whoever proved it before; None where it has ended."""
+    row = connection.execute(_WHOSE_IF_GOOD, {"id": key}).one_or_none()
+    return None if row is None else _caller(row, key)
+
+
+def _caller(row: Row[Any], key: UUID) -> Caller:
     return Caller(
         tenant=row.tenant,
-        key_id=ids.key_id(spelled.id),
+        key_id=ids.key_id(key),
         scopes=frozenset(Scope(each) for each in row.scopes),
         limits=_limits(row),
     )

@@ -51,3 +51,24 @@ class TombstoneRow(Base):
     tenant: Mapped[str] = mapped_column(primary_key=True)
     purged_at: Mapped[datetime] = mapped_column(server_default=func.now())
     finished_at: Mapped[datetime | None]
+
+
+class SessionRow(Base):
+    """A browser that somebody signed in with a key; or an invitation to one, which is good once.
+
+    `id` is the SHA-256 of what the browser sends. A session ends with its key, whatever ends that.
+    """
+
+    __tablename__ = "sessions"
+
+    id: Mapped[bytes] = mapped_column(primary_key=True)
+    key_id: Mapped[UUID] = mapped_column(ForeignKey("keys.id", ondelete="CASCADE"))
+    invitation: Mapped[bool]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime]
+
+    __table_args__ = (
+        CheckConstraint("octet_length(id) = 32", name="id"),
+        Index("ix_sessions_key_id", "key_id"),
+        Index("ix_sessions_expires_at", "expires_at"),
+    )

@@ -47,6 +47,7 @@ RATE_LIMITED = ProblemKind("rate_limited", HTTPStatus.TOO_MANY_REQUESTS, "The ke
 QUEUE_FULL = ProblemKind("queue_full", HTTPStatus.TOO_MANY_REQUESTS, "Too many comparisons are queued")
 TOO_MANY_BATCHES = ProblemKind("too_many_batches", HTTPStatus.TOO_MANY_REQUESTS, "Too many batches have not ended")
 TOKENS_USED_UP = ProblemKind("tokens_used_up", HTTPStatus.TOO_MANY_REQUESTS, "The tokens of the day are used up")
+FORM_REFUSED = ProblemKind("form_refused", HTTPStatus.FORBIDDEN, "The form was not sent from here")
 SCOPE_MISSING = ProblemKind("scope_missing", HTTPStatus.FORBIDDEN, "The key may not do this")
 BAD_COMPRESSION = ProblemKind("bad_compression", HTTPStatus.BAD_REQUEST, "The file's compression cannot be undone")
 MALFORMED_UPLOAD = ProblemKind("malformed_upload", HTTPStatus.BAD_REQUEST, "The upload is not a form with a file")

@@ -75,7 +75,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(batch_report.router)
     app.include_router(callbacks.router)
     app.include_router(health.router)
-    app.include_router(dashboard.router)
+    for router in dashboard.ROUTERS:
+        app.include_router(router)
     problems.install(app)
     app.add_middleware(Requests, meters=app.state.meters, traces=app.state.traces)
     _describe_problems(app)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from producer.cli import batch, callbacks, doctor, engine, evals, keys, plan, processes, purge, stack, submit
+from producer.cli import batch, callbacks, dashboard, doctor, engine, evals, keys, plan, processes, purge, stack, submit
 from producer.cli.output import Exit, fail, progress
 from producer.client import ClientError, ServerProblem, ServerUnreachable
 from schemas.problems import NO_SERVER, UNAVAILABLE, Problem, ProblemKind
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.command(rich_help_panel="Everything here")(stack.up)
 app.command(rich_help_panel="Everything here")(stack.demo)
+app.command(rich_help_panel="Everything here")(dashboard.dashboard)
 app.command(rich_help_panel="Use a service")(submit.submit)
 app.add_typer(batch.app, name="batch", rich_help_panel="Use a service")
 app.add_typer(callbacks.app, name="callbacks", rich_help_panel="Use a service")

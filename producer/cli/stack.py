@@ -15,7 +15,7 @@ from infra.local import LocalStackError, StartCancelledError
 from infra.local.folder import running_stack
 from infra.local.supervisor import Stack, run_stack
 from infra.settings import Settings
-from producer.cli import verdicts
+from producer.cli import dashboard, verdicts
 from producer.cli.doctor import describe_model
 from producer.cli.output import Exit, progress
 from producer.cli.pairs import example_file, read_pairs
@@ -89,6 +89,12 @@ def _say_when_up(kind: str, /, **fields: object) -> None:
     if kind == "ready":
         url = fields["api_url"]
         progress.print(f"[bold green]Ready[/]: {url}  [dim](documentation at {url}/docs)[/]", soft_wrap=True)
+        if (info := running_stack(Path(str(fields["folder"])))) is not None:
+            progress.print(
+                f"Dashboard: {dashboard.invitation(info)}  [dim](good once, within ten minutes; then `nightcourt "
+                "dashboard`, or sign in with the key)[/]",
+                soft_wrap=True,
+            )
         progress.print(
             f"[dim]Key: in {fields['folder']}/key; the command line here finds it by itself[/]", soft_wrap=True
         )

@@ -1,14 +1,14 @@
 """`/dashboard/batches` and `/dashboard/comparisons`: batches, one batch with its verdicts, and one comparison."""
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
 
 from producer import batches, reports, results, waiting
 from producer.dashboard import live, render, verdicts
-from producer.dashboard.access import Reader
+from producer.dashboard.access import Form, Reader, Submitter
 from producer.dashboard.verdicts import Ended, Orders, Wanted
 from schemas import ids
 from schemas.ids import SINGLE_LINE, ComparisonKey
@@ -81,6 +81,19 @@ async def one(
     return render.page(
         request, "batch", **shown, found=found, wanted=wanted, began_after=after, first_choice=verdicts.first_choice
     )
+
+
+@router.post("/batches/{batch_id}/{action}")
+async def act(
+    caller: Submitter, _form: Form, request: Request, batch_id: str, action: Literal["pause", "resume", "cancel"]
+) -> Response:
+    """Hold a batch, let it go on, or call it off."""
+    database, key = request.app.state.database, key_of(batch_id)
+    if action == "cancel":
+        await batches.cancel(database, tenant=caller.tenant, batch_id=key)
+    else:
+        await batches.pause(database, tenant=caller.tenant, batch_id=key, paused=action == "pause")
+    return render.go(f"/batches/{batch_id}")
 
 
 @router.get("/batches/{batch_id}/events")

@@ -1,13 +1,14 @@
 """`/dashboard/callbacks`: who is called back, how it went, and one callback with every attempt."""
 
-from typing import Literal
+from datetime import UTC, datetime
+from typing import Annotated, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
-from producer import callbacks
+from producer import callback_endpoints, callbacks
 from producer.dashboard import live, receivers, render
-from producer.dashboard.access import Reader
+from producer.dashboard.access import Admin, Form, Reader
 from schemas import ids
 from schemas.callback import CallbackState
 from schemas.problems import NOT_FOUND, Problem
@@ -49,6 +50,7 @@ async def page(
     status: CallbackState | Literal[""] = "",
     endpoint: str = "",
     after: str | None = None,
+    replayed: Annotated[int | None, Query(ge=0)] = None,
 ) -> Response:
     """Show receivers, those that fail first, and the log of callbacks."""
     only = endpoint_key(endpoint) if endpoint else None
@@ -65,7 +67,14 @@ async def page(
             subject=None,
         )
     return render.page(
-        request, "callbacks", receivers=known, log=log, status=status, endpoint=endpoint, first=after is None
+        request,
+        "callbacks",
+        receivers=known,
+        log=log,
+        status=status,
+        endpoint=endpoint,
+        first=after is None,
+        replayed=replayed,
     )
 
 
@@ -78,6 +87,29 @@ async def events(caller: Reader, request: Request) -> Response:
             return {"receivers": await receivers.everything(connection, tenant=caller.tenant)}
 
     return live.stream(request, "callbacks", look, every=_EVERY_SECONDS)
+
+
+@router.post("/callbacks/replay")
+async def replay_dead(caller: Admin, form: Form, request: Request) -> Response:
+    """Send everything again that is dead of one receiver."""
+    state = request.app.state
+    key = endpoint_key(form.get("endpoint", ""))
+    async with state.database.connect() as connection:
+        known = await receivers.everything(connection, tenant=caller.tenant)
+    if any(each.key == key and each.state == "disabled" for each in known):
+        raise callback_endpoints.disabled(form["endpoint"])
+    since, shift = datetime.fromtimestamp(0, UTC), state.settings.clock_shift_seconds
+    replayed = await callbacks.replay_dead(state.database, tenant=caller.tenant, since=since, endpoint=key, shift=shift)
+    return render.go(f"/callbacks?replayed={replayed}")
+
+
+@router.post("/callbacks/{callback_id}/replay")
+async def replay(caller: Admin, _form: Form, request: Request, callback_id: str) -> Response:
+    """Send a callback again, now, under the id that it has always had."""
+    state = request.app.state
+    shift = state.settings.clock_shift_seconds
+    await callbacks.replay(state.database, tenant=caller.tenant, callback=callback_key(callback_id), shift=shift)
+    return render.go(f"/callbacks/{callback_id}")
 
 
 @router.get("/callbacks/{callback_id}")

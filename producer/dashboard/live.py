@@ -8,8 +8,10 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 
-from producer.dashboard import render
+from producer.dashboard import access, render
 
+_LOOKS = 5
+"""After so many looks the session is looked up again: it may have ended, or its key."""
 _SILENCE_SECONDS = 15.0
 """After this long without news a comment is sent, so that nothing between us and the reader gives up."""
 
@@ -44,7 +46,11 @@ async def _follow(
 ) -> AsyncIterator[str]:
     told: dict[str, str] = {}
     silent = 0.0
+    looks = 0
     while not request.app.state.ending.is_set():
+        looks += 1
+        if looks % _LOOKS == 0 and await access.visitor(request) is None:
+            return
         shown = await look()
         parts = render.live_parts(request, template, **shown)
         news = {name: part for name, part in parts.items() if told.get(name) != part}

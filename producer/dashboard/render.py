@@ -7,15 +7,16 @@ and the one style sheet of this package run, and nothing else be fetched.
 import hashlib
 from datetime import UTC, datetime
 from functools import cache
+from http import HTTPStatus
 from importlib import resources
 from typing import Any
 
 import jinja2
 from fastapi import Request
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from producer.dashboard import words
-from schemas.problems import NOT_FOUND, Problem
+from schemas.problems import KEY_MISSING, NOT_FOUND, Problem
 
 HOME = "/dashboard"
 """Where the dashboard stands."""
@@ -89,11 +90,41 @@ def live_parts(request: Request, template: str, /, **context: Any) -> dict[str, 
 
 def _shown(request: Request, context: dict[str, Any]) -> dict[str, Any]:
     """Add what every page shows."""
-    return {"now": datetime.now(UTC), "caller": getattr(request.state, "caller", None), "events": None, **context}
+    known = {name: getattr(request.state, name, None) for name in ("caller", "form_token")}
+    return {"now": datetime.now(UTC), "events": None, **known, **context}
+
+
+def go(path: str) -> RedirectResponse:
+    """Send a browser on to a path of the dashboard."""
+    return RedirectResponse(f"{HOME}{path}", status_code=303, headers=HEADERS)
+
+
+def sign_in(request: Request, *, to: str | None = None, wrong: Problem | None = None) -> Response:
+    """Ask for a key.
+
+    Args:
+        request: what it answers.
+        to: where to go once signed in; where the request went when None.
+        wrong: what was wrong with the key that was sent, where one was.
+    """
+    if to is None:
+        to = f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
+    status = HTTPStatus.OK if wrong is None else wrong.kind.status
+    answer = page(request, "login", http_status=status, to=to, wrong=wrong)
+    if wrong is not None:
+        answer.headers.update(wrong.headers)
+    return answer
 
 
 def problem(request: Request, found: Problem) -> Response:
-    """Show a problem as a page."""
+    """Show a problem as a page. Where nobody has signed in, that is the page that asks for a key."""
+    if found.kind is KEY_MISSING:
+        reading = request.method == "GET"
+        if reading and request.headers.get("sec-fetch-site") == "cross-site":
+            return page(request, "again", to=str(request.url))
+        answer = sign_in(request, to=None if reading else f"{HOME}/")
+        answer.status_code = found.kind.status
+        return answer
     request_id = getattr(request.state, "request_id", None)
     answer = page(request, "problem", http_status=found.kind.status, problem=found, request_id=request_id)
     answer.headers.update(found.headers)

@@ -2,16 +2,14 @@
 
 from fastapi import APIRouter, Response
 
-from producer.dashboard import batches, callbacks, now, render, why
+from producer.dashboard import batches, callbacks, now, render, signing_in, why
 
-router = APIRouter(include_in_schema=False)
-router.include_router(now.router)
-router.include_router(batches.router)
-router.include_router(callbacks.router)
-router.include_router(why.router)
+files = APIRouter(prefix=render.HOME, include_in_schema=False)
+
+ROUTERS = (now.router, batches.router, callbacks.router, why.router, signing_in.router, files)
 
 
-@router.get(f"{render.HOME}/static/{{name}}")
+@files.get("/static/{name}")
 async def static(name: str) -> Response:
     """Give the style sheet, the script or the icon. Nobody needs a key for these."""
     return render.static(name)

@@ -87,7 +87,9 @@ def inbox() -> Iterator[Inbox]:
 
 @pytest.fixture
 def client(database_url: str) -> Iterator[TestClient]:
-    """The HTTP edge, on the test's own database, asked with a key."""
-    app, headers = create_app(Settings(database_url=database_url)), bearer(a_key(database_url))
-    with TestClient(app, base_url="http://127.0.0.1", headers=headers) as client:
+    """The HTTP edge, on the test's own database, with a key that may do everything, signed in to the dashboard."""
+    key = a_key(database_url)
+    settings = Settings(database_url=database_url, secret_keys="0123456789abcdef" * 4)
+    with TestClient(create_app(settings), base_url="http://127.0.0.1", headers=bearer(key)) as client:
+        assert client.post("/dashboard/login", data={"key": key}).status_code == 200
         yield client

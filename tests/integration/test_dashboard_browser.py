@@ -1,17 +1,22 @@
-"""The dashboard in a real browser: live progress."""
+"""The dashboard in a real browser: live progress, replay, and no fault that axe-core calls serious."""
 
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 
+import httpx2
 import pytest
 from sqlalchemy import text
 from support.browser import CHROMIUM, Browser, running_browser
-from support.court import Court
+from support.court import Court, ScriptedEngine
+from support.desk import Desk
 from support.dockets import batch as insert_batch
 from support.edge import served
+from support.filed import file_and_judge
+from support.inbox import Inbox
 from support.keys import a_key, bearer
 
-from infra import docket
+from infra import docket, roster
 from infra.settings import Settings
 from producer.api.app import create_app
 from schemas import ids
@@ -20,20 +25,54 @@ from worker.judging import judge_shard
 LINES = 40
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian's package chromium)")
 
+AXE = resources.files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8")
+SIGHTS = {"light": (1200, 900), "dark": (390, 900)}
+"""A wide window by day, and a narrow one at night."""
+
+
+def faults(browser: Browser) -> list[str]:
+    """What axe-core finds on the page that is serious or critical, by day and at night."""
+    found = []
+    browser.run(f"{AXE}; true")
+    for scheme, (width, height) in SIGHTS.items():
+        browser("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        browser("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        violations = browser.run("axe.run({resultTypes: ['violations']}).then((result) => result.violations)")
+        found += [
+            f"{scheme} {width}: {each['id']}: {each['help']}: {each['nodes'][0]['html']}"
+            for each in violations
+            if each["impact"] in {"serious", "critical"}
+        ]
+    return found
+
 
 @pytest.fixture
-def browser(tmp_path: Path, database_url: str) -> Iterator[Browser]:
-    """A browser of the test's own, which sends a key."""
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    """A browser of the test's own."""
     with running_browser(tmp_path / "browser") as browser:
-        browser("Network.setExtraHTTPHeaders", headers=bearer(a_key(database_url)))
         yield browser
+
+
+@pytest.fixture
+def key(database_url: str) -> str:
+    """A key that may do everything."""
+    return a_key(database_url)
 
 
 @pytest.fixture
 def site(database_url: str) -> Iterator[str]:
     """The address of an API on the test's own database."""
-    with served(create_app(Settings(database_url=database_url))) as url:
+    with served(create_app(Settings(database_url=database_url, secret_keys="0123456789abcdef" * 4))) as url:
         yield url
+
+
+def sign_in(browser: Browser, site: str, key: str, path: str) -> None:
+    """Go to a page, and sign in on the way there as a person would."""
+    browser.open(f"{site}/dashboard{path}")
+    browser.click("#key")
+    browser("Input.insertText", text=key)
+    browser.click("form.ask button")
+    browser.until("document.readyState === 'complete' && !document.querySelector('#key')")
 
 
 def judge(court: Court, most: int) -> None:
@@ -42,15 +81,15 @@ def judge(court: Court, most: int) -> None:
         judge_shard(court.bench, shard)
 
 
-def test_a_batch_is_seen_to_get_on_and_to_end(site: str, browser: Browser, court: Court):
+def test_a_batch_is_seen_to_get_on_and_to_end(site: str, key: str, browser: Browser, court: Court):
     """Without a reload the counts and the bar grow, the page says that it is live, and then that it is over."""
     court.bench.engine.log_odds = lambda _: 2.0
     name = ids.batch_id(insert_batch(court.connection, LINES))
-    browser.open(f"{site}/dashboard/batches/{name}")
+    sign_in(browser, site, key, f"/batches/{name}")
     decided = "Number(document.querySelector('main .bar').getAttribute('aria-valuenow'))"
     browser.until("document.getElementById('pulse').textContent === 'live'")
     assert browser.run(decided) == 0
-    browser.run("document.querySelector('summary').focus()")
+    browser.run("document.querySelector('.options summary').focus()")
     judge(court, LINES // 4)
     browser.until(f"{decided} === {LINES // 4}")
     judge(court, LINES)
@@ -61,4 +100,71 @@ def test_a_batch_is_seen_to_get_on_and_to_end(site: str, browser: Browser, court
     assert browser.run("document.getElementById('pulse').hidden")
     assert not browser.run("document.getElementById('stale').hidden")
     assert browser.run("document.activeElement.tagName") == "SUMMARY"
+    assert [error for error in browser.errors if "401" not in error] == []
+
+
+def test_a_dead_callback_is_sent_again(site: str, key: str, browser: Browser, desk: Desk, inbox: Inbox):
+    """A receiver that was mended gets what it missed, by a button on the callback's page."""
+    endpoint = desk.add_endpoint(inbox.url)
+    desk.tell()
+    desk.fan_out()
+    desk.do("UPDATE callbacks SET state = 'dead', ended_at = now()")
+    callback = ids.callback_id(desk.one("SELECT id FROM callbacks"))
+    sign_in(browser, site, key, f"/callbacks/{callback}")
+    assert browser.run("document.querySelector('.headline .status').textContent") == "dead"
+    browser.click(".actions button")
+    browser.until("document.querySelector('.headline .status').textContent === 'waiting'")
+    assert desk.deliver() == 1
+    assert len(inbox.messages) == 1
+    browser.open(f"{site}/dashboard/callbacks?endpoint={ids.endpoint_id(endpoint)}")
+    assert (
+        browser.run("document.querySelector('#log ~ .wide tbody .status, tbody .delivered').textContent") == "delivered"
+    )
+
+
+def test_no_page_has_a_serious_fault(
+    site: str,
+    key: str,
+    browser: Browser,
+    court: Court,
+    engine: ScriptedEngine,
+    desk: Desk,
+    inbox: Inbox,
+    tmp_path: Path,
+):
+    """axe-core finds nothing serious on any page, by day or at night, and no script or policy complains."""
+    with httpx2.Client(base_url=site, timeout=60, headers=bearer(key)) as client:
+        filed = file_and_judge(client, court, engine)
+    card = {"model": "hash", "simulated": True, "caveat": "Simulated: no model was asked."}
+    roster.report(court.connection, worker="w", slots=8, bulk_slots=4, engine=card)
+    insert_batch(court.connection, LINES)
+    desk.add_endpoint("http://127.0.0.1:9/fails")
+    desk.add_endpoint(inbox.url)
+    desk.tell()
+    desk.deliver()
+    callback = ids.callback_id(desk.one("SELECT id FROM callbacks ORDER BY attempt DESC, state DESC LIMIT 1"))
+    desk.do("DELETE FROM outcomes WHERE judge_id = 'jdg_test'")
+    paths = {
+        "now": "/",
+        "batches": "/batches",
+        "batch": f"/batches/{filed.batch}",
+        "comparison": f"/comparisons/{filed.results[0]['id']}",
+        "errored": f"/comparisons/{filed.results[6]['id']}",
+        "report": f"/batches/{filed.batch}/report",
+        "callbacks": "/callbacks",
+        "callback": f"/callbacks/{callback}",
+        "waiting": f"/waiting?id={filed.batch}",
+    }
+    browser.open(f"{site}/dashboard/")
+    found = {"login": faults(browser)}
+    browser.errors.clear()  # it says that the page was a 401
+    sign_in(browser, site, key, "/")
+    browser.errors.clear()
+    for name, path in paths.items():
+        browser.open(f"{site}/dashboard{path}")
+        found[name] = faults(browser)
+        for scheme, size in SIGHTS.items():
+            browser.screenshot(tmp_path / f"{name}-{scheme}.png", width=size[0], height=size[1], dark=scheme == "dark")
+    assert {name: each for name, each in found.items() if each} == {}
     assert browser.errors == []
+    assert [address for address in browser.requests if not address.startswith(site)] == []

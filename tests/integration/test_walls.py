@@ -46,7 +46,7 @@ from schemas.problems import OutcomeError, Problem
 from schemas.states import OutcomeStatus
 
 PASSWORDS = {process: f"password-of-{process}" for process in roles.PROCESSES}
-OPEN = {"judges", "workers", "keys", "tombstones"}
+OPEN = {"judges", "workers", "keys", "sessions", "tombstones"}
 """Tables without policies: what judged, who is at work, tenants that are no more, and keys, which are looked up before
 anyone knows whose they are."""
 TENANTS = sorted(set(Base.metadata.tables) - OPEN)

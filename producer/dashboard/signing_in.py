@@ -1,0 +1,85 @@
+"""`/dashboard/login`, `/dashboard/enter` and `/dashboard/logout`: how a session begins and ends."""
+
+from uuid import UUID
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import RedirectResponse
+
+from producer import sessions
+from producer.access import Caller
+from producer.dashboard import render
+from producer.dashboard.access import COOKIE, Form, Reader, fields, let_in
+from schemas import ids
+from schemas.keys import Scope
+from schemas.problems import KEY_INVALID, SCOPE_MISSING, Problem
+
+router = APIRouter(prefix=render.HOME, include_in_schema=False)
+
+
+@router.get("/login")
+async def ask(request: Request) -> Response:
+    """Ask for a key."""
+    return render.sign_in(request)
+
+
+@router.post("/login")
+async def sign_in(request: Request) -> Response:
+    """Begin a session with a key, and go where the browser was going."""
+    given = await fields(request)
+    to = given.get("to", "")
+    try:
+        caller = await _owner(request, given.get("key", "").strip())
+    except Problem as problem:
+        return render.sign_in(request, to=to, wrong=problem)
+    async with request.app.state.database.begin() as connection:
+        token = await connection.run_sync(sessions.begin, _key(caller))
+    return _let_in(request, token, to)
+
+
+async def _owner(request: Request, sent: str) -> Caller:
+    """Tell whose key was sent.
+
+    Raises:
+        Problem: it is no good key, has not the scope to read, or too many wrong ones came from there.
+    """
+    client = request.client.host if request.client else ""
+    caller: Caller | None = await request.app.state.keyring.caller(sent, client=client)
+    if caller is None:
+        raise Problem(KEY_INVALID, "This key is unknown, wrong, expired or revoked.")
+    if not caller.may(Scope.READ):
+        raise Problem(SCOPE_MISSING, "Looking takes a key with the scope `read`, which this one has not.")
+    return caller
+
+
+def _key(caller: Caller) -> UUID:
+    key = ids.parse_prefixed(caller.key_id or "", "nck_")
+    if key is None:
+        raise Problem(KEY_INVALID, "There is no key to begin a session with.")
+    return key
+
+
+@router.get("/enter")
+async def enter(request: Request, invitation: str = "") -> Response:
+    """Begin the session that an address from the command line invites to, once."""
+    async with request.app.state.database.begin() as connection:
+        token = await connection.run_sync(sessions.accept, invitation)
+    if token is None:
+        used = Problem(KEY_INVALID, "This address was used before, or is older than ten minutes. Sign in with a key.")
+        return render.sign_in(request, wrong=used)
+    return _let_in(request, token, "")
+
+
+@router.post("/logout")
+async def sign_out(_caller: Reader, _form: Form, request: Request) -> Response:
+    """End the session."""
+    async with request.app.state.database.begin() as connection:
+        await connection.run_sync(sessions.end, request.cookies[COOKIE])
+    answer = render.go("/login")
+    answer.delete_cookie(COOKIE, path=render.HOME)
+    return answer
+
+
+def _let_in(request: Request, token: str, to: str) -> RedirectResponse:
+    answer = render.go(to.removeprefix(render.HOME) if to.startswith(f"{render.HOME}/") else "/")
+    let_in(request, answer, token)
+    return answer
