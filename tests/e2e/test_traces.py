@@ -28,7 +28,7 @@ def traced(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> It
     """A service that is traced, whose engine fails at a text."""
     folder: Path = tmp_path_factory.mktemp("traced") / "data"
     with running_service(folder, traces_endpoint=collector.url, simulated_fail=FAIL, max_attempts=2) as service:
-        with Client(service.url) as client:
+        with Client(service.url, api_key=service.key) as client:
             client.rotate_secret()
         yield service
 
@@ -106,7 +106,7 @@ def test_every_attempt_is_seen(traced: Service, collector: Collector):
 
 def test_a_batchs_shards_have_traces_of_their_own(traced: Service, collector: Collector, inbox: Inbox):
     """Each run of a shard is a trace, linked to the request that made the batch."""
-    with Client(traced.url) as client:
+    with Client(traced.url, api_key=traced.key) as client:
         lines = [{**QUESTION, "custom_id": f"{n}", "prompt": f"Which, {n}?"} for n in range(2100)]
         file = client.upload("\n".join(map(json.dumps, lines)).encode())
         batch = client.create_batch(file.id, callback_url=inbox.url)
