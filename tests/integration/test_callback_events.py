@@ -2,6 +2,7 @@
 
 import pytest
 from sqlalchemy import Engine, event
+from sqlalchemy.ext.asyncio import AsyncConnection
 from support.desk import LOOPBACK, Desk, body_of
 from support.dockets import an_outcome
 from support.inbox import Inbox
@@ -15,6 +16,11 @@ from schemas.problems import OutcomeError, Problem
 
 HOOK = "http://127.0.0.1:9/hook"
 """A receiver that nothing is ever sent to in these tests."""
+
+
+async def admit_all(_: AsyncConnection, *, lines: int) -> None:
+    """Find room for any batch."""
+    assert lines
 
 
 def make_batch(desk: Desk, lines: int = 3, **options: object) -> str:
@@ -36,7 +42,7 @@ def make_batch(desk: Desk, lines: int = 3, **options: object) -> str:
     request = BatchRequest(
         input_file_id=ids.file_id(file), endpoint="/v1/comparisons", completion_window="1h", **options
     )
-    batch, _ = desk.run(batches.create, request, tenant="default", allowed=LOOPBACK)
+    batch, _ = desk.run(batches.create, request, tenant="default", allowed=LOOPBACK, admit=admit_all)
     return batch.id
 
 
@@ -169,7 +175,7 @@ class TestBatches:
         batch = make_batch(desk, 2, callback_url=HOOK, callback_comparisons=True)
         judge_batch(desk, True, False)
         key = ids.parse_prefixed(batch, "batch_")
-        desk.run(batches.retry, tenant="default", batch_id=key, shard_lines=256)
+        desk.run(batches.retry, tenant="default", batch_id=key, shard_lines=256, admit=admit_all)
         judge_batch(desk, True, True)
         assert sorted(desk.events()) == sorted(
             [

@@ -8,7 +8,7 @@ from sqlalchemy import Engine, text
 from support.court import Court, ScriptedEngine, comparison
 from support.desk import Desk
 from support.inbox import Inbox
-from support.numbers import series
+from support.series import series
 from support.waiting import wait_until
 
 from infra import metrics

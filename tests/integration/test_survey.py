@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, text
 from support.desk import Desk
 from support.dockets import batch, claim_one
-from support.numbers import Series, series
+from support.series import Series, series
 from support.waiting import wait_until
 
 from infra import docket, metrics, roster

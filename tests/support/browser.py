@@ -52,16 +52,19 @@ class Browser:
 
     def run(self, script: str) -> Any:
         """Evaluate a script in the page and give its value."""
-        result = self("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        result = self._evaluate(script)
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
     def until(self, script: str) -> None:
-        """Wait until a script is true."""
+        """Wait until a script is true; where it fails the page may be on its way, and it is not true yet."""
         end = time.monotonic() + _PATIENCE
-        while not self.run(script):
-            assert time.monotonic() < end, f"never true: {script}"
+        while "exceptionDetails" in (result := self._evaluate(script)) or not result["result"].get("value"):
+            assert time.monotonic() < end, f"never true: {script}: {result}"
             time.sleep(0.02)
+
+    def _evaluate(self, script: str) -> dict[str, Any]:
+        return self("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
 
     def click(self, selector: str) -> None:
         """Click with the mouse where an element is."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import httpx2
 import pytest
 from support.court import ScriptedEngine
-from support.numbers import series
+from support.series import series
 
 from infra import metrics
 from infra.local.finding import free_port
