@@ -50,5 +50,5 @@ def judge(job_id: int) -> None:
         question = from_request(job.body, line=0)
         scores = engine.score([engine.encode(prompts.build(question, order)) for order in ORDERS])
         cast = [ballots.ballot(order, score.log_odds, score.mass) for order, score in zip(ORDERS, scores, strict=True)]
-        job.verdict = ballots.count(cast, temperature=1.0, tie_margin=None).model_dump(mode="json")
+        job.verdict = ballots.count(cast, temperature=1.0, tie_margin=None)
         session.commit()

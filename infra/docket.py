@@ -228,14 +228,20 @@ def _claim(row: Row[Any]) -> Claim:
     )
 
 
-def undecided(connection: Connection, claim: Claim) -> list[Filed]:
-    """Read the lines of a claimed shard that have no outcome yet: what was stored before a crash is not done again."""
+def undecided(connection: Connection, claim: Claim, *, own_profile: str = "own") -> list[Filed]:
+    """Read the lines of a claimed shard that have no outcome yet: what was stored before a crash is not done again.
+
+    Args:
+        connection: in or out of a transaction.
+        claim: whose lines.
+        own_profile: what lines that ask for the judge's own profile are to have.
+    """
     if claim.begun:
         result = connection.execute(docket_sql.LINES_LEFT, {"shard": claim.lease.shard})
     else:
         span = {"source_id": claim.source_id, "first_line": claim.first_line, "last_line": claim.last_line}
         result = connection.execute(docket_sql.LINES, span)
-    return [from_row(row, claim.options) for row in result]
+    return [from_row(row, claim.options, own_profile) for row in result.all()]
 
 
 def renew(connection: Connection, leases: Sequence[Lease], *, lease_seconds: float) -> set[Lease]:

@@ -44,9 +44,17 @@ def to_row(comparison: Filed) -> dict[str, Any]:
     }
 
 
-def from_row(row: Row[Any], options: dict[str, Any]) -> Filed:
-    """Understand a row again. `options` is what the batch says for lines that do not."""
+def from_row(row: Row[Any], options: dict[str, Any], own_profile: str = "own") -> Filed:
+    """Understand a row again.
+
+    Args:
+        row: of `comparisons`.
+        options: what the batch says for lines that do not.
+        own_profile: what a comparison that asks for the judge's own profile is to have.
+    """
     given = {**options, **unwrap(from_json(row.body)).request}
+    if given.get("profile", "own") == "own":
+        given["profile"] = own_profile
     return from_request(given, line=row.line, custom_id=row.custom_id, request_id=row.request_id)
 
 
@@ -55,14 +63,14 @@ def from_request(
 ) -> Filed:
     """Fill in what the fields of a comparison leave open. Other fields are left alone."""
     return Filed(
-        line=line,
-        custom_id=custom_id,
-        prompt=given["prompt"],
-        response_a=given["response_a"],
-        response_b=given["response_b"],
-        orders=given.get("order", "both"),
-        profile=given.get("profile", "own"),
-        tie_margin=given.get("tie_margin"),
-        metadata=given.get("metadata") or {},
-        request_id=request_id,
+        line,
+        custom_id,
+        given["prompt"],
+        given["response_a"],
+        given["response_b"],
+        given.get("order", "both"),
+        given.get("profile", "own"),
+        given.get("tie_margin"),
+        given.get("metadata") or {},
+        request_id,
     )

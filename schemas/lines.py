@@ -10,8 +10,7 @@
 """
 
 import hashlib
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 from pydantic_core import from_json
@@ -23,7 +22,7 @@ ENDPOINT = "/v1/comparisons"
 
 _TURN = "\n\nAssistant:"
 """Opens an answer in transcripts of the form of Anthropic's HH-RLHF."""
-_BESIDE_A_PAIR = frozenset({"label", "topic", "subset", "dataset"})
+_BESIDE_A_PAIR = frozenset({"id", "label", "topic", "subset", "dataset"})
 _OPTIONS = frozenset({"order", "profile", "tie_margin", "metadata", "custom_id"})
 
 
@@ -47,8 +46,7 @@ class BadLineError(ValueError):
         """What the line calls itself, where that much of it could be understood."""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """A line of a batch file, understood."""
 
     request: dict[str, Any]
@@ -122,10 +120,11 @@ def unwrap(row: dict[str, Any]) -> Line:
         return _request(row)
     if "chosen" in row and "rejected" in row:
         return _preference(row)
-    fields = {name: value for name, value in row.items() if name not in _BESIDE_A_PAIR}
-    if "id" in fields:
-        fields.setdefault("custom_id", str(fields["id"]))
-        del fields["id"]
+    fields = row
+    if not _BESIDE_A_PAIR.isdisjoint(row):
+        fields = {name: value for name, value in row.items() if name not in _BESIDE_A_PAIR}
+        if "id" in row:
+            fields.setdefault("custom_id", str(row["id"]))
     label = row.get("label")
     if label not in {"A", "B", None}:
         raise BadLineError("invalid_request", 'label: is "A" or "B", the better response', param="label")

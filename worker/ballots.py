@@ -6,9 +6,28 @@ position bias. Averaging log-odds cancels an additive leaning to one slot exactl
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypedDict
 
-from schemas.verdict import Ballot, Order, Tally, Winner
+from schemas.verdict import Order, Winner
+
+
+class Ballot(TypedDict):
+    """A `schemas.verdict.Ballot` as its JSON has it: models are not worth their price where nothing is validated."""
+
+    order: Order
+    log_odds: float | None
+    mass: float | None
+    vote: Literal["A", "B"]
+
+
+class Tally(TypedDict):
+    """A `schemas.verdict.Tally` as its JSON has it."""
+
+    winner: Winner
+    probability_a: float | None
+    consistent: bool | None
+    position_bias: float | None
+    ballots: list[Ballot]
 
 
 def sigmoid(x: float) -> float:
@@ -21,12 +40,12 @@ def sigmoid(x: float) -> float:
 
 def ballot(order: Order, log_odds: float, mass: float) -> Ballot:
     """Make a ballot from what the model said in one order."""
-    return Ballot(order=order, log_odds=log_odds, mass=mass, vote="A" if log_odds > 0 else "B")
+    return {"order": order, "log_odds": log_odds, "mass": mass, "vote": "A" if log_odds > 0 else "B"}
 
 
 def vote_only(order: Order, vote: Literal["A", "B"]) -> Ballot:
     """Make a ballot from a vote whose odds are not known."""
-    return Ballot(order=order, log_odds=None, mass=None, vote=vote)
+    return {"order": order, "log_odds": None, "mass": None, "vote": vote}
 
 
 def count(ballots: Sequence[Ballot], *, temperature: float, tie_margin: float | None) -> Tally:
@@ -38,25 +57,27 @@ def count(ballots: Sequence[Ballot], *, temperature: float, tie_margin: float | 
         tie_margin: a tie where |P - 0.5| is at most this; None for no ties. Without odds, or with d exactly 0, two
             ballots that cancel are a tie all the same: there is nothing left to tell the responses apart by.
     """
-    odds = [each.log_odds for each in ballots if each.log_odds is not None]
+    odds = [log_odds for each in ballots if (log_odds := each["log_odds"]) is not None]
     odds_known = len(odds) == len(ballots)
-    said = odds if odds_known else [1.0 if each.vote == "A" else -1.0 for each in ballots]
+    said = odds if odds_known else [1.0 if each["vote"] == "A" else -1.0 for each in ballots]
     # Turned to response A's side: in order "ba" the first slot is response B's.
-    preferences = [value if each.order == "ab" else -value for each, value in zip(ballots, said, strict=True)]
-    d = sum(preferences) / len(preferences)
-    probability = sigmoid(d / temperature) if odds_known else None
+    preferences = [value if each["order"] == "ab" else -value for each, value in zip(ballots, said, strict=True)]
+    d = preferences[0]
     consistent = bias = None
     if len(preferences) == 2:  # noqa: PLR2004 - both orders
+        # Halved first: the sum of what an engine says may be beyond all numbers, and JSON has no word for that.
+        d = d / 2 + preferences[1] / 2
         # s1 * s2 < 0: the two preferences, each turned to response A's side, have the same sign.
         consistent = preferences[0] * preferences[1] > 0
-        bias = sum(odds) / 2 if odds_known else None
-    return Tally(
-        winner=_winner(d, probability, tie_margin),
-        probability_a=probability,
-        consistent=consistent,
-        position_bias=bias,
-        ballots=list(ballots),
-    )
+        bias = odds[0] / 2 + odds[1] / 2 if odds_known else None
+    probability = sigmoid(d / temperature) if odds_known else None
+    return {
+        "winner": _winner(d, probability, tie_margin),
+        "probability_a": probability,
+        "consistent": consistent,
+        "position_bias": bias,
+        "ballots": list(ballots),
+    }
 
 
 def _winner(d: float, probability: float | None, tie_margin: float | None) -> Winner:

@@ -2,7 +2,8 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from infra.filed import Filed
 from infra.outcomes import Outcome
@@ -10,7 +11,7 @@ from schemas.problems import OutcomeError
 from schemas.states import OutcomeStatus
 from schemas.verdict import Order
 from worker import prompts
-from worker.engines.base import Engine
+from worker.engines.base import Engine, Prompt
 
 ORDERS: dict[str, tuple[Order, ...]] = {"both": ("ab", "ba"), "ab": ("ab",), "ba": ("ba",)}
 
@@ -28,20 +29,21 @@ class Case(NamedTuple):
 
 def digest(comparison: Filed) -> bytes:
     """Hash what is asked: the same comparison under the same judge is not computed twice for one tenant."""
-    asked = (
-        comparison.prompt,
-        comparison.response_a,
-        comparison.response_b,
-        comparison.orders,
-        comparison.profile,
-        comparison.tie_margin,
-    )
-    hashed = hashlib.blake2b(digest_size=16)
-    for part in asked:
-        data = (part if isinstance(part, str) else repr(part)).encode()
-        hashed.update(b"%d:" % len(data))
-        hashed.update(data)
-    return hashed.digest()
+    texts = _spelt(comparison.prompt), _spelt(comparison.response_a), _spelt(comparison.response_b)
+    return hashlib.blake2b(
+        b"".join([*texts, _how(comparison.orders, comparison.profile, comparison.tie_margin)]), digest_size=16
+    ).digest()
+
+
+def _spelt(part: Any) -> bytes:
+    data = (part if isinstance(part, str) else repr(part)).encode()
+    return b"%d:%b" % (len(data), data)
+
+
+@lru_cache
+def _how(orders: str, profile: str, tie_margin: float | None) -> bytes:
+    """The rest of a question, which is the same in most."""
+    return _spelt(orders) + _spelt(profile) + _spelt(tie_margin)
 
 
 def tell_twins(comparisons: Sequence[Filed], digests: dict[int, bytes]) -> tuple[list[Filed], dict[int, list[Filed]]]:
@@ -150,31 +152,34 @@ def steps(
     """
     step: list[Case] = []
     tokens = 0
+    room, longest = engine.card.step_tokens, engine.card.max_prompt_tokens
     for comparison in comparisons:
-        case = _case(comparison, digests.get(comparison.line), engine)
+        case = _case(comparison, digests.get(comparison.line), engine.encode, longest)
         if isinstance(case, Outcome):
             refuse(case)
             continue
         # A profile that writes takes its time: such a case is a step of its own.
         alone = prompts.PROFILES[comparison.profile].writes
-        if step and (alone or tokens + case.tokens > engine.card.step_tokens):
+        if step and (alone or tokens + case.tokens > room):
             yield step
             step, tokens = [], 0
         step.append(case)
-        tokens += engine.card.step_tokens if alone else case.tokens
+        tokens += room if alone else case.tokens
     if step:
         yield step
 
 
-def _case(comparison: Filed, asked: bytes | None, engine: Engine) -> Case | Outcome:
+def _case(
+    comparison: Filed, asked: bytes | None, encode: Callable[[Prompt], Sequence[int]], limit: int
+) -> Case | Outcome:
     """Make a comparison's prompts, or say why this judge cannot be asked it."""
     orders = ORDERS[comparison.orders]
     try:
-        ids = tuple([engine.encode(prompts.build(comparison, order)) for order in orders])
+        ids = tuple([encode(prompts.build(comparison, order)) for order in orders])
     except prompts.ProfileUnfitError as error:
         return errored(comparison, OutcomeError.PROFILE_UNFIT, str(error))
     lengths = [len(each) for each in ids]
-    longest, limit = max(lengths), engine.card.max_prompt_tokens
+    longest = max(lengths)
     if longest > limit:
         message = f"the prompt is {longest} tokens long, the judge takes {limit}"
         return errored(comparison, OutcomeError.CONTEXT_LENGTH_EXCEEDED, message)

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Literal, TypeVar
 
 import structlog
+from pydantic_core import to_json
 from sqlalchemy import Connection
 from sqlalchemy import Engine as Database
 
@@ -24,7 +25,6 @@ from infra.outcomes import Outcome
 from infra.traces import Attributes, Span, Traces
 from schemas.problems import OutcomeError
 from schemas.states import Lane, OutcomeStatus
-from schemas.verdict import Ballot
 from worker import ballots, cases, prompts
 from worker.admission import Gate
 from worker.cases import Case
@@ -154,10 +154,7 @@ def _see_through(bench: Bench, claim: Claim, span: Span) -> None:
 def _work(bench: Bench, claim: Claim) -> int:
     """Judge what is undecided of a claimed shard, storing as it goes. Returns how many lines it decided."""
     with bench.database.connect() as connection:
-        comparisons = [
-            each._replace(profile=bench.rules.profile) if each.profile == "own" else each
-            for each in docket.undecided(connection, claim)
-        ]
+        comparisons = docket.undecided(connection, claim, own_profile=bench.rules.profile)
         digests = {each.line: cases.digest(each) for each in comparisons} if claim.options.get("reuse", True) else {}
         found = precedents.find(
             connection, tenant=claim.tenant, digests=list(digests.values()), judges=list(bench.judges.values())
@@ -256,24 +253,24 @@ def _score(engine: Engine, asked: Sequence[Sequence[int]], tenant: str) -> list[
 def _scored(bench: Bench, case: Case, scores: Sequence[Score]) -> Outcome:
     cast = []
     for order, score in zip(case.orders, scores, strict=True):
-        if score.mass < bench.rules.mass_threshold:
+        if math.isfinite(score.log_odds) and bench.rules.mass_threshold <= score.mass < math.inf:
+            cast.append(ballots.ballot(order, score.log_odds, score.mass))
+        elif score.mass < bench.rules.mass_threshold:
             message = (
                 f"order {order}: the model put {score.mass:.3g} of its probability on A and B, "
                 f"under the threshold of {bench.rules.mass_threshold:g}"
             )
             return _errored(case, OutcomeError.UNPARSEABLE, message, case.tokens, scores)
-        if math.isnan(score.log_odds) or not math.isfinite(score.mass):
+        elif math.isnan(score.log_odds) or not math.isfinite(score.mass):
             message = f"order {order}: the engine's odds are no number"
             return _errored(case, OutcomeError.UNPARSEABLE, message, case.tokens, scores)
-        if math.isinf(score.log_odds):
-            cast.append(ballots.vote_only(order, "A" if score.log_odds > 0 else "B"))
         else:
-            cast.append(ballots.ballot(order, score.log_odds, score.mass))
+            cast.append(ballots.vote_only(order, "A" if score.log_odds > 0 else "B"))
     return _succeeded(bench, case, cast, scores)
 
 
 def _written(bench: Bench, case: Case, tenant: str) -> Outcome:
-    cast: list[Ballot] = []
+    cast: list[ballots.Ballot] = []
     scores: list[Score] = []
     room = bench.engine.card.max_prompt_tokens
     for order, ids in zip(case.orders, case.prompts, strict=True):
@@ -301,17 +298,17 @@ def parse(text: str) -> Literal["A", "B"] | None:
     return "B" if "[[B]]" in text else None
 
 
-def _succeeded(bench: Bench, case: Case, cast: Sequence[Ballot], scores: Sequence[Score]) -> Outcome:
+def _succeeded(bench: Bench, case: Case, cast: Sequence[ballots.Ballot], scores: Sequence[Score]) -> Outcome:
     temperature = bench.rules.calibrated.get(case.comparison.profile, bench.rules.temperature)
     tally = ballots.count(cast, temperature=temperature, tie_margin=case.comparison.tie_margin)
     return Outcome(
         line=case.comparison.line,
         status=OutcomeStatus.SUCCEEDED,
-        tally=tally.model_dump_json(),
+        tally=to_json(tally).decode(),
         judge_id=bench.judges[case.comparison.profile],
         prompt_tokens=case.tokens,
-        cached_tokens=sum(score.cached_tokens for score in scores),
-        gpu_seconds=sum(score.seconds for score in scores),
+        cached_tokens=sum([score.cached_tokens for score in scores]),
+        gpu_seconds=sum([score.seconds for score in scores]),
         digest=case.digest,
     )
 

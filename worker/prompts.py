@@ -7,7 +7,6 @@ the model writes, and the verdict is parsed from what it wrote.
 
 import hashlib
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from infra.filed import Filed
@@ -149,17 +148,15 @@ PROFILES: dict[str, Profile] = {
 }
 
 
-@cache
-def _pieces(template: str) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """Take a template apart: what stands before its first slot, and each slot's name with what follows it."""
-    beginning, *slots = template.split("{")
-    return beginning, tuple((name, rest) for name, rest in (slot.split("}", 1) for slot in slots))
+def _around_slots(template: str) -> tuple[str, str, str, str]:
+    """Take a template apart around question, first and second: `format` would do so again for every prompt."""
+    opening, rest = template.split("{question}")
+    between, rest = rest.split("{first}")
+    middle, end = rest.split("{second}")
+    return opening, between, middle, end
 
 
-def _fill(template: str, **slots: str) -> str:
-    """Put texts into slots in one pass: braces and slot names inside the texts are text."""
-    beginning, pieces = _pieces(template)
-    return beginning + "".join([slots[name] + rest for name, rest in pieces])
+_CARD, _POCKET_USER = _around_slots(CARD), _around_slots(POCKET_USER)
 
 
 def _transcript(turns: Any) -> str:
@@ -186,16 +183,10 @@ def build(comparison: Filed, order: Order) -> Prompt:
         first, second = second, first
     if comparison.profile == "rewardbench":
         return _rewardbench(comparison.prompt, first, second)
-    texts = {
-        "question": _transcript(comparison.prompt),
-        "first": _transcript(first),
-        "second": _transcript(second),
-    }
-    if comparison.profile == "pocket":
-        return Prompt(
-            messages=(("system", POCKET_SYSTEM), ("user", _fill(POCKET_USER, **texts))), opening=VERDICT_OPENING
-        )
-    return Prompt(messages=(("user", _fill(CARD, **texts)),), opening=VERDICT_OPENING)
+    pocket = comparison.profile == "pocket"
+    opening, between, middle, end = _POCKET_USER if pocket else _CARD
+    text = f"{opening}{_transcript(comparison.prompt)}{between}{_transcript(first)}{middle}{_transcript(second)}{end}"
+    return Prompt((("system", POCKET_SYSTEM), ("user", text)) if pocket else (("user", text),), VERDICT_OPENING)
 
 
 def _rewardbench(prompt: Any, first: Any, second: Any) -> Prompt:
@@ -203,11 +194,10 @@ def _rewardbench(prompt: Any, first: Any, second: Any) -> Prompt:
     questions = _user_turns(prompt)
     answers_1, answers_2 = _assistant_turns(first), _assistant_turns(second)
     if len(questions) == 1 and len(answers_1) == len(answers_2) == 1:
-        user = _fill(REWARDBENCH_USER, question=questions[0], first=answers_1[0], second=answers_2[0])
+        user = REWARDBENCH_USER.format(question=questions[0], first=answers_1[0], second=answers_2[0])
         return Prompt(messages=(("system", REWARDBENCH_SYSTEM), ("user", user)))
     if len(questions) == 1 and len(answers_1) == len(answers_2) == 3 and answers_1[1] == answers_2[1]:  # noqa: PLR2004
-        user = _fill(
-            REWARDBENCH_USER_TWO_TURNS,
+        user = REWARDBENCH_USER_TWO_TURNS.format(
             question_1=questions[0],
             first_1=answers_1[0],
             second_1=answers_2[0],

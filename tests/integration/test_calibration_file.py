@@ -10,7 +10,7 @@ from support.court import Court, comparison
 from infra.calibration import read_calibration
 from infra.settings import Settings
 from schemas.calibration import CalibratedJudge, Calibration
-from schemas.verdict import Judge, Tally
+from schemas.verdict import Judge
 from worker import app, ballots
 from worker.engines.simulated import SimulatedEngine
 
@@ -44,9 +44,8 @@ def test_verdicts_are_made_at_its_temperature_and_say_so(engine, database, conne
     court.file(comparison())
     court.sit()
     row = court.outcome()
-    tally = Tally.model_validate(row.tally)
-    assert ballots.count(tally.ballots, temperature=2.5, tie_margin=None) == tally
-    assert ballots.count(tally.ballots, temperature=1.0, tie_margin=None) != tally
+    assert ballots.count(row.tally["ballots"], temperature=2.5, tie_margin=None) == row.tally
+    assert ballots.count(row.tally["ballots"], temperature=1.0, tie_margin=None) != row.tally
     card = connection.execute(text("SELECT card FROM judges WHERE id = :id"), {"id": row.judge_id}).scalar_one()
     assert (card["temperature"], card["calibration"]) == (2.5, calibration.sha256)
     assert card["caveat"]

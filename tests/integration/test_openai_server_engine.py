@@ -96,7 +96,7 @@ def judge(engine: Engine, pair: Filed) -> Tally:
     """Judge a pair in both orders, as the worker does."""
     scores = engine.score([engine.encode(prompts.build(pair, order)) for order in ("ab", "ba")])
     cast = [ballots.ballot(order, each.log_odds, each.mass) for order, each in zip(("ab", "ba"), scores, strict=True)]
-    return ballots.count(cast, temperature=1.0, tie_margin=None)
+    return Tally.model_validate(ballots.count(cast, temperature=1.0, tie_margin=None))
 
 
 def preference(tally: Tally) -> float:

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.verdict import Ballot, Tally
-from worker.ballots import ballot, count, sigmoid, vote_only
+from worker import ballots
+from worker.ballots import ballot, sigmoid, vote_only
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 # Sixteenths within the reach of a model: their sums and halves are exact, so that "equal" can mean equal.
@@ -16,6 +17,11 @@ EXACT = st.integers(-800, 800).map(lambda sixteenths: sixteenths / 16)
 MARGINS = st.none() | st.floats(0, 0.4999)
 UNHURRIED = settings(deadline=None)
 MIRROR = {"A": "B", "B": "A", "tie": "tie"}
+
+
+def count(cast: list[ballots.Ballot], *, temperature: float, tie_margin: float | None) -> Tally:
+    """Add ballots up, and read the tally as whoever asks for it does."""
+    return Tally.model_validate(ballots.count(cast, temperature=temperature, tie_margin=tie_margin))
 
 
 def both(s1: float, s2: float, *, temperature: float = 1.0, tie_margin: float | None = None) -> Tally:
@@ -66,8 +72,8 @@ class TestTheFormulas:
 
     def test_a_ballot_is_what_the_model_said_in_that_order(self):
         """Log-odds are stored as they were said, and the vote names a slot, not a response."""
-        assert ballot("ba", 1.5, 0.9) == Ballot(order="ba", log_odds=1.5, mass=0.9, vote="A")
-        assert ballot("ab", -1.5, 0.9) == Ballot(order="ab", log_odds=-1.5, mass=0.9, vote="B")
+        assert Ballot.model_validate(ballot("ba", 1.5, 0.9)) == Ballot(order="ba", log_odds=1.5, mass=0.9, vote="A")
+        assert Ballot.model_validate(ballot("ab", -1.5, 0.9)) == Ballot(order="ab", log_odds=-1.5, mass=0.9, vote="B")
 
     @pytest.mark.parametrize(
         ("x", "value"), [(0.0, 0.5), (1.0, 0.7310585786300049), (-1.0, 0.2689414213699951), (710.0, 1.0)]

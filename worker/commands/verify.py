@@ -144,12 +144,12 @@ class _Agreement:
         cast = [ballots.ballot(*each) for each in zip(("ab", "ba"), *zip(*_odds(scores), strict=True), strict=True)]
         tally = ballots.count(cast, temperature=1.0, tie_margin=None)
         self.masses += [score.mass for score in scores]
-        self.biases.append(tally.position_bias or 0.0)
-        self.consistent += bool(tally.consistent)
+        self.biases.append(tally["position_bias"] or 0.0)
+        self.consistent += bool(tally["consistent"])
         label = self.labels[id(step)]
         if label is not None:
             self.labelled += 1
-            self.right += tally.winner == label
+            self.right += tally["winner"] == label
 
     def report(self) -> dict[str, Any]:
         judged = len(self.biases)

@@ -12,8 +12,7 @@ VERDICT_OPENING = "[["
 """What the assistant's turn is opened with, so that the next token is the verdict."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(NamedTuple):
     """A conversation to be put to the model, and the beginning of the assistant's turn.
 
     Every `content` is plain text: no part of it may become a control token, whatever it spells.

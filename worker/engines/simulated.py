@@ -43,6 +43,7 @@ _ROLES = {role: struct.pack("I", _TEXT_IDS + number) for number, role in enumera
 _END = struct.pack("I", _TEXT_IDS + 3)
 _VERDICT_TOKENS = VerdictTokens(a=_TEXT_IDS + 4, b=_TEXT_IDS + 5)
 _BYTES_PER_TOKEN = 4
+_PADDING = tuple(b" " * short for short in range(_BYTES_PER_TOKEN))
 _SEVEN_BITS = bytes(byte & 0x7F for byte in range(256))
 _SPREAD = 2.0
 _STEP_TOKENS = 8192
@@ -73,7 +74,8 @@ class SimulatedEngine:
     ) -> None:
         if tokens_per_second < 0:
             raise ValueError("tokens_per_second must not be negative; 0 answers at once")
-        self._key = hashlib.blake2b(str(seed).encode(), digest_size=16).digest()
+        key = hashlib.blake2b(str(seed).encode(), digest_size=16).digest()
+        self._hash = hashlib.blake2b(key=key, digest_size=_THREE_WORDS.size)
         self._tokens_per_second = tokens_per_second
         self._strengths = strengths
         self._on_score = on_score
@@ -84,7 +86,7 @@ class SimulatedEngine:
             engine="simulated",
             engine_build="1",
             model="simulated",
-            weights=f"sha256:{hashlib.sha256(mark + self._key).hexdigest()}",
+            weights=f"sha256:{hashlib.sha256(mark + key).hexdigest()}",
             quantisation="none",
             verdict_tokens=_VERDICT_TOKENS,
             max_prompt_tokens=max_prompt_tokens,
@@ -102,8 +104,8 @@ class SimulatedEngine:
         """One id for every four bytes of text, and one for the beginning and the end of every turn."""
         words: list[bytes] = []
         for role, content in prompt.messages:
-            words += (_ROLES[role], _text_words(content), _END)
-        words += (_ROLES["assistant"], _text_words(prompt.opening))
+            words += (_ROLES[role], *_text_words(content), _END)
+        words += (_ROLES["assistant"], *_text_words(prompt.opening))
         return memoryview(b"".join(words)).cast("I")
 
     def score(self, prompts: Sequence[Sequence[int]], *, salt: str = "") -> list[Score]:  # noqa: ARG002 - nothing is kept
@@ -157,15 +159,12 @@ class SimulatedEngine:
     def _opinion(self, prompt: Sequence[int]) -> Score:
         ids = prompt if isinstance(prompt, memoryview) else array("I", prompt)
         # A checksum of the text, hashed: hashing all of it would be half of what a line costs under load.
-        seen = b"%d %d" % (zlib.crc32(ids), len(ids))
-        first, second, third = _THREE_WORDS.unpack(hashlib.blake2b(seen, key=self._key, digest_size=24).digest())
+        seen = self._hash.copy()
+        seen.update(b"%d %d" % (zlib.crc32(ids), len(ids)))
+        first, second, third = _THREE_WORDS.unpack(seen.digest())
         normal = math.sqrt(-2 * math.log(1 - first / 2**64)) * math.cos(2 * math.pi * (second / 2**64))
-        return Score(
-            log_odds=_SPREAD * normal + (_difference(ids.tobytes()) if self._strengths else 0.0),
-            mass=0.95 + 0.05 * (third / 2**64),
-            cached_tokens=0,
-            seconds=self._seconds(len(prompt)),
-        )
+        odds = _SPREAD * normal + (_difference(ids.tobytes()) if self._strengths else 0.0)
+        return Score(odds, 0.95 + 0.05 * (third / 2**64), 0, self._seconds(len(ids)))
 
 
 def _difference(data: bytes) -> float:
@@ -215,12 +214,13 @@ def faults(
     return look
 
 
-def _text_words(text: str) -> bytes:
-    """Four bytes a token: nothing like a real tokenizer, but as many tokens as English text would have.
+def _text_words(text: str) -> tuple[bytes, bytes]:
+    """Text, and what fills its last token up.
 
-    The topmost bit of every byte is cleared, which ASCII has clear already: ids from a token's limit on are control.
+    Four bytes a token: nothing like a real tokenizer, but as many tokens as English text would have. The
+    topmost bit of every byte is cleared, which ASCII has clear already: ids from a token's limit on are control.
     """
     data = text.encode("utf-8", "replace")
     if not text.isascii():
         data = data.translate(_SEVEN_BITS)
-    return data + b" " * (-len(data) % _BYTES_PER_TOKEN)
+    return data, _PADDING[-len(data) % _BYTES_PER_TOKEN]
