@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 T ?= tests
+# The whole suite waits a good deal, so two processes share its files; a part runs in one, which can print as it goes.
+PROCESSES ?= $(if $(filter tests,$(T)),2,0)
 DEPLOYED := $(addprefix tests/contract/,test_images.py test_compose.py test_kubernetes.py)
 
 .PHONY: help demo up test test-all check fix bench pocket-critic lock clean
@@ -20,7 +22,7 @@ up: $(READY)  ## Start the whole embedded stack and keep it running until Ctrl-C
 	@$(BIN)/nightcourt up
 
 test: $(READY)  ## The test suite; a part of it with T=tests/unit
-	$(BIN)/python -m pytest $(T)
+	$(BIN)/python -m pytest $(T) -n $(PROCESSES) --dist loadfile
 
 test-all: $(READY)  ## The test suite with the slow and long tests in full
 	$(BIN)/python -m pytest $(T) --full
