@@ -2,7 +2,10 @@
 
 (a) nightcourt: HTTP upload, batch, judging by the simulated engine without delay, download of the results.
 (b) the plain way: one ORM row and one Celery task a comparison, two worker processes, same Postgres and Redis.
-(c) Postgres alone: COPY the rows in, read them back in runs of a shard, COPY outcomes of our size back.
+(c) Postgres alone: COPY the rows in, read them back in runs of a shard, COPY outcomes back; one transaction each, from
+    one connection. Its tables have our columns and keys and none of our other indexes and checks, so that it writes
+    what any service would have to: whose a line is, its name, its text; a tally with two ballots as JSON, who made it,
+    what it cost, and the hash by which it is found again. It understands no line, and nobody downloads from it.
 
 a/b says what the design is worth; a/c how much of what the database could do is left.
 """
@@ -14,10 +17,12 @@ import sys
 import tempfile
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
+from uuid import uuid4
 
 import httpx2
 import psutil
@@ -32,8 +37,22 @@ LINES = 100_000
 PLAIN_LINES = 2_000
 _PARTS = ("api", "dispatcher", "worker.app", "worker.callbacks_app", "redis-server")
 """What a process' command line tells it by."""
-_OUTCOME_BYTES = 420
-"""What an outcome of ours weighs: a tally with two ballots as JSON."""
+_TALLY = {
+    "winner": "A",
+    "probability_a": 0.5106391398688518,
+    "consistent": False,
+    "position_bias": 1.3977016195126857,
+    "ballots": [
+        {"order": "ab", "log_odds": 1.4402646034430038, "mass": 0.9634741087369096, "vote": "A"},
+        {"order": "ba", "log_odds": 1.3551386355823674, "mass": 0.9578513881391165, "vote": "A"},
+    ],
+}
+_ALONE_IN = "COPY alone_in (source_id, line, tenant, custom_id, body) FROM STDIN"
+_ALONE_READ = "SELECT line, custom_id, body FROM alone_in WHERE source_id = %s AND line BETWEEN %s AND %s"
+_ALONE_OUT = """
+    COPY alone_out (filing_id, line, tenant, attempt, status, tally, judge_id, prompt_tokens, cached_tokens,
+                    gpu_seconds, digest) FROM STDIN
+"""
 
 
 def rows(count: int) -> Iterator[bytes]:
@@ -51,32 +70,57 @@ def rows(count: int) -> Iterator[bytes]:
 
 
 class Watch:
-    """Keeps the largest resident size of each of our processes while it watches."""
+    """Keeps the largest resident size of each of our processes while it watches, and the CPU time that each took.
+
+    CPU time is what a busy machine changes least about a measurement.
+    """
 
     def __init__(self) -> None:
         self.peaks: dict[str, int] = {}
+        self._began: dict[int, float] = {}
+        self._used: dict[int, tuple[str, float]] = {}
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread = threading.Thread(target=self._keep_looking, daemon=True)
 
     def __enter__(self) -> Self:
+        self._look()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+        self._look()
+
+    def cpu(self, lines: int) -> dict[str, float]:
+        """Microseconds of CPU for each of so many lines, by process."""
+        seconds: dict[str, float] = defaultdict(float)
+        for pid, (name, used) in self._used.items():
+            seconds[name] += used - self._began[pid]
+        return {name: round(1e6 * used / lines, 1) for name, used in seconds.items()}
+
+    def _keep_looking(self) -> None:
+        while not self._stop.wait(0.5):
+            self._look()
 
     def _look(self) -> None:
-        while not self._stop.wait(0.5):
-            for child in psutil.Process().children(recursive=True):
-                try:
-                    line = child.cmdline()
-                    size = child.memory_info().rss // (1 << 20)
-                except psutil.Error:
-                    continue
-                name = next((part for part in _PARTS if part in line or (line and part in line[0])), None)
-                if name is not None:
-                    self.peaks[name] = max(size, self.peaks.get(name, 0))
+        for child in psutil.Process().children(recursive=True):
+            try:
+                line = child.cmdline() or [""]
+                size = child.memory_info().rss // (1 << 20)
+                times = child.cpu_times()
+            except psutil.Error:
+                continue
+            # A backend of Postgres has the name of who logged in to it in its own.
+            postgres = line[0].startswith("postgres:")
+            name = "postgres" if postgres else next((part for part in _PARTS if part in line or part in line[0]), None)
+            if name is None:
+                continue
+            # What was there before counts from now, and what is started later from its start.
+            self._began.setdefault(child.pid, 0.0 if self._thread.is_alive() else times.user + times.system)
+            self._used[child.pid] = (name, times.user + times.system)
+            if not postgres:
+                self.peaks[name] = max(size, self.peaks.get(name, 0))
 
 
 def nightcourt(stack: Stack, file: Path, count: int) -> dict[str, float]:
@@ -155,24 +199,22 @@ def plain(stack: Stack, count: int) -> dict[str, float]:
 
 def postgres_alone(stack: Stack, file: Path, count: int) -> dict[str, float]:
     """Measure (c)."""
-    outcome = json.dumps({"filler": "x" * (_OUTCOME_BYTES - 15)})
+    key, judge, tally = uuid4(), f"jdg_{uuid4().hex}", json.dumps(_TALLY, separators=(",", ":"))
     with psycopg.connect(stack.info.database_url) as connection, connection.cursor() as cursor:
-        cursor.execute("CREATE TABLE alone_in (line int PRIMARY KEY, body text)")
-        cursor.execute("CREATE TABLE alone_out (line int PRIMARY KEY, tally jsonb)")
+        cursor.execute("CREATE TABLE alone_in (LIKE comparisons INCLUDING DEFAULTS, PRIMARY KEY (source_id, line))")
+        cursor.execute("CREATE TABLE alone_out (LIKE outcomes INCLUDING DEFAULTS, PRIMARY KEY (filing_id, line))")
         connection.commit()
         started = time.perf_counter()
-        with file.open(encoding="utf-8") as lines, cursor.copy("COPY alone_in FROM STDIN") as copy:
+        with file.open(encoding="utf-8") as lines, cursor.copy(_ALONE_IN) as copy:
             for number, line in enumerate(lines, start=1):
-                copy.write_row((number, line))
+                copy.write_row((key, number, "default", f"line-{number}", line))
         connection.commit()
         for first in range(1, count + 1, SHARD_LINES):
-            cursor.execute(
-                "SELECT line, body FROM alone_in WHERE line BETWEEN %s AND %s", (first, first + SHARD_LINES - 1)
-            )
+            cursor.execute(_ALONE_READ, (key, first, first + SHARD_LINES - 1))
             found = cursor.fetchall()
-            with cursor.copy("COPY alone_out FROM STDIN") as copy:
-                for number, _ in found:
-                    copy.write_row((number, outcome))
+            with cursor.copy(_ALONE_OUT) as copy:
+                for number, _, _ in found:
+                    copy.write_row((key, number, "default", 1, "succeeded", tally, judge, 400, 0, 0.0, os.urandom(16)))
             connection.commit()
         seconds = time.perf_counter() - started
         cursor.execute("DROP TABLE alone_in, alone_out")
@@ -198,6 +240,7 @@ def measure(count: int = LINES, plain_count: int = PLAIN_LINES) -> dict[str, Any
         "nightcourt": ours,
         "plain_celery": {"lines": plain_count, **plainly},
         "postgres_alone": alone,
+        "nightcourt_cpu_us_per_line": watch.cpu(count),
         "a_to_b": round(ours["lines_per_second"] / plainly["lines_per_second"], 1),
         "a_to_c": round(ours["lines_per_second"] / alone["lines_per_second"], 3),
         "peak_rss_mb": watch.peaks,
@@ -214,6 +257,7 @@ def million(count: int = 1_000_000) -> dict[str, Any]:
             with file.open("wb") as out:
                 out.writelines(rows(lines))
             with Watch() as watch:
-                arms[str(lines)] = {**nightcourt(stack, file, lines), "peak_rss_mb": watch.peaks}
+                measured = nightcourt(stack, file, lines)
+            arms[str(lines)] = {**measured, "cpu_us_per_line": watch.cpu(lines), "peak_rss_mb": watch.peaks}
     rates = [arm["lines_per_second"] for arm in arms.values()]
     return {**arms, "rate_to_rate": round(rates[1] / rates[0], 3)}

@@ -1,6 +1,7 @@
 """The HTTP process: composition root of the edge."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
@@ -30,6 +31,10 @@ Each request but those under "health" takes a key, `Authorization: Bearer nck_..
 and `RateLimit` how many requests the key may send; what is too much is a `429` that says by `Retry-After` when to come
 again.
 """
+
+_SWITCH_SECONDS = 0.0005
+"""How long a thread may keep Python to itself while the loop wants it: a tenth of Python's own. The lines of an upload
+are understood in a thread, and each answer of Postgres, and whoever else asks, would wait this long for its turn."""
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -106,6 +111,7 @@ def serve(settings: Settings) -> None:
     """
     settings.require_seals()
     logs.configure(process="api", level=settings.log_level, style=settings.log_format)
+    sys.setswitchinterval(_SWITCH_SECONDS)
     uvicorn.run(create_app(settings), **serving(settings))
 
 
