@@ -20,6 +20,7 @@ import time
 import zlib
 from array import array
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from worker.engines.base import (
@@ -48,6 +49,8 @@ _SEVEN_BITS = bytes(byte & 0x7F for byte in range(256))
 _SPREAD = 2.0
 _STEP_TOKENS = 8192
 _THREE_WORDS = struct.Struct("<3Q")
+_UNIT = 2.0**-64
+"""Makes a word a number from 0 to 1."""
 
 
 class SimulatedEngine:
@@ -105,7 +108,7 @@ class SimulatedEngine:
         words: list[bytes] = []
         for role, content in prompt.messages:
             words += (_ROLES[role], *_text_words(content), _END)
-        words += (_ROLES["assistant"], *_text_words(prompt.opening))
+        words += (_ROLES["assistant"], *_opening_words(prompt.opening))
         return memoryview(b"".join(words)).cast("I")
 
     def score(self, prompts: Sequence[Sequence[int]], *, salt: str = "") -> list[Score]:  # noqa: ARG002 - nothing is kept
@@ -162,9 +165,9 @@ class SimulatedEngine:
         seen = self._hash.copy()
         seen.update(b"%d %d" % (zlib.crc32(ids), len(ids)))
         first, second, third = _THREE_WORDS.unpack(seen.digest())
-        normal = math.sqrt(-2 * math.log(1 - first / 2**64)) * math.cos(2 * math.pi * (second / 2**64))
+        normal = math.sqrt(-2 * math.log(1 - first * _UNIT)) * math.cos(2 * math.pi * (second * _UNIT))
         odds = _SPREAD * normal + (_difference(ids.tobytes()) if self._strengths else 0.0)
-        return Score(odds, 0.95 + 0.05 * (third / 2**64), 0, self._seconds(len(ids)))
+        return Score(odds, 0.95 + 0.05 * (third * _UNIT), 0, self._seconds(len(ids)))
 
 
 def _difference(data: bytes) -> float:
@@ -224,3 +227,7 @@ def _text_words(text: str) -> tuple[bytes, bytes]:
     if not text.isascii():
         data = data.translate(_SEVEN_BITS)
     return data, _PADDING[-len(data) % _BYTES_PER_TOKEN]
+
+
+# All prompts of a profile are opened alike.
+_opening_words = lru_cache(_text_words)
