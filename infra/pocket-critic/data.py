@@ -15,16 +15,16 @@ SEED = 20261128
 """Of the data. The seeds of training are others: all of them see the same pool."""
 
 KINDS = {
-    "other": 0.24,
-    "near": 0.22,
-    "cut": 0.10,
-    "shuffled": 0.09,
-    "appended": 0.07,
-    "refusal": 0.06,
-    "echo": 0.07,
-    "repetition": 0.06,
+    "other": 0.28,
+    "near": 0.26,
+    "cut": 0.11,
+    "shuffled": 0.07,
+    "appended": 0.06,
+    "refusal": 0.05,
+    "echo": 0.05,
+    "repetition": 0.04,
     "blend": 0.05,
-    "empty": 0.04,
+    "empty": 0.03,
 }
 """Ways to make an answer worse, with their shares."""
 
@@ -46,7 +46,7 @@ MOST_ANSWERS = 3
 MOST_JUDGED = {"rm-bench": 100}
 """Pairs taken of one set that people judged, where not `OTHERWISE_JUDGED`."""
 
-OTHERWISE_JUDGED = 300
+OTHERWISE_JUDGED = 700
 
 KEPT_OUT = {"pandalm": 0.3, "hhh-alignment": 0.5}
 """Shares of a set's prompts that are for evaluation alone."""

@@ -3,175 +3,34 @@
     python infra/pocket-critic/train.py BASE.gguf pool.npz ADAPTER.gguf --seed 1
 
 The base's weights are read from the very file that the service loads and kept in that file's own layout, so that the
-adapter fits it as it is: no tensor is renamed, permuted or merged. The lower half of the layers is frozen and has
-nothing to learn, so what it makes of a prompt is computed once and kept beside the pool, for every seed.
+adapter fits it as it is: no tensor is renamed, permuted or merged. The lower 18 of 30 layers are frozen and have
+nothing to learn, so what they make of a prompt is computed once and kept beside the pool, for every seed.
 """
 
 import argparse
-import hashlib
 import json
 import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import gguf
 import numpy as np
 import torch
+from model import Adapter, Base, Packed, pack, run_layer
 from torch import Tensor
 from torch.nn import functional
 
-RANK = 16
-ALPHA = 32.0
 RATE = 1e-3
 WARMUP = 20  # steps
-PAIRS_A_STEP = 3  # six prompts
+PAIRS_A_STEP = 4  # eight prompts
 SMOOTHING = 0.05
 POSITION_WEIGHT = 0.01  # of (s1 + s2)^2, which is nought where the order makes no difference
 PROBE_WEIGHT = 0.2
-REAL_FROM, REAL_TO = 0.15, 0.5  # share of pairs that people judged, at the beginning and at the end
+REAL_FROM, REAL_TO = 0.05, 0.35  # share of pairs that people judged, at the beginning and at the end
 SAVE_SECONDS = 120
 STEPS_A_LINE = 10
-TARGETS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 VERDICT_A, VERDICT_B = 49, 50
-
-
-class Base:
-    """The packaged model, dequantised, in the layout of its file."""
-
-    def __init__(self, path: Path) -> None:
-        reader = gguf.GGUFReader(path)
-
-        def value(key: str) -> Any:
-            return reader.fields[key].contents()
-
-        self.fingerprint = "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
-        self.layers = int(value("llama.block_count"))
-        self.heads = int(value("llama.attention.head_count"))
-        self.kv_heads = int(value("llama.attention.head_count_kv"))
-        self.width = int(value("llama.embedding_length"))
-        self.size = self.width // self.heads
-        self.epsilon = float(value("llama.attention.layer_norm_rms_epsilon"))
-        self.theta = float(value("llama.rope.freq_base"))
-        self.weights = {
-            tensor.name: torch.from_numpy(gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32))
-            for tensor in reader.tensors
-        }
-
-    def rotations(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines for positions, each with one more dimension of size/2."""
-        rates = self.theta ** (-torch.arange(0, self.size, 2, dtype=torch.float32) / self.size)
-        angles = positions[..., None] * rates
-        return angles.cos(), angles.sin()
-
-    def norm(self, x: Tensor, name: str) -> Tensor:
-        """Root-mean-square norm."""
-        return functional.rms_norm(x, (self.width,), self.weights[name], self.epsilon)
-
-
-class Adapter:
-    """Low-rank changes to the linear maps of the layers from `first` on."""
-
-    def __init__(self, base: Base, first: int, seed: int) -> None:
-        chance = torch.Generator().manual_seed(seed)
-        self.first = first
-        self.tensors: dict[str, Tensor] = {}
-        for layer in range(first, base.layers):
-            for target in TARGETS:
-                name = f"blk.{layer}.{target}.weight"
-                rows, columns = base.weights[name].shape
-                down = torch.randn(RANK, columns, generator=chance) / math.sqrt(columns)
-                self.tensors[f"{name}.lora_a"] = down.requires_grad_()
-                self.tensors[f"{name}.lora_b"] = torch.zeros(rows, RANK, requires_grad=True)
-
-    def write(self, path: Path, base: Base, name: str) -> None:
-        """Write the adapter as llama.cpp wants it, in 16 bits, with what it belongs to."""
-        writer = gguf.GGUFWriter(path, "llama")
-        writer.add_type("adapter")
-        writer.add_name(name)
-        writer.add_license("apache-2.0")
-        writer.add_string("adapter.type", "lora")
-        writer.add_string("nightcourt.base", base.fingerprint)
-        writer.add_string("nightcourt.profile", "pocket")
-        writer.add_float32("adapter.lora.alpha", ALPHA)
-        for key, tensor in self.tensors.items():
-            writer.add_tensor(key, tensor.detach().to(torch.float16).numpy())
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-
-
-def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Rotary positions over neighbouring pairs, as llama.cpp turns this architecture's queries and keys."""
-    even, odd = x[..., 0::2], x[..., 1::2]
-    return torch.stack((even * cosines - odd * sines, even * sines + odd * cosines), dim=-1).flatten(-2)
-
-
-class Packed(NamedTuple):
-    """Pairs, one a row: what both orders share (instruction and question) stands once, then the rest of each order."""
-
-    positions: Tensor  # batch x length
-    sees: Tensor  # batch x 1 x length x length: which place looks at which
-    picked: Tensor  # batch x 6: the last place, the end of answer A and the end of answer B, in either order
-
-
-def pack(shared: list[int], lengths: list[tuple[int, int]], ends: Tensor) -> Packed:
-    """Lay out pairs.
-
-    Args:
-        shared: for each pair, how many tokens both orders begin with.
-        lengths: for each pair, the tokens of either order.
-        ends: pairs x 2 x 2, the last places of answers A and B in either order.
-    """
-    longest = max(one + other - both for both, (one, other) in zip(shared, lengths, strict=True))
-    places = torch.arange(longest)
-    positions, sees, picked = [], [], []
-    for both, (one, other), end in zip(shared, lengths, ends, strict=True):
-        second = places >= one
-        positions.append(torch.where(second, places - one + both, places))
-        # The second order sees what is shared and itself, never the first one's answers.
-        apart = second[:, None] & (places >= both) & ~second
-        sees.append((places[:, None] >= places) & ~apart)
-        moved = torch.cat((torch.tensor([other - 1]), end[1]))
-        moved = torch.where(moved >= both, moved - both + one, moved)
-        picked.append(torch.cat((torch.tensor([one - 1]), end[0], moved)))
-    return Packed(torch.stack(positions), torch.stack(sees)[:, None], torch.stack(picked))
-
-
-def run_layer(
-    base: Base, adapter: Adapter | None, layer: int, x: Tensor, packed: Packed, *, only_picked: bool = False
-) -> Tensor:
-    """One layer over batch x length x width; with `only_picked`, no other place goes on from the attention."""
-
-    def linear(x: Tensor, target: str) -> Tensor:
-        name = f"blk.{layer}.{target}.weight"
-        y = functional.linear(x, base.weights[name])
-        if adapter is not None:
-            low = functional.linear(x, adapter.tensors[f"{name}.lora_a"])
-            y = y + functional.linear(low, adapter.tensors[f"{name}.lora_b"]) * (ALPHA / RANK)
-        return y
-
-    batch, length, _ = x.shape
-    cosines, sines = (table[:, None] for table in base.rotations(packed.positions))
-
-    def heads(y: Tensor, count: int) -> Tensor:
-        return y.view(batch, length, count, base.size).transpose(1, 2)
-
-    h = base.norm(x, f"blk.{layer}.attn_norm.weight")
-    q = rotate(heads(linear(h, "attn_q"), base.heads), cosines, sines)
-    k = rotate(heads(linear(h, "attn_k"), base.kv_heads), cosines, sines)
-    v = heads(linear(h, "attn_v"), base.kv_heads)
-    group = base.heads // base.kv_heads
-    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-    mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=packed.sees).transpose(1, 2).reshape(x.shape)
-    if only_picked:
-        places = packed.picked[:, :, None].expand(-1, -1, base.width)
-        x, mixed = x.gather(1, places), mixed.gather(1, places)
-    x = x + linear(mixed, "attn_output")
-    h = base.norm(x, f"blk.{layer}.ffn_norm.weight")
-    return x + linear(functional.silu(linear(h, "ffn_gate")) * linear(h, "ffn_up"), "ffn_down")
 
 
 class Pool:
@@ -182,45 +41,53 @@ class Pool:
         self._base, self._first = base, first
         self.kinds = held["kinds"]
         self._ends = torch.from_numpy(held["ends"].astype(np.int64)).view(-1, 2, 2)
+        self.kept_out = np.nonzero(held["kept_out"])[0]
         prompts = np.split(held["tokens"].astype(np.int64), np.cumsum(held["lengths"])[:-1])
-        self._lengths = [(len(one), len(other)) for one, other in zip(prompts[0::2], prompts[1::2], strict=True)]
-        self._shared = [_shared(one, other) for one, other in zip(prompts[0::2], prompts[1::2], strict=True)]
-        self._rows = [
-            np.concatenate((one, other[both:]))
-            for both, one, other in zip(self._shared, prompts[0::2], prompts[1::2], strict=True)
-        ]
-        self.sizes = np.array([len(row) for row in self._rows])
-        self._starts = np.concatenate([[0], np.cumsum(self.sizes)])
+        pairs = list(zip(prompts[0::2], prompts[1::2], strict=True))
+        self._head = min(_shared(prompts[0], prompt) for prompt in prompts[1:])
+        self._lengths = [(len(one), len(other)) for one, other in pairs]
+        self._shared = [_shared(one, other) for one, other in pairs]
+        rows = [np.concatenate((one, other[both:])) for both, (one, other) in zip(self._shared, pairs, strict=True)]
+        # Row 0 is what all prompts begin with.
+        self._rows = [rows[0][: self._head], *(row[self._head :] for row in rows)]
+        self.sizes = np.array([len(row) for row in self._rows[1:]])
+        self._starts = np.cumsum([0, *map(len, self._rows)])
         kept = path.with_suffix(f".layer{first}.f16")
         mode = "r+" if kept.exists() else "w+"
         self._states = np.memmap(kept, np.float16, mode, shape=(int(self._starts[-1]), base.width))
 
     def packed(self, pairs: list[int]) -> Packed:
-        """Where everything stands in the rows of these pairs."""
-        return pack([self._shared[i] for i in pairs], [self._lengths[i] for i in pairs], self._ends[pairs])
+        """Where everything stands when these pairs are run together."""
+        lengths = [self._lengths[i] for i in pairs]
+        return pack(self._head, [self._shared[i] for i in pairs], lengths, self._ends[pairs])
 
     def states(self, pairs: list[int]) -> Tensor:
-        """Hidden states before the first layer that learns: batch x longest length x width."""
-        missing = [i for i in pairs if not self._states[self._starts[i + 1] - 1].any()]
+        """Hidden states before the first layer that learns: places x width."""
+        missing = [i for i in pairs if not self._states[self._starts[i + 2] - 1].any()]
         if missing:
             self._compute(missing)
-        x = torch.zeros(len(pairs), int(self.sizes[pairs].max()), self._base.width)
-        for row, i in enumerate(pairs):
-            piece = np.asarray(self._states[self._starts[i] : self._starts[i + 1]], np.float32)
-            x[row, : len(piece)] = torch.from_numpy(piece)
-        return x
+        return torch.from_numpy(np.concatenate([self._piece(row) for row in self._taken(pairs)]).astype(np.float32))
+
+    def _taken(self, pairs: list[int]) -> list[int]:
+        return [0, *(i + 1 for i in pairs)]
+
+    def _piece(self, row: int) -> np.ndarray:
+        return self._states[self._starts[row] : self._starts[row + 1]]
 
     def _compute(self, pairs: list[int]) -> None:
-        ids = torch.zeros(len(pairs), int(self.sizes[pairs].max()), dtype=torch.long)
-        for row, i in enumerate(pairs):
-            ids[row, : self.sizes[i]] = torch.from_numpy(self._rows[i])
+        taken = self._taken(pairs)
         packed = self.packed(pairs)
         with torch.no_grad():
-            x = self._base.weights["token_embd.weight"][ids]
+            x = self._base.weights["token_embd.weight"][
+                torch.from_numpy(np.concatenate([self._rows[r] for r in taken]))
+            ]
             for layer in range(self._first):
                 x = run_layer(self._base, None, layer, x, packed)
-        for row, i in enumerate(pairs):
-            self._states[self._starts[i] : self._starts[i + 1]] = x[row, : self.sizes[i]].numpy().astype(np.float16)
+        at = 0
+        for row in taken:
+            piece = self._piece(row)
+            piece[:] = x[at : at + len(piece)].numpy().astype(np.float16)
+            at += len(piece)
 
 
 def _shared(one: np.ndarray, other: np.ndarray) -> int:
@@ -241,11 +108,12 @@ def read_verdicts(base: Base, adapter: Adapter, pool: Pool, pairs: list[int]) ->
 
 def choose(pool: Pool, count: int) -> np.ndarray:
     """The pairs that are trained on, the same for every seed."""
-    return np.random.default_rng(0).permutation(len(pool.kinds))[:count]
+    mixed = np.random.default_rng(0).permutation(len(pool.kinds))
+    return mixed[~np.isin(mixed, pool.kept_out)][:count]
 
 
 def curriculum(pool: Pool, count: int, seed: int) -> list[int]:
-    """The order of pairs: from short to long, and from mostly made to half judged by people."""
+    """The order of pairs: from short to long, and from nearly all made to a third judged by people."""
     chance = np.random.default_rng(seed)
     chosen = choose(pool, count)
     in_order = chosen[np.argsort(pool.sizes[chosen] * np.exp(chance.normal(0, 0.3, len(chosen))))]
@@ -337,6 +205,25 @@ def train(base: Base, pool: Pool, adapter: Adapter, order: list[int], checkpoint
     return progress
 
 
+def quality(base: Base, adapter: Adapter, pool: Pool) -> dict[str, float]:
+    """How the adapter does on the pairs that no seed is trained on: made ones, and those judged by people."""
+    in_order = [int(i) for i in pool.kept_out[np.argsort(pool.sizes[pool.kept_out])]]
+    probe = torch.zeros(base.width)
+    with torch.no_grad():
+        steps = [in_order[at : at + PAIRS_A_STEP] for at in range(0, len(in_order), PAIRS_A_STEP)]
+        found = [judge(base, adapter, probe, pool, pairs) for pairs in steps]
+    right = torch.cat([losses.right for losses in found], 1).float().mean(0).numpy()
+    odds = torch.cat([losses.odds for losses in found])
+    real = np.char.startswith(pool.kinds[in_order].astype(str), "real:")
+    return {
+        "right on made pairs": float(right[~real].mean()),
+        "right on judged pairs": float(right[real].mean()),
+        "right": float(right.mean()),
+        "consistent": (odds[:, 0] * odds[:, 1] < 0).float().mean().item(),
+        "picks A": (odds > 0).float().mean().item(),
+    }
+
+
 def report(lately: list[Losses], progress: Progress, steps: int) -> None:
     """Print how the last steps went."""
     odds = torch.cat([losses.odds for losses in lately])
@@ -359,7 +246,7 @@ def main() -> None:
     parser.add_argument("pool", type=Path)
     parser.add_argument("adapter", type=Path)
     parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--pairs", type=int, default=560)
+    parser.add_argument("--pairs", type=int, default=2131)
     parser.add_argument("--first", type=int, default=18, help="the first layer that learns")
     parser.add_argument("--prepare", action="store_true", help="only run the frozen layers, from short to long")
     parser.add_argument("--threads", type=int, default=2)
@@ -379,6 +266,7 @@ def main() -> None:
     progress = train(base, pool, adapter, order, arguments.adapter.with_suffix(".checkpoint"))
     adapter.write(arguments.adapter, base, f"pocket critic, seed {arguments.seed}")
     summary = {"seed": arguments.seed, "pairs": progress.step * PAIRS_A_STEP, **asdict(progress)}
+    summary["kept out"] = quality(base, adapter, pool)
     arguments.adapter.with_suffix(".json").write_text(json.dumps(summary, indent=2) + "\n")
 
 

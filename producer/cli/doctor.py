@@ -18,7 +18,7 @@ from infra.database import connect, newest_form
 from infra.engine_folder import describe as describe_engine
 from infra.local import LocalStackError
 from infra.local.folder import running_stack
-from infra.local.model import embedded_model
+from infra.local.model import POCKET_CRITIC, adapter_over, embedded_model
 from infra.settings import Settings
 from producer.cli.output import Exit, console
 from producer.cli.submit import Address, find_server
@@ -90,8 +90,16 @@ def describe_model(chosen: Settings) -> str:
         raise OSError(f"{path}: {error.strerror}") from None
     if magic != b"GGUF":
         raise ValueError(f"{path} is no GGUF file; NIGHTCOURT_MODEL takes the path of one")
-    which = "NIGHTCOURT_MODEL" if chosen.model else "the embedded stand-in; set NIGHTCOURT_MODEL for the real judge"
-    return f"{path} ({which})"
+    adapter = chosen.adapter or adapter_over(path)
+    what = str(path) if adapter is None else f"{path} with {adapter}"
+    if chosen.model:
+        return f"{what} (NIGHTCOURT_MODEL)"
+    if adapter == POCKET_CRITIC:
+        return (
+            f"{what} (the embedded stand-in: it notices answers off the topic, cut, garbled or empty, and is no judge "
+            "of quality; set NIGHTCOURT_MODEL for the real judge)"
+        )
+    return f"{what} (the embedded stand-in; set NIGHTCOURT_MODEL for the real judge)"
 
 
 def _api(at: Address) -> str:

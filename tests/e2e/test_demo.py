@@ -84,12 +84,19 @@ def test_the_summary_recomputes_from_the_comparisons(said: list[dict]):
 
 
 def test_nobody_can_take_the_stand_in_for_the_judge(said: list[dict]):
-    """The caveat stands in every verdict and in the summary: a real model was asked, and it judges by chance."""
+    """The caveat stands in every verdict and in the summary: a real model was asked, which is no judge of quality."""
     judges = [each["verdict"]["judge"] for each in said[:-1]]
     assert all(judge == said[-1]["judge"] for judge in judges)
     assert said[-1]["caveat"] == judges[0]["caveat"]
-    assert "no better than chance" in said[-1]["caveat"]
+    assert "tells a good answer from a better one hardly at all" in said[-1]["caveat"]
     assert (judges[0]["engine"], judges[0]["simulated"]) == ("llama_cpp", False)
+
+
+def test_the_verdicts_on_obvious_pairs_are_sensible(said: list[dict]):
+    """An answer off the topic, garbled, cut or empty loses to a good one in at least five of six; a coin has 11 %."""
+    obvious = [each for each in said[:-1] if each["custom_id"].startswith("obvious-")]
+    assert len(obvious) == 6
+    assert sum(each["verdict"]["winner"] == LABELS[each["custom_id"]] for each in obvious) >= 5
 
 
 def test_nothing_is_left_running(said: list[dict], folder: Path):
