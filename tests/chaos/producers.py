@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx2
 from chaos.history import Asked, History, Receipt, Seen, Wanted
+from support.canaries import MARK
 from support.inbox import Message
 
 POISON = "<<poison>>"
@@ -41,7 +42,7 @@ class Load:
 
 def question(key: str) -> str:
     """A question that names what it was filed under, so that the tables can be held to it."""
-    return f"Which of the two answers the question of {key} better, and why would that be so?"
+    return f"Which of the two answers the question of {key} better, and why would that be so? {MARK}"
 
 
 @dataclass

@@ -7,9 +7,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx2
 import pytest
 import redis
 from kombu import Connection
+from support.canaries import MARK, canary
 from support.inbox import Message, open_inbox
 from support.service import QUESTION, Service, running_service
 from support.waiting import wait_until
@@ -24,14 +26,6 @@ OURS = ("api", "dispatcher", "worker", "callbacks")
 
 CELERYS_OWN = ("worker: Warm shutdown (MainProcess)",)
 """What Celery writes past all logging, straight to the process' output."""
-
-MARK = "XYZZY"
-"""Stands in every canary and nowhere else, in letters that no escaping changes."""
-
-
-def canary(name: str) -> str:
-    """Make a word that is known again wherever it turns up, and whose name tells where it was sent."""
-    return f"{MARK}{name}{MARK}"
 
 
 def question(name: str, **fields: object) -> dict[str, object]:
@@ -74,13 +68,17 @@ def send_bad_things(service: Service) -> None:
     bodies = [
         f'{{"prompt": "{canary("Malformed")}',
         f'{{"prompt": {canary("Bareword")}}}',
-        json.dumps({**QUESTION, canary("UnknownField"): canary("UnknownValue")}),
         json.dumps({**QUESTION, "order": canary("BadOrder"), "tie_margin": canary("BadMargin")}),
         json.dumps({**QUESTION, "prompt": [{"role": canary("BadRole"), "content": canary("BadContent")}]}),
         json.dumps({**QUESTION, "prompt": f"{canary('Nul')}\0"}),
         json.dumps(canary("NoObject")),
         json.dumps({**QUESTION, "prompt": f"{canary('TooLarge')} " * 400_000}),
     ]
+    # The name of an unknown field is told to whoever sent it, so this client looks through no answer.
+    unknown = {**QUESTION, canary("UnknownField"): canary("UnknownValue")}
+    answer = httpx2.post(f"{service.url}/v1/comparisons", json=unknown, headers=service.headers)
+    assert answer.status_code == 422
+    assert canary("UnknownValue") not in answer.text
     for body in bodies:
         answer = service.http.post("/v1/comparisons", content=body, headers=as_json)
         assert 400 <= answer.status_code < 500, answer.text

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import Connection, Engine, text
+from support.canaries import watch_answer
 from support.court import Court, ScriptedEngine
 from support.desk import Desk
 from support.inbox import Inbox, open_inbox
@@ -91,5 +92,6 @@ def client(database_url: str) -> Iterator[TestClient]:
     key = a_key(database_url)
     settings = Settings(database_url=database_url, secret_keys="0123456789abcdef" * 4)
     with TestClient(create_app(settings), base_url="http://127.0.0.1", headers=bearer(key)) as client:
+        client.event_hooks = {"response": [watch_answer]}
         assert client.post("/dashboard/login", data={"key": key}).status_code == 200
         yield client

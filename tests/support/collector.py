@@ -9,6 +9,8 @@ from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from support.canaries import watch
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -91,3 +93,5 @@ def collecting() -> Iterator[Collector]:
         finally:
             server.shutdown()
             thread.join()
+            for body in collector.bodies:
+                watch("spans", body.decode(errors="replace"))

@@ -11,6 +11,7 @@ from infra import docket
 from infra.docket import Filed
 from schemas.ids import new_filing_id
 from schemas.states import Lane
+from support.canaries import canary
 from worker import prompts
 from worker.engines.base import (
     EngineCard,
@@ -141,9 +142,9 @@ def comparison(number: int = 1, **changes: Any) -> Filed:
     plain = Filed(
         line=number,
         custom_id=None,
-        prompt="Which letter comes first?",
-        response_a=f"<alpha> {number}",
-        response_b="<beta>",
+        prompt=f"Which letter comes first? {canary('Prompt')}",
+        response_a=f"<alpha> {number} {canary('ResponseA')}",
+        response_b=f"<beta> {canary('ResponseB')}",
         orders="both",
         profile="card",
         tie_margin=None,

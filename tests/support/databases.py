@@ -8,6 +8,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
 from infra.local.postgres import Postgres
+from support.canaries import watch_errors
 
 
 @contextmanager
@@ -20,7 +21,9 @@ def own_database(postgres: Postgres, template: str) -> Iterator[str]:
     )
     with admin.connect() as connection:
         connection.execute(text(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'))
-    yield make_url(postgres.url).set(database=name).render_as_string(hide_password=False)
+    url = make_url(postgres.url).set(database=name).render_as_string(hide_password=False)
+    yield url
+    watch_errors(url)
     with admin.connect() as connection:
         connection.execute(text(f'DROP DATABASE "{name}" WITH (FORCE)'))
     admin.dispose()

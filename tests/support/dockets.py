@@ -12,6 +12,7 @@ from infra.outcomes import Outcome
 from schemas.ids import new_filing_id
 from schemas.problems import OutcomeError
 from schemas.states import OutcomeStatus
+from support.canaries import canary
 
 MAX_ATTEMPTS = 2
 LONG = 3600.0
@@ -23,9 +24,9 @@ def a_line(number: int) -> Filed:
     return Filed(
         line=number,
         custom_id=None,
-        prompt="Which?",
-        response_a="this",
-        response_b="that",
+        prompt=f"Which? {canary('Prompt')}",
+        response_a=canary("ResponseA"),
+        response_b=canary("ResponseB"),
         orders="both",
         profile="card",
         tie_margin=None,
@@ -44,7 +45,7 @@ MAKE_BATCH = (
     """INSERT INTO files (id, tenant, filename, purpose, state, lines)
        VALUES (:file, :tenant, '', '', 'processed', :runs)""",
     """INSERT INTO comparisons (source_id, line, tenant, body)
-       SELECT :file, n, :tenant, '{"prompt": "p", "response_a": "a", "response_b": "b"}'
+       SELECT :file, n, :tenant, '{"prompt": "XYZZYp", "response_a": "XYZZYa", "response_b": "XYZZYb"}'
        FROM generate_series(1, :runs) n""",
     """INSERT INTO file_runs (file_id, first_line, last_line, lines, bytes)
        SELECT :file, n, n, 1, 10 FROM generate_series(1, :runs) n""",

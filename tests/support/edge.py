@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from infra.settings import Settings
 from producer.api.app import create_app, serving
+from support.canaries import watch_answer
 from support.waiting import wait_until
 
 
@@ -36,6 +37,6 @@ def open_edge(database_url: str, **settings: Any) -> Iterator[httpx2.Client]:
     chosen = Settings(**stores, secret_keys="0123456789abcdef" * 4, **settings)
     with (
         served(create_app(chosen), **serving(chosen)) as url,
-        httpx2.Client(base_url=url, timeout=30, trust_env=False) as http,
+        httpx2.Client(base_url=url, timeout=30, trust_env=False, event_hooks={"response": [watch_answer]}) as http,
     ):
         yield http

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import text
 
 from infra import docket
+from support.canaries import MARK
 from support.court import Court, ScriptedEngine
 from worker.judging import judge_shard
 
@@ -20,12 +21,14 @@ def rows() -> str:
     """Preference pairs, one of them too long, and one that would like to be a script."""
     made = []
     for number in range(1, LINES + 1):
-        prompt = "word " * 10_000 if number == TOO_LONG else f"Question {number}? <script>alert({number})</script>"
+        prompt = (
+            "word " * 10_000 if number == TOO_LONG else f"Question {number}? {MARK} <script>alert({number})</script>"
+        )
         made.append(
             {
                 "custom_id": f"row-{number}",
                 "prompt": prompt,
-                "response_a": f"this & that {number}",
+                "response_a": f"this & that {number} {MARK}",
                 "response_b": [{"role": "assistant", "content": "<b>the other</b>"}],
                 "label": "B",
             }

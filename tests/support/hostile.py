@@ -4,7 +4,9 @@ import gzip
 import json
 from typing import Any, NamedTuple
 
-PAIR = {"prompt": "p", "response_a": "a", "response_b": "b"}
+from support.canaries import canary
+
+PAIR = {"prompt": canary("Prompt"), "response_a": canary("ResponseA"), "response_b": canary("ResponseB")}
 JSON = {"Content-Type": "application/json"}
 NO_COMPARISON = "cmp_00000000000070008000000000000000"
 NO_BATCH = "batch_00000000000070008000000000000000"
@@ -64,7 +66,7 @@ def get(path: str, status: int, code: str, **headers: str) -> Request:
 
 
 _PURPOSE = ('name="purpose"', b"batch")
-_LINE = b'{"prompt": "p", "response_a": "a", "response_b": "b"}\n'
+_LINE = json.dumps(PAIR).encode() + b"\n"
 
 REQUESTS = {
     "two documents": comparison(pair() + pair(), 400, "malformed_json"),

@@ -4,7 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,15 @@ import httpx2
 
 from infra.local.supervisor import Stack
 from infra.settings import Settings
+from support.canaries import canary, watch, watch_answer, watch_errors
+from support.collector import collecting
 from support.keys import bearer
 
-QUESTION = {"prompt": "Which?", "response_a": "this", "response_b": "that"}
+QUESTION = {
+    "prompt": f"Which? {canary('Prompt')}",
+    "response_a": f"this {canary('ResponseA')}",
+    "response_b": f"that {canary('ResponseB')}",
+}
 
 
 class Service:
@@ -31,7 +37,9 @@ class Service:
         """An admin key of the tenant `default`, by which the stack's own commands come in."""
         self.headers = bearer(self.key)
         """What a request needs that is not sent by `http`."""
-        self.http = httpx2.Client(base_url=self.url, timeout=70, headers=self.headers)
+        self.http = httpx2.Client(
+            base_url=self.url, timeout=70, headers=self.headers, event_hooks={"response": [watch_answer]}
+        )
 
     def file(self, body: dict[str, Any] | None = None, *, wait: float = 0, **headers: str) -> httpx2.Response:
         """File a comparison, with headers whose dashes are written as underscores."""
@@ -68,17 +76,30 @@ class Service:
 @contextmanager
 def running_service(folder: Path, *, durable: bool = False, **settings: Any) -> Iterator[Service]:
     """Run a service until the block ends; a durable one whose Postgres loses nothing when it is killed."""
-    chosen = Settings(**{"engine": "simulated", "workers": 1, "log_level": "debug", **settings})
+    telling = {"engine": "simulated", "workers": 1, "log_level": "debug"}
     pids: dict[str, int] = {}
 
     def note(kind: str, /, **fields: Any) -> None:
         if kind == "started":
             pids[fields["name"]] = fields["pid"]
 
-    with Stack(chosen, folder, port=0, fast=not durable, on_event=note) as stack:
+    with (
+        collecting() as collector,
+        Stack(
+            Settings(**{**telling, "traces_endpoint": collector.url, **settings}),
+            folder,
+            port=0,
+            fast=not durable,
+            on_event=note,
+        ) as stack,
+    ):
         service = Service(stack, folder.resolve(), pids)
         try:
             yield service
         finally:
             service.http.close()
+            watch_errors(service.database_url)
+            for part in service.metrics:
+                with suppress(httpx2.HTTPError):
+                    watch(f"metrics of {part}", service.numbers(part))
             stack.hurry()  # an engine that takes hours is not waited for
