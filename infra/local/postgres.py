@@ -34,8 +34,10 @@ _SETTINGS = {
     "max_connections": "100",
     "fsync": "on",
     "logging_collector": "off",
-    # Without details: those of a violated constraint quote the row.
+    # Without details, which quote the row that violates a constraint, and without the values of parameters.
     "log_error_verbosity": "terse",
+    "log_parameter_max_length": "0",
+    "log_parameter_max_length_on_error": "0",
     "log_timezone": "UTC",
     "timezone": "UTC",
 }

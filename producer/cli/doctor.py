@@ -13,7 +13,7 @@ from rich.markup import escape
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from infra import docket, losses, roster, settings
+from infra import docket, losses, roles, roster, settings
 from infra.database import connect, newest_form
 from infra.engine_folder import describe as describe_engine
 from infra.local import LocalStackError
@@ -30,6 +30,13 @@ _CALLBACKS_LATE = 60
 
 _UNDONE_SECONDS = 30.0
 """What a dispatcher does within seconds and has not done for this long says that there is none."""
+
+_QUOTING = {
+    "log_error_verbosity": "terse",
+    "log_parameter_max_length": "0",
+    "log_parameter_max_length_on_error": "0",
+}
+"""What keeps contents out of Postgres' own log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +160,8 @@ def _database(url: str, within: float) -> Iterator[Finding]:
             yield Finding("docket", ok=True, says=says or "nothing waits")
             yield _dispatcher(connection)
             yield _callbacks(connection)
+            yield _logins(connection)
+            yield _what_postgres_logs(connection)
     except SQLAlchemyError as error:
         says = f"cannot be reached ({type(error).__name__}): start it, or set NIGHTCOURT_DATABASE_URL"
         yield Finding("postgres", ok=False, says=says)
@@ -169,6 +178,36 @@ def _dispatcher(connection: Connection) -> Finding:
     undone = f"a comparison has been due for {due:.0f} s" if due >= lapsed else f"a lease ran out {lapsed:.0f} s ago"
     says = f"{undone} and nobody saw to it: start one with `nightcourt dispatcher`, and see that it reaches Redis"
     return Finding("dispatcher", ok=False, says=says)
+
+
+def _logins(connection: Connection) -> Finding:
+    """Tell whether each process logs in by its own role: the walls between tenants stand for that alone."""
+    wanted = {f"nightcourt-{process}": roles.role_of(process) for process in roles.PROCESSES}
+    rows = connection.execute(
+        text("""
+            SELECT DISTINCT application_name AS process, usename AS login FROM pg_stat_activity
+            WHERE datname = current_database() AND application_name = ANY(:processes) ORDER BY 1, 2
+        """),
+        {"processes": list(wanted)},
+    ).all()
+    wrong = [f"{row.process} as {row.login}" for row in rows if row.login != wanted[row.process]]
+    if wrong:
+        says = (
+            f"{', '.join(wrong)}: row-level security holds for the processes' own roles alone. "
+            "Give each its own in NIGHTCOURT_DATABASE_URL, see docs/security.md"
+        )
+        return Finding("logins", ok=False, says=says)
+    return Finding("logins", ok=True, says=f"{len(rows)} processes, each by its own role")
+
+
+def _what_postgres_logs(connection: Connection) -> Finding:
+    """Tell whether the server's log would quote contents: the details of an error quote the row."""
+    at = {name: str(connection.execute(text(f"SHOW {name}")).scalar()) for name in _QUOTING}
+    wrong = [f"{name} = {_QUOTING[name]}" for name, value in at.items() if value != _QUOTING[name]]
+    if wrong:
+        says = f"quotes contents where a statement fails or is logged, unless it is told: {', '.join(wrong)}"
+        return Finding("postgres' log", ok=False, says=says)
+    return Finding("postgres' log", ok=True, says="quotes no contents")
 
 
 def _callbacks(connection: Connection) -> Finding:

@@ -197,7 +197,7 @@ class TestDoctor:
         assert ended.status == 0
         assert {finding["part"] for finding in ended.objects} == {
             *("embedded stack", "model", "api", "postgres", "tables", "workers", "docket", "dispatcher", "callbacks"),
-            "redis",
+            *("logins", "postgres' log", "redis"),
         }
         assert all(finding["ok"] for finding in ended.objects)
 

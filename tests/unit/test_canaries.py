@@ -64,12 +64,14 @@ def test_a_folders_logs_are_held_to_its_own_secrets(aside: Path):
     )
 
 
-@pytest.mark.parametrize("where", ["print(MARK)", "(tmp_path / 'worker.log').write_text(MARK)"])
-def test_a_leak_fails_the_run(aside: Path, where: str):
-    """A test that passes, and whose output or log holds a canary, is followed by an error that names both."""
+def test_a_leak_fails_the_run(aside: Path):
+    """Tests that pass, one of which prints a canary and another logs it, are followed by an error that names both."""
     (aside / "conftest.py").write_text("from support.canaries import nothing_leaks, pytest_runtest_logreport\n")
-    leaky = f"from support.canaries import MARK\n\ndef test_one(tmp_path):\n    {where}\n\ndef test_two(): pass\n"
-    (aside / "test_leaky.py").write_text(leaky)
+    (aside / "test_leaky.py").write_text(
+        "from support.canaries import MARK\n"
+        "def test_prints(): print(MARK)\n"
+        "def test_logs(tmp_path): (tmp_path / 'worker.log').write_text(MARK)\n"
+    )
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={aside}/base", aside]
     ran = subprocess.run(
         [*command, f"--rootdir={aside}"],
@@ -80,4 +82,5 @@ def test_a_leak_fails_the_run(aside: Path, where: str):
     )
     assert ran.returncode == 1, ran.stdout
     assert "2 passed, 1 error" in ran.stdout
-    assert f": {MARK}" in ran.stdout
+    assert f"::test_prints, Captured stdout call:1: {MARK}" in ran.stdout
+    assert f"test_logs0/worker.log:1: {MARK}" in ran.stdout
