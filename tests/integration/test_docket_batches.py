@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 from sqlalchemy import Connection, text
+from support.canaries import MARK
 from support.dockets import an_outcome, batch, claim_one
 
 from infra import docket
@@ -22,7 +23,7 @@ def test_a_batchs_options_reach_the_line(connection):
     """What the batch says holds for a line that does not."""
     batch(connection, 1)
     [line] = docket.undecided(connection, claim_one(connection))
-    assert (line.prompt, line.orders) == ("p", "ba")
+    assert (line.prompt, line.orders) == (f"{MARK}p", "ba")
 
 
 def test_nothing_of_a_closed_batch_is_released(connection):

@@ -177,7 +177,7 @@ class TestWorkingCarefully:
 
     def test_twins_are_answered_together(self, court, engine):
         """A line that asks the same as one before it costs no second judging, here as elsewhere."""
-        court.file(comparison(1), comparison(2, response_a="<alpha> 1"), comparison(3))
+        court.file(comparison(1), comparison(2, response_a=comparison(1).response_a), comparison(3))
         lose_once(court)
         court.sit()
         assert len(engine.asked) == 2

@@ -8,6 +8,7 @@ that a machine that is busy makes it vaguer and not larger.
 import gc
 import time
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import pytest
@@ -91,5 +92,8 @@ def test_a_lookup_takes_the_same_time(database: Engine, tries: tuple[str, str]):
     with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         for _ in range(200):  # until statements are prepared and caches are warm
             assert keys.find(connection, known) is keys.find(connection, unknown) is None
-        found = area(lambda: keys.find(connection, known), lambda: keys.find(connection, unknown))
+        # Of three, since on a machine with much else to do slow moments come in runs, and are no longer by chance.
+        found = median(
+            area(lambda: keys.find(connection, known), lambda: keys.find(connection, unknown)) for _ in range(3)
+        )
     assert abs(found - 0.5) < CLOSE
