@@ -142,6 +142,8 @@ def call_back(desk: Desk) -> int:
     pace = desk.pace
     shift = pace.clock_shift_seconds
     with desk.database.begin() as connection:
+        if callbacks.idle(connection):
+            return 0
         fresh = callbacks.fan_out(connection, limit=_AT_ONCE, shift=shift)
     with desk.database.begin() as connection:
         released = callbacks.release(
