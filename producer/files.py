@@ -6,6 +6,7 @@ out again.
 
 import asyncio
 import zlib
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -29,6 +30,8 @@ glances at a clock."""
 
 _PIECE_LINES = 2 * SHARD_LINES
 _PIECE_BYTES = 2 * SHARD_BYTES
+_COPIES = 2
+"""Pieces that Postgres stores at a time: it waits for its disk at the end of each."""
 _RATIO = 200
 """How many times its size compressed text may unfold to. JSON of real answers stays under a tenth of that."""
 _RATIO_FREE = 16 * 1024 * 1024
@@ -291,24 +294,25 @@ async def store(
     async with database.begin() as connection:
         await connection.execute(_NEW_FILE, {"id": file_id, "tenant": tenant})
     tally = {"received": 0, "bytes": 0}
-    copying: asyncio.Task[None] | None = None
+    copying: deque[asyncio.Task[None]] = deque()
     try:
         async for held in _pieces(_lines(chunks, tally, limits)):
             piece = await asyncio.to_thread(prepare, file_id, tenant, held)
-            # Postgres stores a piece while the next one arrives and is understood.
-            if copying is not None:
-                await copying
-            copying = asyncio.create_task(_copy(database, piece))
-        if copying is not None:
-            await copying
+            # Postgres stores pieces while the next one arrives and is understood.
+            if len(copying) == _COPIES:
+                await copying[0]
+                copying.popleft()
+            copying.append(asyncio.create_task(_copy(database, piece)))
+        for task in copying:
+            await task
         filename, purpose = about()
         described = {"id": file_id, "bytes": tally["bytes"], "filename": filename, "purpose": purpose}
         async with database.begin() as connection:
             await connection.execute(_DUPLICATES, {"id": file_id})
             row = (await connection.execute(_PROCESSED, described)).one()
     except BaseException:
-        if copying is not None:
-            await asyncio.wait([copying])
+        if copying:
+            await asyncio.wait(copying)
         await asyncio.shield(take_out(database, file_id))
         raise
     return as_file(row)
