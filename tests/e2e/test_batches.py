@@ -218,6 +218,16 @@ class TestFiles:
         assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
         assert clerk.http.get("/v1/files").json()["data"] == before
 
+    def test_a_file_refused_late_leaves_no_line(self, clerk: Clerk):
+        """Pieces that are being stored when an upload turns out bad are taken out with those before them."""
+        import psycopg  # noqa: PLC0415 - as below
+
+        with psycopg.connect(clerk.service.database_url, autocommit=True) as connection:
+            kept = "SELECT (SELECT count(*) FROM comparisons), (SELECT count(*) FROM file_runs)"
+            before = connection.execute(kept).fetchone()
+            assert clerk.upload(lines(9000) + b" " * (5 * 1024 * 1024)).status_code == 413
+            assert connection.execute(kept).fetchone() == before
+
     def test_a_wrong_purpose_is_refused(self, clerk: Clerk):
         """Files are for batches."""
         answer = clerk.http.post("/v1/files", files={"file": ("x", lines(1))}, data={"purpose": "fine-tune"})
@@ -442,7 +452,7 @@ class TestBrakes:
 
 def shorten(service: Service, batch: dict[str, Any]) -> None:
     """Let a batch's deadline be now."""
-    import psycopg  # noqa: PLC0415 - the one test that turns the clock
+    import psycopg  # noqa: PLC0415 - most tests here see no more than a caller does
 
     with psycopg.connect(service.database_url) as connection:
         connection.execute(
