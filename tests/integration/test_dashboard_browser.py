@@ -31,12 +31,14 @@ SIGHTS = {"light": (1200, 900), "dark": (390, 900)}
 
 
 def faults(browser: Browser) -> list[str]:
-    """What axe-core finds on the page that is serious or critical, by day and at night."""
+    """What axe-core finds on the page that is serious or critical, by day and at night; and whether it is too wide."""
     found = []
     browser.run(f"{AXE}; true")
     for scheme, (width, height) in SIGHTS.items():
         browser("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         browser("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        if (beyond := browser.run("(e => e.scrollWidth - e.clientWidth)(document.documentElement)")) > 0:
+            found.append(f"{scheme} {width}: the whole page is {beyond} pixels too wide")
         violations = browser.run("axe.run({resultTypes: ['violations']}).then((result) => result.violations)")
         found += [
             f"{scheme} {width}: {each['id']}: {each['help']}: {each['nodes'][0]['html']}"
