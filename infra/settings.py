@@ -186,8 +186,9 @@ class Settings(BaseSettings):
     bulk_slots: PositiveInt = 4
     """Of the slots, how many bulk shards may take; the rest stay free for people who wait."""
     mass_threshold: float = Field(default=0.05, ge=0.0, le=1.0)
-    """A ballot with less probability than this on A and B together is no verdict. The embedded model puts .15 to .40
-    there; a judge trained to say A or B puts nearly everything there, and may be held to more."""
+    """A ballot with less probability than this on A and B together is no verdict. The embedded model by
+    itself puts .15 to .40 there; a judge trained to say A or B, such as the pocket critic, puts nearly everything
+    there, and may be held to more."""
     calibration_file: Path | None = None
     """What `nightcourt eval calibrate` wrote: the temperature of one judge. A worker with another judge refuses it."""
     simulated_tokens_per_second: float = Field(default=0.0, ge=0.0)
