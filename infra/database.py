@@ -1,23 +1,17 @@
 """How Postgres is reached: psycopg 3 everywhere, asynchronous at the HTTP edge and synchronous elsewhere."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TypeVar
 
 import structlog
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-
-from infra import callback_secrets, roles
-from infra.sealing import Seals
 
 log = structlog.get_logger()
 
@@ -28,11 +22,9 @@ tenant: ContextVar[str | None] = ContextVar("tenant", default=None)
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
-_MIGRATION_LOCK = 0x6E636F7572740001
-"""An advisory lock of our own: two migrations started together run one after the other."""
 
-
-def _with_psycopg(url: str) -> URL:
+def with_psycopg(url: str) -> URL:
+    """Give libpq's URL in the form that names our driver."""
     return make_url(url).set(drivername="postgresql+psycopg")
 
 
@@ -60,7 +52,7 @@ def connect(url: str, *, application: str, pool_size: int = 5) -> Engine:
         pool_size: connections kept; up to five more are opened under load.
     """
     return create_engine(
-        _with_psycopg(url),
+        with_psycopg(url),
         pool_size=pool_size,
         max_overflow=5,
         pool_timeout=5,
@@ -73,7 +65,7 @@ def connect(url: str, *, application: str, pool_size: int = 5) -> Engine:
 def connect_async(url: str, *, application: str, pool_size: int = 8) -> AsyncEngine:
     """Make a pool of asynchronous connections, whose transactions are each of the `tenant` at hand; see `connect`."""
     engine = create_async_engine(
-        _with_psycopg(url),
+        with_psycopg(url),
         pool_size=pool_size,
         max_overflow=8,
         pool_timeout=5,
@@ -91,11 +83,9 @@ def _be_of_tenant(connection: Connection) -> None:
         connection.exec_driver_sql("SELECT set_config('nightcourt.tenant', %s, true)", (whose,))
 
 
-def newest_form() -> str | None:
-    """Name the migration that the tables have to be at for this release."""
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    return ScriptDirectory.from_config(config).get_current_head()
+def newest_form() -> str:
+    """Name the migration that the tables have to be at for this release: they are numbered, and this is the last."""
+    return max(file.name.partition("_")[0] for file in MIGRATIONS.glob("versions/[0-9]*_*.py"))
 
 
 def persist(database: Engine, write: Callable[[Connection], T], *, patience_seconds: float) -> T:
@@ -118,30 +108,3 @@ def persist(database: Engine, write: Callable[[Connection], T], *, patience_seco
             log.warning("database_unreachable", error=type(error).__name__, retry_in=pause)
             time.sleep(pause)
             pause = min(pause * 2, 5.0)
-
-
-def migrate(url: str, passwords: Mapping[str, str] | None = None, seals: Seals | None = None) -> None:
-    """Bring the tables to the newest form. Safe to run again, and by several at once.
-
-    Args:
-        url: Postgres, by the login that owns the tables.
-        passwords: by process, what it may log in by from now on (`infra/roles.py`).
-        seals: what secrets are sealed by that are not yet, or by an earlier key.
-
-    Raises:
-        sqlalchemy.exc.SQLAlchemyError: Postgres could not be reached, or a step failed; then nothing changed.
-        infra.sealing.NotOpenedError: a secret is sealed by a key that is not here; then nothing changed either.
-    """
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    engine = create_engine(_with_psycopg(url), connect_args={"application_name": "nightcourt-migrate"})
-    try:
-        with engine.begin() as connection:
-            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-            roles.let_in(connection, passwords or {})
-            if seals:
-                callback_secrets.seal_all(connection, seals)
-    finally:
-        engine.dispose()

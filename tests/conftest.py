@@ -9,9 +9,10 @@ from sqlalchemy.engine import make_url
 from support.canaries import nothing_leaks, pytest_runtest_logreport
 from support.databases import own_database
 
-from infra.database import connect, migrate
+from infra.database import connect
 from infra.local.postgres import Postgres, start_postgres
 from infra.local.redis import Redis, start_redis
+from infra.migrating import migrate
 
 __all__ = ["nothing_leaks", "pytest_runtest_logreport"]
 """What pytest finds here and has to run: see `support/canaries.py`."""

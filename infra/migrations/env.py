@@ -1,4 +1,4 @@
-"""Alembic's way in: it runs on the connection that `infra.database.migrate` hands over."""
+"""Alembic's way in: it runs on the connection that `infra.migrating.migrate` hands over."""
 
 from alembic import context
 from sqlalchemy import text

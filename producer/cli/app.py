@@ -1,40 +1,38 @@
 """The commands, put together."""
 
 import sys
+from collections.abc import Iterable
 from importlib.metadata import version
+from pkgutil import resolve_name
 from typing import Annotated
 
 import typer
 
-from producer.cli import batch, callbacks, dashboard, doctor, engine, evals, keys, plan, processes, purge, stack, submit
 from producer.cli.output import Exit, fail, progress
 from producer.client import ClientError, ServerProblem, ServerUnreachable
 from schemas.problems import NO_SERVER, UNAVAILABLE, Problem, ProblemKind
 
-app = typer.Typer(
-    name="nightcourt",
-    help="File pairs of answers; a judge model says which is better, and how sure it is.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command(rich_help_panel="Everything here")(stack.up)
-app.command(rich_help_panel="Everything here")(stack.demo)
-app.command(rich_help_panel="Everything here")(dashboard.dashboard)
-app.command(rich_help_panel="Use a service")(submit.submit)
-app.add_typer(batch.app, name="batch", rich_help_panel="Use a service")
-app.add_typer(callbacks.app, name="callbacks", rich_help_panel="Use a service")
-app.command(rich_help_panel="Use a service")(plan.plan)
-app.add_typer(evals.app, name="eval", rich_help_panel="Use a service")
-app.command(rich_help_panel="Use a service")(doctor.doctor)
-app.add_typer(keys.app, name="keys", rich_help_panel="Run a service")
-app.command(rich_help_panel="Run a service")(purge.purge)
-app.add_typer(engine.app, name="engine", rich_help_panel="The judge model")
-app.command(rich_help_panel="Processes")(processes.api)
-app.command(rich_help_panel="Processes")(processes.dispatcher)
-app.command(rich_help_panel="Processes")(processes.worker)
-app.command("callbacks-worker", rich_help_panel="Processes")(processes.callbacks_worker)
-app.command(rich_help_panel="Processes")(processes.migrate)
+USE, RUN, JUDGE, PROCESSES = "Use a service", "Run a service", "The judge model", "Processes"
+COMMANDS = {
+    "up": ("producer.cli.stack:up", "Everything here"),
+    "demo": ("producer.cli.stack:demo", "Everything here"),
+    "dashboard": ("producer.cli.dashboard:dashboard", "Everything here"),
+    "submit": ("producer.cli.submit:submit", USE),
+    "batch": ("producer.cli.batch:app", USE),
+    "callbacks": ("producer.cli.callbacks:app", USE),
+    "plan": ("producer.cli.plan:plan", USE),
+    "eval": ("producer.cli.evals:app", USE),
+    "doctor": ("producer.cli.doctor:doctor", USE),
+    "keys": ("producer.cli.keys:app", RUN),
+    "purge": ("producer.cli.purge:purge", RUN),
+    "engine": ("producer.cli.engine:app", JUDGE),
+    "api": ("producer.cli.processes:api", PROCESSES),
+    "dispatcher": ("producer.cli.processes:dispatcher", PROCESSES),
+    "worker": ("producer.cli.processes:worker", PROCESSES),
+    "callbacks-worker": ("producer.cli.processes:callbacks_worker", PROCESSES),
+    "migrate": ("producer.cli.migrate:migrate", PROCESSES),
+}
+"""Where each command is, or the application of its own that it is, and the panel of the help that lists it."""
 
 
 def _print_version(asked: bool) -> None:
@@ -43,7 +41,6 @@ def _print_version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def root(
     _version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
@@ -52,11 +49,33 @@ def root(
     """File pairs of answers; a judge model says which is better, and how sure it is."""
 
 
+def make_app(names: Iterable[str] = COMMANDS) -> typer.Typer:
+    """Put commands together. Only what they need is loaded."""
+    app = typer.Typer(
+        name="nightcourt",
+        help="File pairs of answers; a judge model says which is better, and how sure it is.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        callback=root,
+    )
+    for name in names:
+        place, panel = COMMANDS[name]
+        command = resolve_name(place)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name, rich_help_panel=panel)
+        else:
+            app.command(name, rich_help_panel=panel)(command)
+    return app
+
+
 def main() -> None:
     """Run a command. Whatever a user can do about a failure is said in a sentence, without a trace."""
     as_json = "--json" in sys.argv
+    # A command alone starts in half the time of all of them; without a known one it is a question about all.
+    named = sys.argv[1:2]
     try:
-        app()
+        make_app(named if COMMANDS.keys() >= set(named) else COMMANDS)()
     except Problem as problem:
         fail(problem, as_json=as_json)
     except ServerUnreachable as error:

@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 import threading
-from pathlib import Path
 from typing import Annotated
 
 import structlog
@@ -15,14 +14,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from infra import logs, pulse, settings, traces
 from infra.broker import make_celery
 from infra.database import connect
-from infra.database import migrate as migrate_tables
-from infra.local.folder import write_private
 from infra.meters import Meters
-from infra.sealing import NotOpenedError
 from producer import dispatcher as dispatching
-from producer import keys, retention, survey
-from schemas.keys import Scope
-from schemas.problems import BAD_SETTING, UNAVAILABLE, Problem
+from producer import retention, survey
 
 log = structlog.get_logger()
 
@@ -118,45 +112,3 @@ def callbacks_worker() -> None:
     """
     settings.load()
     os.execv(sys.executable, [sys.executable, "-m", "worker.callbacks_app"])  # noqa: S606 - as above
-
-
-def migrate() -> None:
-    """Bring the tables to the newest form. Safe to run again.
-
-    Example: NIGHTCOURT_DATABASE_URL=postgresql://... nightcourt migrate
-    """
-    chosen = settings.load()
-    logs.configure(process="migrate", level=chosen.log_level, style=chosen.log_format)
-    try:
-        migrate_tables(chosen.database_url.get_secret_value(), chosen.passwords(), chosen.seals())
-        if chosen.first_key_file is not None:
-            _keep_a_key(chosen.database_url.get_secret_value(), chosen.first_key_file)
-    except NotOpenedError as error:
-        raise Problem(BAD_SETTING, f"NIGHTCOURT_SECRET_KEYS: a callback secret cannot be opened; {error}.") from None
-    except SQLAlchemyError as error:
-        raise Problem(
-            UNAVAILABLE,
-            f"The tables could not be migrated ({type(error).__name__}). Is NIGHTCOURT_DATABASE_URL right, and is "
-            "Postgres there?",
-        ) from None
-    except OSError as error:
-        raise Problem(BAD_SETTING, f"NIGHTCOURT_FIRST_KEY_FILE: {chosen.first_key_file}: {error.strerror}.") from None
-    log.info("migrated")
-
-
-def _keep_a_key(url: str, file: Path) -> None:
-    """Make sure that a file holds a key that is good: whoever can read it needs nobody to make them one."""
-    database = connect(url, application="migrate", pool_size=1)
-    try:
-        with database.begin() as connection:
-            if file.exists() and keys.find(connection, file.read_text().strip()):
-                return
-            try:
-                made = keys.create(connection, tenant="default", scopes=[Scope.ADMIN], name="first")
-            except Problem as problem:  # the tenant was purged: the service runs, for the keys of others
-                log.warning("first_key_not_made", code=problem.kind.code)
-                return
-            write_private(file, made.key + "\n")
-            log.info("first_key_made", key=made.id)
-    finally:
-        database.dispose()

@@ -7,12 +7,11 @@ import tomllib
 
 import pytest
 from support.deployed import COMPOSE, ROOT, SECRETS, TMP, compose, stages
-from typer.main import get_command
 
 from infra import settings
 from infra.roles import REDIS_RULES, REDIS_USER
 from infra.settings import Settings
-from producer.cli.app import app
+from producer.cli.app import COMMANDS
 
 STAGES = stages()
 PROFILES = {"plain": {"cpu"}, "gpu": {"gpu"}, "engine": {"engine"}, "without a judge": set()}
@@ -28,7 +27,7 @@ def variables_of_env_file(text: str) -> dict[str, str]:
 
 def commands() -> set[str]:
     """The commands that nightcourt has."""
-    return set(get_command(app).commands)
+    return set(COMMANDS)
 
 
 class TestProfiles:

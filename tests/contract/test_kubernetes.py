@@ -11,11 +11,10 @@ import pytest
 import yaml
 from cloudcoil.models.keda import v1alpha1 as keda
 from support.deployed import KUBERNETES, ROOT, TMP, containers_of, pod_of, rendered, stages
-from typer.main import get_command
 
 from infra import settings
 from infra.settings import Settings
-from producer.cli.app import app
+from producer.cli.app import COMMANDS
 
 OVERLAYS = ["base", "cpu", "gpu", "engine"]
 VERSIONS = ["1.30", "1.37"]
@@ -132,7 +131,7 @@ class TestEveryPod:
     def test_its_images_and_commands_are_ours(self, name):
         """Images carry the version of the project and are built by the Dockerfile; commands exist."""
         version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-        commands = set(get_command(app).commands)
+        commands = set(COMMANDS)
         for container in containers_of(PODS[name]):
             target = container["image"].removeprefix("nightcourt-").removesuffix(f":{version}")
             assert container["image"] == f"nightcourt-{target}:{version}"

@@ -16,7 +16,7 @@ from support.waiting import wait_until
 from typer.testing import CliRunner
 
 from producer.cli import batch
-from producer.cli.app import app
+from producer.cli.app import make_app
 
 EXAMPLES = [json.loads(line) for line in (ROOT / "examples" / "first-docket.jsonl").read_text().splitlines()]
 PAIR = {"prompt": "Which?", "response_a": "this", "response_b": "that"}
@@ -65,7 +65,7 @@ class TestHelp:
     @pytest.mark.parametrize("command", COMMANDS)
     def test_every_command_shows_an_example(self, command: str):
         """--help explains each command, and shows it in use."""
-        ended = CliRunner().invoke(app, ["batch", command, "--help"])
+        ended = CliRunner().invoke(make_app(), ["batch", command, "--help"])
         assert ended.exit_code == 0
         assert f"Example: nightcourt batch {command}" in " ".join(ended.output.split())
 
@@ -325,7 +325,9 @@ class TestMistakes:
     def test_an_option_that_cannot_be(self, tmp_path: Path, option: str, value: str):
         """It is named before anything is sent, and the status is 2."""
         file = write(tmp_path / "pairs.jsonl", [PAIR])
-        ended = CliRunner().invoke(app, ["batch", "run", str(file), "--server", "http://127.0.0.1:9", option, value])
+        ended = CliRunner().invoke(
+            make_app(), ["batch", "run", str(file), "--server", "http://127.0.0.1:9", option, value]
+        )
         assert ended.exit_code == 2
         assert option in ended.output
 

@@ -15,11 +15,11 @@ from support.processes import processes_of
 from support.program import ROOT, Cli, Ended, running
 from typer.testing import CliRunner
 
-from producer.cli.app import app
+from producer.cli.app import make_app
 
 EXAMPLES = ROOT / "examples" / "first-docket.jsonl"
 PAIR = {"prompt": "Which?", "response_a": "this", "response_b": "that"}
-COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
+COMMANDS = [command.name or command.callback.__name__ for command in make_app().registered_commands]
 
 
 @dataclass
@@ -55,7 +55,7 @@ class TestHelp:
     def test_every_command_shows_an_example(self):
         """--help explains each command, and shows it in use."""
         for command in COMMANDS:
-            ended = CliRunner().invoke(app, [command, "--help"])
+            ended = CliRunner().invoke(make_app(), [command, "--help"])
             assert ended.exit_code == 0
             assert re.search(rf"Example: .*nightcourt {command}", " ".join(ended.output.split()))
 

@@ -13,7 +13,7 @@ from support.service import Service, running_service
 from typer.testing import CliRunner
 
 from producer.cli import evals
-from producer.cli.app import app
+from producer.cli.app import make_app
 
 COMMANDS = [command.name or command.callback.__name__ for command in evals.app.registered_commands]
 STRENGTHS = {"gold": 4.0, "silver": 2.0, "bronze": 0.0}
@@ -81,14 +81,15 @@ class TestHelp:
     @pytest.mark.parametrize("command", COMMANDS)
     def test_every_command_shows_an_example(self, command: str):
         """--help explains each command, and shows it in use."""
-        ended = CliRunner().invoke(app, ["eval", command, "--help"])
+        ended = CliRunner().invoke(make_app(), ["eval", command, "--help"])
         assert ended.exit_code == 0
         assert f"Example: nightcourt eval {command}" in " ".join(ended.output.split())
 
     def test_nothing_else_loads_the_statistics(self):
         """The command line and the client start without them."""
         libraries = "{'numpy', 'scipy', 'pandas', 'evalica'}"
-        check = f"import producer.cli.app, producer.client, sys; sys.exit(bool({libraries} & set(sys.modules)))"
+        load = "import producer.client, sys; from producer.cli.app import make_app; make_app()"
+        check = f"{load}; sys.exit(bool({libraries} & set(sys.modules)))"
         assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=False).returncode == 0
 
     def test_without_the_extra_it_says_what_to_install(self, tmp_path: Path):

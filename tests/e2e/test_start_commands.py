@@ -23,9 +23,9 @@ from infra.local.finding import free_port
 from infra.local.postgres import Postgres
 from infra.local.redis import Redis
 from infra.settings import child_environment
-from producer.cli.app import app
+from producer.cli.app import make_app
 
-COMMANDS = get_command(app).commands
+COMMANDS = get_command(make_app()).commands
 RUNNING = [
     name
     for name, service in compose(profiles={"cpu"})["services"].items()

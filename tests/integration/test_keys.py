@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from producer import keys
 from producer.cli import keys as commands
-from producer.cli.app import app
+from producer.cli.app import make_app
 from schemas import ids
 from schemas.keys import KeyLimits, NewKey, Scope, parse_key
 from schemas.problems import KEY_ENDED, NOT_FOUND, Problem
@@ -150,7 +150,7 @@ class TestRotating:
 
 def run(*arguments: str) -> Result:
     """Run `nightcourt keys ...` to its end."""
-    return CliRunner().invoke(app, ["keys", *arguments])
+    return CliRunner().invoke(make_app(), ["keys", *arguments])
 
 
 @pytest.fixture
@@ -206,7 +206,7 @@ def test_a_first_key_is_kept_good(database: Engine, database_url: str, monkeypat
     monkeypatch.setenv("NIGHTCOURT_FIRST_KEY_FILE", str(file))
 
     def migrated() -> str:
-        ended = CliRunner().invoke(app, ["migrate"])
+        ended = CliRunner().invoke(make_app(), ["migrate"])
         assert ended.exit_code == 0, ended.output
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         return file.read_text().strip()

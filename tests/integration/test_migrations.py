@@ -13,8 +13,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, inspect, text
 from sqlalchemy.engine import make_url
 
-from infra.database import MIGRATIONS, connect, migrate
+from infra.database import MIGRATIONS, connect, newest_form
 from infra.local.postgres import Postgres
+from infra.migrating import migrate
 from schemas.base import Base
 
 
@@ -43,7 +44,7 @@ def empty(empty_url: str) -> Iterator[Engine]:
 
 
 def configuration(connection: Connection | None = None) -> Config:
-    """Alembic's configuration, as `infra.database.migrate` makes it."""
+    """Alembic's configuration, as `infra.migrating.migrate` makes it."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = connection
@@ -145,4 +146,4 @@ def test_down_to_nothing_and_up_again(empty: Engine, empty_url: str):
 
 def test_there_is_one_newest_form():
     """Two heads would mean that two changes were merged without either knowing of the other."""
-    assert len(ScriptDirectory.from_config(configuration()).get_heads()) == 1
+    assert ScriptDirectory.from_config(configuration()).get_heads() == [newest_form()]

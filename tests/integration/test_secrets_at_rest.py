@@ -7,7 +7,7 @@ from sqlalchemy import Engine, text
 from support.desk import SEALS
 
 from infra import callback_secrets
-from infra.database import migrate
+from infra.migrating import migrate
 from infra.sealing import NotOpenedError, Seals
 
 NEWER = "fedcba9876543210" * 4

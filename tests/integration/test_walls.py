@@ -19,7 +19,8 @@ from support.keys import a_key, bearer
 
 import schemas.tables  # noqa: F401 - all tables stand in the metadata by this
 from infra import callback_secrets, callbacks_sql, docket_sql, outcomes, precedents, roles, roster
-from infra.database import connect_async, migrate, tenant
+from infra.database import connect_async, tenant
+from infra.migrating import migrate
 from infra.outcomes import Outcome
 from infra.settings import Settings
 from producer import (

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from producer import planning
-from producer.cli.app import app
+from producer.cli.app import make_app
 from producer.planning import BenchReport, Job, Plan, PlanError, Rate
 
 RATE = Rate(tokens_per_second=1000.0, kind="given", source="", note="")
@@ -27,7 +27,7 @@ REPORT = {
 
 def run(*arguments: object):
     """The command, in this process."""
-    return CliRunner().invoke(app, ["plan", *map(str, arguments)])
+    return CliRunner().invoke(make_app(), ["plan", *map(str, arguments)])
 
 
 def planned(*arguments: object) -> dict:

@@ -1,0 +1,41 @@
+"""Bringing the tables to the newest form. Alembic is loaded here alone: no process needs it that does not migrate."""
+
+from collections.abc import Mapping
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import create_engine, text
+
+from infra import callback_secrets, roles
+from infra.database import MIGRATIONS, with_psycopg
+from infra.sealing import Seals
+
+_MIGRATION_LOCK = 0x6E636F7572740001
+"""An advisory lock of our own: two migrations started together run one after the other."""
+
+
+def migrate(url: str, passwords: Mapping[str, str] | None = None, seals: Seals | None = None) -> None:
+    """Bring the tables to the newest form. Safe to run again, and by several at once.
+
+    Args:
+        url: Postgres, by the login that owns the tables.
+        passwords: by process, what it may log in by from now on (`infra/roles.py`).
+        seals: what secrets are sealed by that are not yet, or by an earlier key.
+
+    Raises:
+        sqlalchemy.exc.SQLAlchemyError: Postgres could not be reached, or a step failed; then nothing changed.
+        infra.sealing.NotOpenedError: a secret is sealed by a key that is not here; then nothing changed either.
+    """
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    engine = create_engine(with_psycopg(url), connect_args={"application_name": "nightcourt-migrate"})
+    try:
+        with engine.begin() as connection:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            roles.let_in(connection, passwords or {})
+            if seals:
+                callback_secrets.seal_all(connection, seals)
+    finally:
+        engine.dispose()
