@@ -96,6 +96,10 @@ _RETRY = text("""
     RETURNING id
 """)
 
+_TO_BE_JUDGED_AGAIN = text("""
+    SELECT count(*) FROM outcomes WHERE filing_id = :id AND status = 'errored' AND error_code <> :bad_line
+""")
+
 
 def _seconds(window: str) -> int:
     return int(window[:-1]) * _UNITS[window[-1]]
@@ -317,10 +321,11 @@ async def retry(
         batch = await read(connection, tenant=tenant, batch_id=batch_id)
         if batch.status in {BatchStatus.IN_PROGRESS, BatchStatus.CANCELLING}:
             raise Problem(BATCH_RUNNING, f"{batch.id} is still {batch.status}; retry it once it has ended.")
-        await admit(connection, lines=batch.request_counts.errored)
+        those = {"id": batch_id, "bad_line": OutcomeError.BAD_LINE}
+        if lines := int((await connection.execute(_TO_BE_JUDGED_AGAIN, those)).scalar_one()):
+            await admit(connection, lines=lines)
         parameters = {
-            "id": batch_id,
-            "bad_line": OutcomeError.BAD_LINE,
+            **those,
             "seconds": _seconds(batch.completion_window),
             "shard_lines": shard_lines,
             "traceparent": traceparent,

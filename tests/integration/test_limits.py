@@ -33,16 +33,17 @@ class Edge(NamedTuple):
         """File a comparison."""
         return self.http.post("/v1/comparisons", json=QUESTION, headers={**key, **headers})
 
-    def upload(self, key: dict[str, str], lines: int) -> str:
-        """Upload a file of so many lines."""
+    def upload(self, key: dict[str, str], lines: int | bytes) -> str:
+        """Upload a file of so many lines, or of these."""
+        content = LINE * lines if isinstance(lines, int) else lines
         answer = self.http.post(
-            "/v1/files", files={"file": ("f.jsonl", LINE * lines)}, data={"purpose": "batch"}, headers=key
+            "/v1/files", files={"file": ("f.jsonl", content)}, data={"purpose": "batch"}, headers=key
         )
         return answer.raise_for_status().json()["id"]
 
-    def batch(self, key: dict[str, str], file: str) -> httpx2.Response:
+    def batch(self, key: dict[str, str], file: str, **options: str) -> httpx2.Response:
         """Make a batch of a file."""
-        asked = {"input_file_id": file, "endpoint": "/v1/comparisons", "completion_window": "24h"}
+        asked = {"input_file_id": file, "endpoint": "/v1/comparisons", "completion_window": "24h", **options}
         return self.http.post("/v1/batches", json=asked, headers=key)
 
 
@@ -145,6 +146,24 @@ class TestTheQueue:
         never = edge.batch(key, edge.upload(key, 6))
         assert never.status_code == 422
         assert "File it in parts" in never.json()["error"]["message"]
+
+    @pytest.mark.parametrize("errored", [0, 1])
+    def test_a_retry_counts_what_is_judged_again(self, edge: Edge, connection: Connection, errored: int):
+        """Six lines that are no comparison need no room in a queue of five, and the line beside them needs its own."""
+        key = edge.key()
+        batch = edge.batch(key, edge.upload(key, LINE + b"{}\n" * 6), on_bad_line="skip").json()["id"]
+        connection.execute(text("UPDATE shards SET state = 'done', ended_at = now()"))
+        connection.execute(text("UPDATE batches SET status = 'completed', open = false, ended_at = now()"))
+        connection.execute(
+            text("""
+                INSERT INTO outcomes (filing_id, line, tenant, attempt, status, error_code, error_message)
+                SELECT id, 1, tenant, 1, 'errored', 'engine_failed', 'It failed.' FROM batches WHERE :errored = 1
+            """),
+            {"errored": errored},
+        )
+        answer = edge.http.post(f"/v1/batches/{batch}/retry", headers=key)
+        assert answer.json()["status"] == ("in_progress" if errored else "completed")
+        assert connection.execute(text("SELECT count(*) FROM shards WHERE state = 'waiting'")).scalar() == errored
 
 
 class TestBatches:
