@@ -30,17 +30,19 @@ from producer import (
     files,
     idempotency,
     keys,
+    limits,
     outputs,
     progress,
     results,
     retention,
+    sessions,
     survey,
     waiting,
     windows,
 )
 from producer.api import files as files_api
 from producer.api.app import create_app
-from producer.dashboard import crew, verdicts
+from producer.dashboard import crew, receivers, verdicts
 from schemas.base import Base
 from schemas.keys import Scope
 from schemas.problems import OutcomeError, Problem
@@ -333,9 +335,12 @@ NEEDS = {
         **statements_of(files),
         **statements_of(files_api),
         **statements_of(idempotency),
-        **statements_of(keys, "_FIND"),
+        **statements_of(keys, "_FIND", "_WHOSE", "_WHOSE_IF_GOOD"),
+        **statements_of(sessions),
+        **statements_of(limits),
         **statements_of(survey, "_SHARDS"),
         **statements_of(crew),
+        **statements_of(receivers),
         **statements_of(verdicts, "_LAST", "_REASONS", "_BODY", "_NEIGHBOURS"),
         **statements_of(outputs),
         **statements_of(results),
