@@ -139,15 +139,22 @@ async def cancel(database: AsyncEngine, *, tenant: str, key: ComparisonKey) -> C
 class Waiter:
     """Tells requests that wait when their comparison is decided: one query a tick for all of them together."""
 
-    def __init__(self, database: AsyncEngine, *, every: float) -> None:
+    def __init__(self, database: AsyncEngine, *, every: float, most: int) -> None:
         self._database = database
         self._every = every
+        self._most = most
         self._waiting: dict[ComparisonKey, set[asyncio.Event]] = {}
         self._someone = asyncio.Event()
         self._closing = False
 
-    async def wait(self, key: ComparisonKey, seconds: float) -> None:
-        """Wait until the comparison has an outcome, or the time is up, or the server ends."""
+    async def wait(self, key: ComparisonKey, seconds: float) -> bool:
+        """Wait until the comparison has an outcome, or the time is up, or the server ends.
+
+        Returns:
+            False where as many wait as may, and this one did not.
+        """
+        if sum(map(len, self._waiting.values())) >= self._most:
+            return False
         decided = asyncio.Event()
         self._waiting.setdefault(key, set()).add(decided)
         self._someone.set()
@@ -162,6 +169,7 @@ class Waiter:
             waiters.discard(decided)
             if not waiters:
                 self._waiting.pop(key, None)
+        return True
 
     async def run(self) -> None:
         """Look, tick by tick, for what is awaited. Cancelled when the server ends, which lets every waiter go."""

@@ -36,6 +36,9 @@ _SWITCH_SECONDS = 0.0005
 """How long a thread may keep Python to itself while the loop wants it: a tenth of Python's own. The lines of an upload
 are understood in a thread, and each answer of Postgres, and whoever else asks, would wait this long for its turn."""
 
+_REQUESTS_AT_ONCE = 1000
+"""In one process; half of them may be held until a comparison is decided, so that the rest, and probes, get answers."""
+
 
 def create_app(settings: Settings) -> FastAPI:
     """Build the app. Connections are made when it starts and closed when it ends."""
@@ -48,7 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
             settings.redis_url.get_secret_value(), socket_timeout=1, socket_connect_timeout=1
         )
         app.state.ending = asyncio.Event()
-        app.state.waiter = Waiter(app.state.database, every=settings.poll_seconds)
+        app.state.waiter = Waiter(app.state.database, every=settings.poll_seconds, most=_REQUESTS_AT_ONCE // 2)
         ticking = asyncio.create_task(app.state.waiter.run())
         try:
             yield
@@ -126,5 +129,5 @@ def serving(settings: Settings) -> dict[str, Any]:
         "proxy_headers": bool(settings.trusted_proxies),
         "forwarded_allow_ips": list(settings.trusted_proxies),
         "timeout_graceful_shutdown": 5,
-        "limit_concurrency": 1000,
+        "limit_concurrency": _REQUESTS_AT_ONCE,
     }

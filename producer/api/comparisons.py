@@ -49,8 +49,7 @@ async def _wait_and_read(
     request: Request, response: Response, caller: Caller, key: ComparisonKey, seconds: float
 ) -> Comparison:
     state = request.app.state
-    if seconds > 0:
-        await state.waiter.wait(key, seconds)
+    if seconds > 0 and await state.waiter.wait(key, seconds):
         response.headers["Preference-Applied"] = f"wait={seconds:g}"
     async with state.database.connect() as connection:
         return await results.read(connection, tenant=caller.tenant, key=key)

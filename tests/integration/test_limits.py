@@ -13,6 +13,7 @@ from support.keys import a_key, bearer
 from support.service import QUESTION
 from support.waiting import wait_until
 
+from producer.api import app
 from producer.limits import WINDOW, Rates
 from schemas.keys import KeyLimits
 
@@ -80,6 +81,19 @@ class TestRequests:
         edge.http.get("/v1/comparisons", headers=key)
         assert edge.http.get("/v1/comparisons", headers=key).status_code == 429
         assert edge.http.get("/v1/comparisons", headers=other).status_code == 200
+
+    def test_half_of_what_a_process_takes_is_not_held(self, database_url: str, monkeypatch: pytest.MonkeyPatch):
+        """Of three that ask to wait where two may, one is answered at once and told of no wait; so are probes."""
+        monkeypatch.setattr(app, "_REQUESTS_AT_ONCE", 5)
+        with open_edge(database_url) as http, ThreadPoolExecutor(3) as pool:
+            edge = Edge(http, database_url)
+            key = edge.key()
+            held = [pool.submit(edge.file, key, Prefer="wait=3") for _ in range(3)]
+            wait_until(lambda: any(each.done() for each in held), within=2, what="one is answered")
+            assert http.get("/livez").status_code == 200
+            answers = [each.result() for each in held]
+        assert [each.status_code for each in answers] == [202] * 3
+        assert sorted("preference-applied" in each.headers for each in answers) == [False, True, True]
 
     def test_openais_clients_find_their_own_shape(self, edge: Edge):
         """Where OpenAI's clients go, a refusal is an error of theirs."""
