@@ -12,13 +12,14 @@ from fastapi.responses import StreamingResponse
 from infra import metrics
 from producer import batches, outputs, progress
 from producer.access import Caller
-from producer.api.access import Reader, Submitter
+from producer.api.access import Reader, Submitter, authenticate
 from producer.api.bodies import JsonRoute
 from producer.api.problems import DOCUMENTED_AS_OPENAI
 from producer.api.requests import IdempotencyKey, known_key
 from producer.files import SHARD_LINES
 from schemas import ids
 from schemas.batch import Batch, BatchRequest, BatchStatus
+from schemas.problems import Problem
 from schemas.states import Lane
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=JsonRoute, responses=DOCUMENTED_AS_OPENAI)
@@ -153,6 +154,11 @@ async def _follow(request: Request, caller: Caller, key: UUID) -> AsyncIterator[
     told = ""
     silent = 0.0
     while not request.app.state.ending.is_set():
+        # The key may have ended since the last look, and with it whoever reads.
+        try:
+            await authenticate(request)
+        except Problem:
+            return
         batch = await read_batch(request, caller, key)
         news = batch.model_dump_json()
         if news != told:

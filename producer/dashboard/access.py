@@ -14,6 +14,7 @@ from infra.database import tenant
 from producer import sessions
 from producer.access import Caller
 from producer.dashboard.render import HOME
+from producer.limits import rate_limited
 from schemas.keys import Scope
 from schemas.problems import BODY_TOO_LARGE, FORM_REFUSED, KEY_MISSING, SCOPE_MISSING, Problem
 
@@ -31,6 +32,18 @@ async def visitor(request: Request) -> Caller | None:
     return caller
 
 
+def count(request: Request, caller: Caller) -> None:
+    """Count a request among those of its key, wherever they are sent: a browser goes round no limit.
+
+    Raises:
+        Problem: the key sends too many.
+    """
+    taken = request.app.state.limiter.request(caller)
+    request.state.rate_limit = taken.headers
+    if taken.wait:
+        raise rate_limited(taken)
+
+
 class Needs:
     """A dependency that gives the caller of a page, if their key has a scope."""
 
@@ -41,7 +54,7 @@ class Needs:
         """Give the caller, whose tenant's rows are all that the page's transactions see.
 
         Raises:
-            Problem: nobody has signed in, or not with a key of this scope.
+            Problem: nobody has signed in, their key sends too many requests, or it has not the scope.
         """
         caller = await visitor(request)
         if caller is None:
@@ -49,6 +62,7 @@ class Needs:
         request.state.caller = caller
         request.state.form_token = sessions.form_token(request.cookies[COOKIE])
         tenant.set(caller.tenant)
+        count(request, caller)
         if not caller.may(self.scope):
             had = ", ".join(scope for scope in Scope if scope in caller.scopes)
             raise Problem(SCOPE_MISSING, f"This takes a key with the scope `{self.scope}`; yours has: {had}.")

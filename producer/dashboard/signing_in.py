@@ -8,7 +8,7 @@ from fastapi.responses import RedirectResponse
 from producer import sessions
 from producer.access import Caller
 from producer.dashboard import render
-from producer.dashboard.access import COOKIE, Form, Reader, fields, let_in
+from producer.dashboard.access import COOKIE, Form, Reader, count, fields, let_in
 from schemas import ids
 from schemas.keys import Scope
 from schemas.problems import KEY_INVALID, SCOPE_MISSING, Problem
@@ -40,12 +40,14 @@ async def _owner(request: Request, sent: str) -> Caller:
     """Tell whose key was sent.
 
     Raises:
-        Problem: it is no good key, has not the scope to read, or too many wrong ones came from there.
+        Problem: it is no good key, sends too many requests, has not the scope to read, or too many wrong ones came from
+            there.
     """
     client = request.client.host if request.client else ""
     caller: Caller | None = await request.app.state.keyring.caller(sent, client=client)
     if caller is None:
         raise Problem(KEY_INVALID, "This key is unknown, wrong, expired or revoked.")
+    count(request, caller)
     if not caller.may(Scope.READ):
         raise Problem(SCOPE_MISSING, "Looking takes a key with the scope `read`, which this one has not.")
     return caller

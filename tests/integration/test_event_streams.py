@@ -1,0 +1,40 @@
+"""A batch's events over HTTP: for how long they are sent, and to whom."""
+
+import time
+from collections.abc import Iterator
+
+import httpx2
+from sqlalchemy import Connection, text
+from support.dockets import batch as insert_batch
+from support.edge import open_edge
+from support.keys import a_key, bearer
+
+from producer import keys
+from producer.keyring import SECONDS
+from schemas import ids
+from schemas.keys import parse_key
+
+
+def events(answer: httpx2.Response, *, within: float) -> Iterator[str]:
+    """Read a stream's lines, none of which may come later than that."""
+    began = time.monotonic()
+    for line in answer.iter_lines():
+        assert time.monotonic() - began < within, "the stream goes on"
+        yield line
+
+
+def test_a_stream_ends_with_its_key(database_url: str, connection: Connection):
+    """Whoever follows a batch by a key that is revoked hears no more of it; another key's reader goes on."""
+    path = f"/v1/batches/{ids.batch_id(insert_batch(connection, 1))}/events"
+    ending, lasting = a_key(database_url), a_key(database_url)
+    with (
+        open_edge(database_url) as http,
+        http.stream("GET", path, headers=bearer(ending)) as ended,
+        http.stream("GET", path, headers=bearer(lasting)) as other,
+    ):
+        lines = events(ended, within=SECONDS + 5)
+        assert next(lines) == "event: batch"
+        keys.revoke(connection, parse_key(ending).id)
+        assert "event: batch" not in list(lines)
+        connection.execute(text("UPDATE batches SET paused = true"))
+        assert next(line for line in events(other, within=60) if '"paused":true' in line)
