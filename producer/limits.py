@@ -138,6 +138,7 @@ class Limiter:
         self._rates = Rates()
         self._queued: dict[str, _Count] = {}
         self._tokens: dict[str, _Count] = {}
+        self._turns: dict[str, asyncio.Lock] = {}
 
     def of(self, caller: Caller) -> Limits:
         """Tell what holds for a caller: what the key says, and the settings where it says nothing."""
@@ -171,6 +172,13 @@ class Limiter:
         if queued + 1 > limits.queued_comparisons:
             raise _full(queued, limits.queued_comparisons)
         count.since += 1
+
+    def turn(self, caller: Caller) -> asyncio.Lock:
+        """Give what a caller's batches pass by one after the other, in this process.
+
+        Postgres sees to that among all processes; who waited there would keep a connection from everybody else.
+        """
+        return self._turns.setdefault(caller.tenant, asyncio.Lock())
 
     async def batch(self, connection: AsyncConnection, caller: Caller, lines: int) -> None:
         """Let a batch in.

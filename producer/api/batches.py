@@ -47,15 +47,16 @@ async def create(
 ) -> Batch:
     """Make a batch of an uploaded file. It runs as soon as its window is open and there is room."""
     state = request.app.state
-    batch, replayed = await batches.create(
-        state.database,
-        body,
-        tenant=caller.tenant,
-        idempotency_key=known_key(idempotency_key),
-        allowed=state.allowed,
-        traceparent=state.traces.current(),
-        admit=partial(state.limiter.batch, caller=caller),
-    )
+    async with state.limiter.turn(caller):
+        batch, replayed = await batches.create(
+            state.database,
+            body,
+            tenant=caller.tenant,
+            idempotency_key=known_key(idempotency_key),
+            allowed=state.allowed,
+            traceparent=state.traces.current(),
+            admit=partial(state.limiter.batch, caller=caller),
+        )
     if replayed:
         response.headers["Idempotent-Replayed"] = "true"
     elif batch.status is not BatchStatus.FAILED:
@@ -122,14 +123,15 @@ async def resume(caller: Submitter, batch_id: str, request: Request) -> Batch:
 async def retry(caller: Submitter, batch_id: str, request: Request) -> Batch:
     """Judge the errored lines of an ended batch again, and those alone."""
     state = request.app.state
-    return await batches.retry(
-        state.database,
-        tenant=caller.tenant,
-        batch_id=key_of(batch_id),
-        shard_lines=SHARD_LINES,
-        traceparent=state.traces.current(),
-        admit=partial(state.limiter.batch, caller=caller),
-    )
+    async with state.limiter.turn(caller):
+        return await batches.retry(
+            state.database,
+            tenant=caller.tenant,
+            batch_id=key_of(batch_id),
+            shard_lines=SHARD_LINES,
+            traceparent=state.traces.current(),
+            admit=partial(state.limiter.batch, caller=caller),
+        )
 
 
 @router.get("/{batch_id}/results", response_class=StreamingResponse)

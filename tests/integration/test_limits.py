@@ -13,10 +13,12 @@ from support.keys import a_key, bearer
 from support.service import QUESTION
 from support.waiting import wait_until
 
+from producer import limits
 from producer.api import app
 from producer.limits import WINDOW, Rates
 from schemas.keys import KeyLimits
 
+_QUEUING = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
 LINE = b'{"prompt": "Which?", "response_a": "this", "response_b": "that"}\n'
 
 
@@ -199,6 +201,20 @@ class TestBatches:
         with ThreadPoolExecutor(10) as pool:
             answers = [each.status_code for each in pool.map(lambda _: edge.batch(key, file), range(10))]
         assert sorted(answers) == [200] * 2 + [429] * 8
+
+    def test_those_that_wait_for_their_turn_keep_nobody_out(self, edge: Edge, connection: Connection):
+        """While one batch of a tenant takes long and twenty more wait for it, another tenant is served."""
+        key, other = edge.key(concurrent_batches=100), edge.key(tenant="other")
+        file = edge.upload(key, 1)
+        connection.execute(text("BEGIN"))
+        connection.execute(limits._ONE_AT_A_TIME, {"tenant": "default"})
+        with ThreadPoolExecutor(20) as pool:
+            made = [pool.submit(edge.batch, key, file) for _ in range(20)]
+            wait_until(lambda: connection.execute(_QUEUING).scalar() == 1, within=10, what="one waits for the lock")
+            assert [edge.file(other).status_code for _ in range(20)] == [202] * 5 + [429] * 15
+            connection.execute(text("COMMIT"))
+            statuses = [each.result().status_code for each in made]
+        assert sorted(statuses) == [200] * 5 + [429] * 15
 
 
 class TestTokens:
