@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from sqlalchemy import Connection, Engine, TextClause, create_engine, event, text
+from sqlalchemy import Connection, Engine, TextClause, create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 from support.keys import a_key, bearer
@@ -73,26 +73,23 @@ def log_in(database_url: str, process: str) -> Engine:
 
 
 @asynccontextmanager
-async def edge(url: str, owners_url: str, *, unfiltered: bool = False) -> AsyncIterator[Call]:
-    """The API on a database, called by a tenant's key; where it is `unfiltered`, no query asks whose a row is."""
+async def edge(url: str, owners_url: str) -> AsyncIterator[Call]:
+    """The API on a database, called by a tenant's key."""
     headers = {whose: bearer(a_key(owners_url, tenant=whose)) for whose in ("theirs", "ours")}
     stores = {"database_url": url, "redis_url": "redis://127.0.0.1:9/0"}
     settings = Settings(**stores, secret_keys="0123456789abcdef" * 4, callback_allow=("127.0.0.1",))
     app = create_app(settings)
 
-    def unfilter(_connection, _cursor, statement: str, parameters, _context, _many):
-        return re.sub(r"(\w+\.)?\btenant = %\(tenant\)s(::\w+)?", "%(tenant)s::text IS NOT NULL", statement), parameters
+    async with (
+        app.router.lifespan_context(app),
+        httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test") as http,
+    ):
 
-    async with app.router.lifespan_context(app):
-        if unfiltered:
-            event.listen(app.state.database.sync_engine, "before_cursor_execute", unfilter, retval=True)
-        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test") as http:
+        async def call(whose: str, method: str, path: str, **options: Any) -> httpx2.Response:
+            sent = {**headers[whose], **options.pop("headers", {})}
+            return await http.request(method, path, headers=sent, **options)
 
-            async def call(whose: str, method: str, path: str, **options: Any) -> httpx2.Response:
-                sent = {**headers[whose], **options.pop("headers", {})}
-                return await http.request(method, path, headers=sent, **options)
-
-            yield call
+        yield call
 
 
 async def fill(call: Call, whose: str) -> dict[str, str]:
@@ -286,28 +283,6 @@ def everything(connection: Connection) -> dict[str, list[dict[str, Any]]]:
         table: [row for (row,) in connection.execute(text(f"SELECT to_json(t) FROM {table} t"))]  # noqa: S608
         for table in sorted(Base.metadata.tables)
     }
-
-
-READS = {
-    "comparison": "/v1/comparisons/{}",
-    "file": "/v1/files/{}",
-    "batch": "/v1/batches/{}",
-    "endpoint": "/v1/callback-endpoints/{}",
-    "callback": "/v1/callbacks/{}",
-}
-
-
-@pytest.mark.parametrize("walled", [True, False], ids=["walled", "as-the-owner"])
-def test_without_the_filter_the_wall_stands(theirs: dict[str, str], api_url: str, database_url: str, walled: bool):
-    """With the tenant taken out of every query, another's ids are 404 still, and are not once the wall is gone too."""
-
-    async def answers() -> dict[str, int]:
-        async with edge(api_url if walled else database_url, database_url, unfiltered=True) as call:
-            return {
-                kind: (await call("ours", "GET", path.format(theirs[kind]))).status_code for kind, path in READS.items()
-            }
-
-    assert asyncio.run(answers()) == dict.fromkeys(READS, 404 if walled else 200)
 
 
 def statements_of(module: ModuleType, *names: str) -> dict[str, TextClause]:
