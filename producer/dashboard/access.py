@@ -6,7 +6,7 @@ site can have sent. What changes something comes as a form with a token that onl
 
 import hmac
 from typing import Annotated
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from fastapi import Depends, Request, Response
 
@@ -75,16 +75,28 @@ async def fields(request: Request) -> dict[str, str]:
     Raises:
         Problem: it is larger than any form here, or another site had it sent.
     """
-    origin = request.headers.get("origin")
-    ours = request.headers.get("sec-fetch-site", "same-origin") in {"same-origin", "none"}
-    if not ours or (origin is not None and urlsplit(origin).netloc != request.headers.get("host")):
-        raise _refused()
+    _sent_from_here(request)
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > _FORM_BYTES:
             raise Problem(BODY_TOO_LARGE, "No form here is as large as this.", headers={"Connection": "close"})
     return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=20))
+
+
+def _sent_from_here(request: Request) -> None:
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        if site not in {"same-origin", "none"}:
+            raise _refused()
+        return
+    # Old browsers, and all of them over plain HTTP to another machine, say no more than where the form stood.
+    origin = request.headers.get("origin")
+    if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
+        raise Problem(
+            FORM_REFUSED,
+            "Another site sent this form. If none did, what stands in front of the service has to pass `Host` on.",
+        )
 
 
 async def _form(request: Request) -> dict[str, str]:

@@ -99,16 +99,14 @@ def go(path: str) -> RedirectResponse:
     return RedirectResponse(f"{HOME}{path}", status_code=303, headers=HEADERS)
 
 
-def sign_in(request: Request, *, to: str | None = None, wrong: Problem | None = None) -> Response:
+def sign_in(request: Request, *, to: str = f"{HOME}/", wrong: Problem | None = None) -> Response:
     """Ask for a key.
 
     Args:
         request: what it answers.
-        to: where to go once signed in; where the request went when None.
+        to: where to go once signed in.
         wrong: what was wrong with the key that was sent, where one was.
     """
-    if to is None:
-        to = f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
     status = HTTPStatus.OK if wrong is None else wrong.kind.status
     answer = page(request, "login", http_status=status, to=to, wrong=wrong)
     if wrong is not None:
@@ -120,9 +118,10 @@ def problem(request: Request, found: Problem) -> Response:
     """Show a problem as a page. Where nobody has signed in, that is the page that asks for a key."""
     if found.kind is KEY_MISSING:
         reading = request.method == "GET"
+        here = f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
         if reading and request.headers.get("sec-fetch-site") == "cross-site":
-            return page(request, "again", to=str(request.url))
-        answer = sign_in(request, to=None if reading else f"{HOME}/")
+            return page(request, "again", to=here)
+        answer = sign_in(request, to=here) if reading else sign_in(request)
         answer.status_code = found.kind.status
         return answer
     request_id = getattr(request.state, "request_id", None)

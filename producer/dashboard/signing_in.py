@@ -13,6 +13,9 @@ from schemas import ids
 from schemas.keys import Scope
 from schemas.problems import KEY_INVALID, SCOPE_MISSING, Problem
 
+_DOORS = {f"{render.HOME}/login", f"{render.HOME}/enter"}
+"""What leads in and nowhere else: whoever has signed in goes on to another page."""
+
 router = APIRouter(prefix=render.HOME, include_in_schema=False)
 
 
@@ -82,6 +85,7 @@ async def sign_out(_caller: Reader, _form: Form, request: Request) -> Response:
 
 
 def _let_in(request: Request, token: str, to: str) -> RedirectResponse:
-    answer = render.go(to.removeprefix(render.HOME) if to.startswith(f"{render.HOME}/") else "/")
+    inside = to.startswith(f"{render.HOME}/") and to.partition("?")[0] not in _DOORS
+    answer = render.go(to.removeprefix(render.HOME) if inside else "/")
     let_in(request, answer, token)
     return answer
