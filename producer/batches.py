@@ -317,7 +317,8 @@ async def retry(
         Problem: there is no such batch, it has not ended, or there is no room.
     """
     async with database.begin() as connection:
-        await connection.execute(text("SELECT FROM batches WHERE id = :id FOR UPDATE"), {"id": batch_id})
+        lock = text("SELECT FROM batches WHERE id = :id AND tenant = :tenant FOR UPDATE")
+        await connection.execute(lock, {"id": batch_id, "tenant": tenant})
         batch = await read(connection, tenant=tenant, batch_id=batch_id)
         if batch.status in {BatchStatus.IN_PROGRESS, BatchStatus.CANCELLING}:
             raise Problem(BATCH_RUNNING, f"{batch.id} is still {batch.status}; retry it once it has ended.")

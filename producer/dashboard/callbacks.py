@@ -39,8 +39,12 @@ def endpoint_key(endpoint_id: str) -> UUID:
     """
     key = ids.parse_prefixed(endpoint_id, "cep_")
     if key is None:
-        raise Problem(NOT_FOUND, "There is no callback endpoint of this id.")
+        raise _no_such_receiver()
     return key
+
+
+def _no_such_receiver() -> Problem:
+    return Problem(NOT_FOUND, "There is no callback endpoint of this id.")
 
 
 @router.get("/callbacks")
@@ -95,8 +99,10 @@ async def replay_dead(caller: Admin, form: Form, request: Request) -> Response:
     state = request.app.state
     key = endpoint_key(form.get("endpoint", ""))
     async with state.database.connect() as connection:
-        known = await receivers.everything(connection, tenant=caller.tenant)
-    if any(each.key == key and each.state == "disabled" for each in known):
+        standing = await receivers.state(connection, tenant=caller.tenant, receiver=key)
+    if standing is None:
+        raise _no_such_receiver()
+    if standing == "disabled":
         raise callback_endpoints.disabled(form["endpoint"])
     since, shift = datetime.fromtimestamp(0, UTC), state.settings.clock_shift_seconds
     replayed = await callbacks.replay_dead(state.database, tenant=caller.tenant, since=since, endpoint=key, shift=shift)

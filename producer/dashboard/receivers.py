@@ -22,6 +22,7 @@ _RECEIVERS = text("""
     WHERE e.tenant = :tenant
     ORDER BY e.failures > 0 DESC, e.state = 'disabled' DESC, coalesce(n.dead, 0) > 0 DESC, e.id DESC LIMIT :most
 """)
+_STATE = text("SELECT state FROM callback_endpoints WHERE tenant = :tenant AND id = :id")
 _MOST = 100
 _REASONS = {
     "asked": "by you",
@@ -70,3 +71,9 @@ async def everything(connection: AsyncConnection, *, tenant: str) -> list[Receiv
     """List a tenant's receivers: those that fail first, then the newest; a hundred at most."""
     rows = await connection.execute(_RECEIVERS, {"tenant": tenant, "most": _MOST})
     return [Receiver(row.id, *row[1:]) for row in rows]
+
+
+async def state(connection: AsyncConnection, *, tenant: str, receiver: UUID) -> str | None:
+    """Tell whether a receiver is enabled; None where the tenant has none of this id."""
+    found: str | None = (await connection.execute(_STATE, {"tenant": tenant, "id": receiver})).scalar()
+    return found

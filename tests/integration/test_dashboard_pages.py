@@ -1,5 +1,6 @@
 """Pages of the dashboard that no worker is needed for: callbacks, and why something waits."""
 
+import re
 from contextlib import closing
 
 import pytest
@@ -65,6 +66,30 @@ class TestCallbacks:
         assert "Nobody is called back yet" in page.text
         callback = ids.callback_id(desk.one("SELECT id FROM callbacks"))
         assert client.get(f"/dashboard/callbacks/{callback}").status_code == 404
+
+    def test_what_is_dead_of_a_receiver_is_sent_again_by_its_owner_alone(self, client: TestClient, desk: Desk):
+        """A receiver that a request named will do; another tenant's, and one that is none, are not found."""
+        desk.tell(callback_url="http://127.0.0.1:9/named")
+        desk.fan_out()
+        desk.do("UPDATE callbacks SET state = 'dead', ended_at = now()")
+        form = re.search(r'name="form" value="([0-9a-f]+)"', client.get("/dashboard/waiting").text)[1]
+
+        def replay(receiver: str) -> int:
+            sent = {"form": form, "endpoint": receiver}
+            return client.post("/dashboard/callbacks/replay", data=sent, follow_redirects=False).status_code
+
+        receiver = ids.endpoint_id(desk.one("SELECT id FROM callback_endpoints"))
+        for table in ("callbacks", "callback_endpoints"):
+            desk.do(f"UPDATE {table} SET tenant = 'other'")  # noqa: S608 - two names of ours
+        assert [replay(each) for each in (receiver, f"cep_{0:032x}", "nonsense")] == [404] * 3
+        assert desk.states() == ["dead"]
+        for table in ("callbacks", "callback_endpoints"):
+            desk.do(f"UPDATE {table} SET tenant = 'default'")  # noqa: S608 - two names of ours
+        desk.do("UPDATE callback_endpoints SET state = 'disabled'")
+        assert replay(receiver) == 409
+        desk.do("UPDATE callback_endpoints SET state = 'enabled'")
+        assert replay(receiver) == 303
+        assert desk.states() == ["waiting"]
 
 
 class TestWaiting:

@@ -88,6 +88,11 @@ class TestWhere:
         assert sign_in(browser, a_key(database_url), to=door).headers["location"] == "/dashboard/"
 
 
+def test_no_browser_is_asked_to_keep_the_key(browser: TestClient):
+    """The field that takes a key asks not to be filled in again."""
+    assert 'autocomplete="off"' in re.search(r'<input id="key"[^>]*>', browser.get("/dashboard/").text)[0]
+
+
 class TestBehindAProxy:
     @pytest.mark.parametrize(
         ("site", "origin", "taken"),

@@ -1,10 +1,10 @@
-"""A batch's events over HTTP: for how long they are sent, and to whom."""
+"""A batch over HTTP: for how long its events are sent to whom, and whose requests touch it."""
 
 import time
 from collections.abc import Iterator
 
 import httpx2
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, text
 from support.dockets import batch as insert_batch
 from support.edge import open_edge
 from support.keys import a_key, bearer
@@ -38,3 +38,11 @@ def test_a_stream_ends_with_its_key(database_url: str, connection: Connection):
         assert "event: batch" not in list(lines)
         connection.execute(text("UPDATE batches SET paused = true"))
         assert next(line for line in events(other, within=60) if '"paused":true' in line)
+
+
+def test_anothers_retry_asks_for_no_lock(database_url: str, database: Engine, connection: Connection):
+    """Whoever retries another tenant's batch is told at once that there is none, and holds nobody up."""
+    path = f"/v1/batches/{ids.batch_id(insert_batch(connection, 1))}/retry"
+    with database.begin() as owner, open_edge(database_url) as http:
+        owner.execute(text("SELECT FROM batches FOR UPDATE"))
+        assert http.post(path, headers=bearer(a_key(database_url, tenant="other")), timeout=10).status_code == 404
