@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 from sqlalchemy import Connection, Engine, text
+from support.program import Cli
 from typer.testing import CliRunner
 
 from producer import keys
@@ -199,15 +200,14 @@ class TestCommands:
         assert f"Example: nightcourt keys {name}" in " ".join(run(name, "--help").output.split())
 
 
-def test_a_first_key_is_kept_good(database: Engine, database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_a_first_key_is_kept_good(database: Engine, database_url: str, tmp_path: Path):
     """Where a setting names a file, migrating sees to a good key in it: it stays while it is good, and is private."""
     file = tmp_path / "key"
-    monkeypatch.setenv("NIGHTCOURT_DATABASE_URL", database_url)
-    monkeypatch.setenv("NIGHTCOURT_FIRST_KEY_FILE", str(file))
+    cli = Cli(tmp_path)  # a process of its own, as it sets up logging
 
     def migrated() -> str:
-        ended = CliRunner().invoke(make_app(), ["migrate"])
-        assert ended.exit_code == 0, ended.output
+        ended = cli("migrate", database_url=database_url, first_key_file=file)
+        assert ended.status == 0, ended.err
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         return file.read_text().strip()
 
