@@ -50,8 +50,9 @@ ABOUT = [
     *(route for route in SCOPES if "_id}" in route and "{action}" not in route),
     *(f"POST /dashboard/batches/{{batch_id}}/{action}" for action in ("pause", "resume", "cancel")),
     *(f"GET /dashboard/waiting?id={{{name}}}" for name in ("batch_id", "comparison_id", "callback_id")),
+    "POST /dashboard/callbacks/replay?endpoint={endpoint_id}",
 ]
-"""What asks about one thing, wherever its id stands."""
+"""What asks about one thing, wherever its id stands; what a POST has behind the question mark is sent as its form."""
 
 SHOWS = {
     "GET /dashboard/": ["batch_id", "comparison_id"],
