@@ -126,7 +126,6 @@ def test_every_metric_is_served_and_moves(busy: Service):
 
 def test_the_numbers_are_those_of_what_happened(busy: Service):
     """One line failed at each attempt, what a lost worker had was put back, and a receiver's circuit is open."""
-    found = values(busy)
 
     def one(metric: Metric, part: str, *labels: str) -> float:
         return found[metric.name][part, *labels]
@@ -134,6 +133,7 @@ def test_the_numbers_are_those_of_what_happened(busy: Service):
     wait_until(
         lambda: values(busy)[metrics.CIRCUITS.name]["dispatcher", "open"] == 1, within=10, what="a circuit is open"
     )
+    found = values(busy)  # once all of it has happened
     assert one(metrics.WORKERS, "dispatcher") == 1
     assert one(metrics.SLOTS, "dispatcher", "all") == 8
     assert one(metrics.OUTCOMES, "worker", "bulk", "engine_failed") == 1
