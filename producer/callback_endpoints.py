@@ -111,7 +111,8 @@ def remember(connection: Connection, *, tenant: str, filing_id: UUID, url: str, 
         pass
 
 
-def _no_such() -> Problem:
+def no_such() -> Problem:
+    """Say that there is no such endpoint, whoever's it may be."""
     return Problem(NOT_FOUND, "There is no callback endpoint of this id.")
 
 
@@ -163,7 +164,7 @@ async def read(connection: AsyncConnection, *, tenant: str, endpoint: UUID) -> E
     """
     row = (await connection.execute(_ONE, {"tenant": tenant, "id": endpoint})).one_or_none()
     if row is None:
-        raise _no_such()
+        raise no_such()
     return _endpoint(row)
 
 
@@ -184,7 +185,7 @@ async def switch(database: AsyncEngine, *, tenant: str, endpoint: UUID, enabled:
         parameters = {"tenant": tenant, "id": endpoint, "enabled": enabled}
         row = (await connection.execute(_SWITCH, parameters)).one_or_none()
     if row is None:
-        raise _no_such()
+        raise no_such()
     return _endpoint(row)
 
 
@@ -196,7 +197,7 @@ async def remove(database: AsyncEngine, *, tenant: str, endpoint: UUID) -> None:
     """
     async with database.begin() as connection:
         if (await connection.execute(_REMOVE, {"tenant": tenant, "id": endpoint})).one_or_none() is None:
-            raise _no_such()
+            raise no_such()
 
 
 async def rotate(

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -151,9 +152,16 @@ class Limiter:
             max_body_bytes=own.max_body_bytes or default.max_body_bytes,
         )
 
-    def request(self, caller: Caller) -> Taken:
-        """Count a request of a caller."""
-        return self._rates.take(caller.key_id or "", self.of(caller).requests_per_second)
+    def request(self, caller: Caller, state: Any) -> None:
+        """Count a request of a caller, wherever it is sent, and note in its state what its answer is to tell of that.
+
+        Raises:
+            Problem: the caller sends too many.
+        """
+        taken = self._rates.take(caller.key_id or "", self.of(caller).requests_per_second)
+        state.rate_limit = taken.headers
+        if taken.wait:
+            raise _rate_limited(taken)
 
     async def comparison(self, connection: AsyncConnection, caller: Caller) -> None:
         """Let one comparison in.
@@ -233,7 +241,7 @@ class Limiter:
         )
 
 
-def rate_limited(taken: Taken) -> Problem:
+def _rate_limited(taken: Taken) -> Problem:
     """Say that a request came too soon after others."""
     seconds = math.ceil(taken.wait)
     detail = f"Your key sends more requests than it may; send this one again in {seconds} s."

@@ -40,7 +40,7 @@ def _spelt(part: Any) -> bytes:
     return b"%d:%b" % (len(data), data)
 
 
-@lru_cache
+@lru_cache(typed=True)  # a margin of 0 is not spelt as one of 0.0 is
 def _how(orders: str, profile: str, tie_margin: float | None) -> bytes:
     """The rest of a question, which is the same in most."""
     return _spelt(orders) + _spelt(profile) + _spelt(tie_margin)

@@ -26,7 +26,11 @@ _LEFTOVER_SECONDS = 15.0
 """How long a Postgres whose supervisor was killed may take to end."""
 _PORT_TRIES = 3
 
+DISCREET = {"log_error_verbosity": "terse", "log_parameter_max_length": "0", "log_parameter_max_length_on_error": "0"}
+"""What keeps contents out of a server's log: details quote the row that violates a constraint."""
+
 _SETTINGS = {
+    **DISCREET,
     "listen_addresses": LOOPBACK,
     # A socket file would need a folder, and its path has to be short; a port and a password do for everyone.
     "unix_socket_directories": "",
@@ -34,10 +38,6 @@ _SETTINGS = {
     "max_connections": "100",
     "fsync": "on",
     "logging_collector": "off",
-    # Without details, which quote the row that violates a constraint, and without the values of parameters.
-    "log_error_verbosity": "terse",
-    "log_parameter_max_length": "0",
-    "log_parameter_max_length_on_error": "0",
     "log_timezone": "UTC",
     "timezone": "UTC",
 }

@@ -9,7 +9,6 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from infra.database import tenant
 from producer.access import Caller
-from producer.limits import rate_limited
 from schemas.keys import Scope
 from schemas.problems import KEY_INVALID, KEY_MISSING, SCOPE_MISSING, Problem
 
@@ -70,10 +69,7 @@ class Needs:
         if caller is None:
             caller = request.state.caller = await authenticate(request)
             tenant.set(caller.tenant)
-            taken = request.app.state.limiter.request(caller)
-            request.state.rate_limit = taken.headers
-            if taken.wait:
-                raise rate_limited(taken)
+            request.app.state.limiter.request(caller, request.state)
         if not caller.may(self.scope):
             had = ", ".join(scope for scope in Scope if scope in caller.scopes)
             raise Problem(

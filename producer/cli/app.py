@@ -12,25 +12,25 @@ from producer.cli.output import Exit, fail, progress
 from producer.client import ClientError, ServerProblem, ServerUnreachable
 from schemas.problems import NO_SERVER, UNAVAILABLE, Problem, ProblemKind
 
-USE, RUN, JUDGE, PROCESSES = "Use a service", "Run a service", "The judge model", "Processes"
+_ALL, _USE, _RUN, _PROCESSES = "Everything here", "Use a service", "Run a service", "Processes"
 COMMANDS = {
-    "up": ("producer.cli.stack:up", "Everything here"),
-    "demo": ("producer.cli.stack:demo", "Everything here"),
-    "dashboard": ("producer.cli.dashboard:dashboard", "Everything here"),
-    "submit": ("producer.cli.submit:submit", USE),
-    "batch": ("producer.cli.batch:app", USE),
-    "callbacks": ("producer.cli.callbacks:app", USE),
-    "plan": ("producer.cli.plan:plan", USE),
-    "eval": ("producer.cli.evals:app", USE),
-    "doctor": ("producer.cli.doctor:doctor", USE),
-    "keys": ("producer.cli.keys:app", RUN),
-    "purge": ("producer.cli.purge:purge", RUN),
-    "engine": ("producer.cli.engine:app", JUDGE),
-    "api": ("producer.cli.processes:api", PROCESSES),
-    "dispatcher": ("producer.cli.processes:dispatcher", PROCESSES),
-    "worker": ("producer.cli.processes:worker", PROCESSES),
-    "callbacks-worker": ("producer.cli.processes:callbacks_worker", PROCESSES),
-    "migrate": ("producer.cli.migrate:migrate", PROCESSES),
+    "up": ("producer.cli.stack:up", _ALL),
+    "demo": ("producer.cli.stack:demo", _ALL),
+    "dashboard": ("producer.cli.dashboard:dashboard", _ALL),
+    "submit": ("producer.cli.submit:submit", _USE),
+    "batch": ("producer.cli.batch:app", _USE),
+    "callbacks": ("producer.cli.callbacks:app", _USE),
+    "plan": ("producer.cli.plan:plan", _USE),
+    "eval": ("producer.cli.evals:app", _USE),
+    "doctor": ("producer.cli.doctor:doctor", _USE),
+    "keys": ("producer.cli.keys:app", _RUN),
+    "purge": ("producer.cli.purge:purge", _RUN),
+    "engine": ("producer.cli.engine:app", "The judge model"),
+    "api": ("producer.cli.processes:api", _PROCESSES),
+    "dispatcher": ("producer.cli.processes:dispatcher", _PROCESSES),
+    "worker": ("producer.cli.processes:worker", _PROCESSES),
+    "callbacks-worker": ("producer.cli.processes:callbacks_worker", _PROCESSES),
+    "migrate": ("producer.cli.migrate:migrate", _PROCESSES),
 }
 """Where each command is, or the application of its own that it is, and the panel of the help that lists it."""
 

@@ -19,6 +19,7 @@ from infra.engine_folder import describe as describe_engine
 from infra.local import LocalStackError
 from infra.local.folder import running_stack
 from infra.local.model import POCKET_CRITIC, adapter_over, embedded_model
+from infra.local.postgres import DISCREET
 from infra.settings import Settings
 from producer.cli.output import Exit, console
 from producer.cli.submit import Address, find_server
@@ -30,13 +31,6 @@ _CALLBACKS_LATE = 60
 
 _UNDONE_SECONDS = 30.0
 """What a dispatcher does within seconds and has not done for this long says that there is none."""
-
-_QUOTING = {
-    "log_error_verbosity": "terse",
-    "log_parameter_max_length": "0",
-    "log_parameter_max_length_on_error": "0",
-}
-"""What keeps contents out of Postgres' own log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +196,8 @@ def _logins(connection: Connection) -> Finding:
 
 def _what_postgres_logs(connection: Connection) -> Finding:
     """Tell whether the server's log would quote contents: the details of an error quote the row."""
-    at = {name: str(connection.execute(text(f"SHOW {name}")).scalar()) for name in _QUOTING}
-    wrong = [f"{name} = {_QUOTING[name]}" for name, value in at.items() if value != _QUOTING[name]]
+    at = {name: str(connection.execute(text(f"SHOW {name}")).scalar()) for name in DISCREET}
+    wrong = [f"{name} = {DISCREET[name]}" for name, value in at.items() if value != DISCREET[name]]
     if wrong:
         says = f"quotes contents where a statement fails or is logged, unless it is told: {', '.join(wrong)}"
         return Finding("postgres' log", ok=False, says=says)

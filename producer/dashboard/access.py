@@ -14,7 +14,6 @@ from infra.database import tenant
 from producer import sessions
 from producer.access import Caller
 from producer.dashboard.render import HOME
-from producer.limits import rate_limited
 from schemas.keys import Scope
 from schemas.problems import BODY_TOO_LARGE, FORM_REFUSED, KEY_MISSING, SCOPE_MISSING, Problem
 
@@ -30,18 +29,6 @@ async def visitor(request: Request) -> Caller | None:
     async with request.app.state.database.connect() as connection:
         caller: Caller | None = await connection.run_sync(sessions.find, token)
     return caller
-
-
-def count(request: Request, caller: Caller) -> None:
-    """Count a request among those of its key, wherever they are sent: a browser goes round no limit.
-
-    Raises:
-        Problem: the key sends too many.
-    """
-    taken = request.app.state.limiter.request(caller)
-    request.state.rate_limit = taken.headers
-    if taken.wait:
-        raise rate_limited(taken)
 
 
 class Needs:
@@ -62,7 +49,7 @@ class Needs:
         request.state.caller = caller
         request.state.form_token = sessions.form_token(request.cookies[COOKIE])
         tenant.set(caller.tenant)
-        count(request, caller)
+        request.app.state.limiter.request(caller, request.state)
         if not caller.may(self.scope):
             had = ", ".join(scope for scope in Scope if scope in caller.scopes)
             raise Problem(SCOPE_MISSING, f"This takes a key with the scope `{self.scope}`; yours has: {had}.")

@@ -11,7 +11,6 @@ from producer.dashboard import live, receivers, render
 from producer.dashboard.access import Admin, Form, Reader
 from schemas import ids
 from schemas.callback import CallbackState
-from schemas.problems import NOT_FOUND, Problem
 
 router = APIRouter(prefix=render.HOME, include_in_schema=False)
 
@@ -39,12 +38,8 @@ def endpoint_key(endpoint_id: str) -> UUID:
     """
     key = ids.parse_prefixed(endpoint_id, "cep_")
     if key is None:
-        raise _no_such_receiver()
+        raise callback_endpoints.no_such()
     return key
-
-
-def _no_such_receiver() -> Problem:
-    return Problem(NOT_FOUND, "There is no callback endpoint of this id.")
 
 
 @router.get("/callbacks")
@@ -101,7 +96,7 @@ async def replay_dead(caller: Admin, form: Form, request: Request) -> Response:
     async with state.database.connect() as connection:
         standing = await receivers.state(connection, tenant=caller.tenant, receiver=key)
     if standing is None:
-        raise _no_such_receiver()
+        raise callback_endpoints.no_such()
     if standing == "disabled":
         raise callback_endpoints.disabled(form["endpoint"])
     since, shift = datetime.fromtimestamp(0, UTC), state.settings.clock_shift_seconds

@@ -8,7 +8,7 @@ from fastapi.responses import RedirectResponse
 from producer import sessions
 from producer.access import Caller
 from producer.dashboard import render
-from producer.dashboard.access import COOKIE, Form, Reader, count, fields, let_in
+from producer.dashboard.access import COOKIE, Form, Reader, fields, let_in
 from schemas import ids
 from schemas.keys import Scope
 from schemas.problems import KEY_INVALID, SCOPE_MISSING, Problem
@@ -50,7 +50,7 @@ async def _owner(request: Request, sent: str) -> Caller:
     caller: Caller | None = await request.app.state.keyring.caller(sent, client=client)
     if caller is None:
         raise Problem(KEY_INVALID, "This key is unknown, wrong, expired or revoked.")
-    count(request, caller)
+    request.app.state.limiter.request(caller, request.state)
     if not caller.may(Scope.READ):
         raise Problem(SCOPE_MISSING, "Looking takes a key with the scope `read`, which this one has not.")
     return caller

@@ -10,9 +10,11 @@ from support.court import Court, ScriptedEngine
 from support.desk import Desk
 from support.inbox import Inbox, open_inbox
 from support.keys import a_key, bearer
+from support.tenants import WALLS, Tenants, open_tenants
 
 from infra import roster
 from infra.database import connect
+from infra.local.postgres import Postgres
 from infra.settings import Settings
 from producer.api.app import create_app
 from schemas.verdict import Judge
@@ -95,3 +97,17 @@ def client(database_url: str) -> Iterator[TestClient]:
         client.event_hooks = {"response": [watch_answer]}
         assert client.post("/dashboard/login", data={"key": key}).status_code == 200
         yield client
+
+
+@pytest.fixture(scope="module", params=WALLS)
+def tenants(request: pytest.FixtureRequest, postgres: Postgres, template: str) -> Iterator[Tenants]:
+    """Two tenants whom one wall keeps apart, the other being taken away."""
+    with open_tenants(postgres, template, request.param) as tenants:
+        yield tenants
+
+
+@pytest.fixture(scope="module")
+def unwalled(postgres: Postgres, template: str) -> Iterator[Tenants]:
+    """Two tenants whom nothing keeps apart."""
+    with open_tenants(postgres, template) as tenants:
+        yield tenants

@@ -71,20 +71,6 @@ NARROWED = {
 """Lists that an id narrows, and what each of their rows leads to."""
 
 
-@pytest.fixture(scope="module", params=WALLS)
-def tenants(request: pytest.FixtureRequest, postgres: Postgres, template: str) -> Iterator[Tenants]:
-    """Two tenants whom one wall keeps apart, the other being taken away."""
-    with open_tenants(postgres, template, request.param) as tenants:
-        yield tenants
-
-
-@pytest.fixture(scope="module")
-def unwalled(postgres: Postgres, template: str) -> Iterator[Tenants]:
-    """Two tenants whom nothing keeps apart."""
-    with open_tenants(postgres, template) as tenants:
-        yield tenants
-
-
 @pytest.fixture(scope="module")
 def service(postgres: Postgres, template: str) -> Iterator[Tenants]:
     """The service as it is, behind both walls."""

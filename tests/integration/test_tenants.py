@@ -3,14 +3,12 @@
 What keeps them apart are two walls: the queries ask whose a row is, and so does Postgres. Each is tried alone.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.tenants import NOBODYS, PAIR, WALLS, Tenants, fill, filled_in, nobodys, open_tenants, said
+from support.tenants import NOBODYS, PAIR, Tenants, fill, filled_in, nobodys, said
 from support.waiting import wait_until
 
-from infra.local.postgres import Postgres
 from infra.settings import Settings
 from producer.api.app import create_app
 
@@ -22,20 +20,6 @@ ABOUT = [(method, path) for method, path, _ in OPERATIONS if "{" in path]
 ANSWERED = {200, 202, 204, 409, 422}
 """What an operation says of a thing that it has found: done, or not as things stand."""
 LISTS = [path for method, path, _ in OPERATIONS if method == "get" and "{" not in path and path.startswith("/v1")]
-
-
-@pytest.fixture(scope="module", params=WALLS)
-def tenants(request: pytest.FixtureRequest, postgres: Postgres, template: str) -> Iterator[Tenants]:
-    """Two tenants whom one wall keeps apart, the other being taken away."""
-    with open_tenants(postgres, template, request.param) as tenants:
-        yield tenants
-
-
-@pytest.fixture(scope="module")
-def unwalled(postgres: Postgres, template: str) -> Iterator[Tenants]:
-    """Two tenants whom nothing keeps apart."""
-    with open_tenants(postgres, template) as tenants:
-        yield tenants
 
 
 def body(method: str, path: str) -> dict[str, Any]:
