@@ -25,9 +25,10 @@ Needs httpx2, pydantic, standardwebhooks and `schemas`, and nothing of the serve
 `await`.
 
 A call that meets a passing failure (no connection, no answer in time, status 429, 500, 502, 503 or 504) is made
-again up to `max_retries` times. That files nothing twice: a submission keeps its Idempotency-Key over its retries,
-and cancelling twice is the same as once. `create_batch` and `retry_batch` have no such key; they are made again only
-where the first call was certainly not carried out.
+again up to `max_retries` times. That does nothing twice: `submit`, `judge` and `create_batch` keep an Idempotency-Key
+over their retries, and cancelling twice is the same as once. `retry_batch`, `add_endpoint` and `rotate_secret` have no
+key; they are made again only where the first call was certainly not carried out: it found no connection, or was
+answered with 429.
 """
 
 from producer.client.bulk import BatchOptions

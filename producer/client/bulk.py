@@ -5,6 +5,7 @@ import re
 import time
 from contextlib import ExitStack
 from typing import Any, Literal, TypedDict, Unpack
+from uuid import uuid4
 
 import httpx2
 from pydantic import ValidationError
@@ -94,7 +95,7 @@ class BulkPlans(Plans):
     ) -> Plan[Batch]:
         """Make a batch of an uploaded file.
 
-        Two calls make two batches, so this one is not repeated by itself where it may have been carried out.
+        Two calls make two batches; one call makes one, however often it has to be sent: it has an Idempotency-Key.
 
         Args:
             input_file_id: the `id` that `upload` gave.
@@ -102,7 +103,8 @@ class BulkPlans(Plans):
             options: any of `BatchOptions`.
         """
         body = batch_request(input_file_id, completion_window, options).model_dump_json(exclude_unset=True)
-        return self.call(Batch, "POST", _BATCHES, _JSON, patience=_PATIENCE, once=True, content=body)
+        headers = {**_JSON, "Idempotency-Key": str(uuid4())}
+        return self.call(Batch, "POST", _BATCHES, headers, patience=_PATIENCE, content=body)
 
     def batch(self, batch_id: str) -> Plan[Batch]:
         """Read a batch as it stands: counts, rate, time left, cost, and why it waits if it does."""
@@ -126,7 +128,10 @@ class BulkPlans(Plans):
         return self.call(Batch, "POST", f"{_one(batch_id)}/cancel")
 
     def retry_batch(self, batch_id: str) -> Plan[Batch]:
-        """Judge the errored lines of an ended batch again, and those alone."""
+        """Judge the errored lines of an ended batch again, and those alone.
+
+        Two calls may judge them twice, so this one is not repeated by itself where it may have been carried out.
+        """
         return self.call(Batch, "POST", f"{_one(batch_id)}/retry", patience=_PATIENCE, once=True)
 
     def wait_batch(self, batch_id: str, timeout: float) -> Plan[Batch]:

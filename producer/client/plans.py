@@ -28,7 +28,7 @@ from schemas.problems import field_path, invalid_request
 LOCAL = "http://127.0.0.1:8300"
 _PATH = "/v1/comparisons"
 _PASSING = frozenset({429, 500, 502, 503, 504})
-_UNDONE = frozenset({429, 503})
+_UNDONE = 429  # a 503 may follow a commit whose answer was lost
 _FIRST_BACKOFF, _LONGEST_BACKOFF, _LONGEST_RETRY_AFTER = 0.2, 5.0, 30.0
 _LONGEST_WAIT = 60.0  # what a server holds an answer for, unless it was set up otherwise
 _POLL = 20.0  # shorter than proxies commonly leave a connection without a byte
@@ -89,7 +89,7 @@ def retry_delay(attempt: int, outcome: Outcome, max_retries: int, draw: Callable
 def surely_undone(outcome: Outcome) -> bool:
     """Tell whether a call that failed has certainly done nothing, so that making it again cannot do it twice."""
     if isinstance(outcome, httpx2.Response):
-        return outcome.status_code in _UNDONE
+        return outcome.status_code == _UNDONE
     return isinstance(outcome, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
 
 

@@ -324,16 +324,36 @@ class TestBatches:
         assert second == {**required, "completion_window": "24h"}
 
     def test_no_batch_is_made_twice(self, court: Court, call: Caller) -> None:
+        """A batch may be asked for again and again, since each attempt has the same key; the next call has another."""
+        passing = [problem(503, "unavailable"), problem(429, "busy"), DROP, problem(500, "internal_error")]
+        court.script = [*passing, batch()]
+        for _ in range(2):
+            assert call(court.url, "create_batch", "file-1", client={"max_retries": 4}).id == BATCH
+        keys = [asked.headers["idempotency-key"] for asked in court.asked]
+        assert [keys.count(key) for key in dict.fromkeys(keys)] == [5, 1]
+
+    @pytest.mark.parametrize(
+        ("method", "argument"),
+        [
+            ("retry_batch", BATCH),
+            ("add_endpoint", "https://receiver.example/"),
+            ("rotate_secret", None),
+            ("rotate_secret", f"cep_{7:032x}"),
+        ],
+    )
+    def test_what_has_no_key_is_not_done_twice(
+        self, court: Court, call: Caller, method: str, argument: str | None
+    ) -> None:
         """What may have been carried out is not repeated, and the message says so; what was refused in passing is."""
-        for method, argument in (("create_batch", "file-1"), ("retry_batch", BATCH)):
-            court.asked = []
-            court.script = [problem(503, "unavailable"), problem(429, "busy"), DROP, batch()]
-            with pytest.raises(ServerUnreachable, match="may have been done all the same; look before"):
+        court.script = [problem(429, "busy"), DROP, batch()]
+        with pytest.raises(ServerUnreachable, match="may have been done all the same; look before"):
+            call(court.url, method, argument)
+        for status, code in ((503, "unavailable"), (500, "internal_error")):  # both may follow a commit
+            court.script = [problem(status, code), batch()]
+            with pytest.raises(ServerProblem) as raised:
                 call(court.url, method, argument)
-            assert len(court.asked) == 3
-        court.script = [problem(500, "internal_error"), batch()]
-        with pytest.raises(ServerProblem, match="The service made a mistake"):
-            call(court.url, "create_batch", "file-1")
+            assert raised.value.code == code
+        assert len(court.asked) == 4
 
     @pytest.mark.parametrize(
         ("method", "path"),
