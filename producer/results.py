@@ -14,8 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from infra import docket
 from schemas.comparison import Comparison, ComparisonError, ComparisonPage
-from schemas.ids import ComparisonKey, comparison_id
-from schemas.problems import ALREADY_DECIDED, NOT_FOUND, Problem
+from schemas.ids import SINGLE_LINE, ComparisonKey, batch_id, comparison_id
+from schemas.problems import ALREADY_DECIDED, NOT_FOUND, PART_OF_A_BATCH, Problem
 from schemas.states import ComparisonStatus
 from schemas.verdict import Judge, Tally, Usage, Verdict
 
@@ -119,13 +119,19 @@ async def page(connection: AsyncConnection, *, tenant: str, after: ComparisonKey
 
 
 async def cancel(database: AsyncEngine, *, tenant: str, key: ComparisonKey) -> Comparison:
-    """Call a comparison off. Cancelling twice is the same as once.
+    """Call a comparison off that was filed singly. Cancelling twice is the same as once.
 
     Raises:
-        Problem: the tenant has no such comparison, or it has already ended in another way.
+        Problem: the tenant has no such comparison, it is a line of a batch, or it has already ended in another way.
     """
     async with database.begin() as connection:
         await read(connection, tenant=tenant, key=key)
+        if key.line != SINGLE_LINE:
+            raise Problem(
+                PART_OF_A_BATCH,
+                f"{comparison_id(key)} is a line of {batch_id(key.filing_id)}, which is cancelled as a whole or not at "
+                "all; cancel the batch, or let the line be.",
+            )
         await connection.run_sync(docket.cancel, tenant=tenant, filing_id=key.filing_id)
         comparison = await read(connection, tenant=tenant, key=key)
     if comparison.status is not ComparisonStatus.CANCELLED:

@@ -3,14 +3,19 @@
 # ruff: noqa: S608 - statements are put together from constants of this package alone; values are always bound
 
 from datetime import datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import Connection, text
+import structlog
+from pydantic import ValidationError
+from sqlalchemy import Connection, Row, text
 
 from infra import callbacks, docket
 from producer import progress
 from producer.progress import COUNTS
 from schemas.batch import Window
+
+log = structlog.get_logger()
 
 _LIVE = text("""
     SELECT id, tenant, paused, not_before, "window", open, status, samples, now() AS now FROM batches
@@ -63,6 +68,16 @@ def is_open(now: datetime, not_before: datetime | None, window: Window | None) -
     return local >= window.start or local < window.end
 
 
+def _may_run(row: Row[Any], now: datetime) -> bool:
+    try:
+        window = None if row.window is None else Window.model_validate(row.window)
+    except ValidationError:
+        # A zone that this host does not know, say. One batch that waits for an operator must not stop all the others.
+        log.warning("window_not_understood", batch=str(row.id))
+        return False
+    return is_open(now, row.not_before, window)
+
+
 def tend(connection: Connection, *, clock_shift: float = 0.0, cancel_shards: int = 40) -> bool:
     """Open and close windows, carry cancellations out, and end batches that have nothing left. The dispatcher's.
 
@@ -80,9 +95,7 @@ def tend(connection: Connection, *, clock_shift: float = 0.0, cancel_shards: int
         if row.status == "cancelling":
             docket.cancel(connection, tenant=row.tenant, filing_id=row.id, limit=cancel_shards)
             continue
-        window = None if row.window is None else Window.model_validate(row.window)
-        now = row.now + timedelta(seconds=clock_shift)
-        should = not row.paused and is_open(now, row.not_before, window)
+        should = not row.paused and _may_run(row, row.now + timedelta(seconds=clock_shift))
         if should != row.open:
             connection.execute(_OPEN, {"id": row.id, "open": should})
         elif row.open:

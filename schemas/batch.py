@@ -1,11 +1,12 @@
 """Files and batches on the wire: OpenAI's shapes, with what they lack beside."""
 
+import re
 from datetime import time
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from schemas.comparison import CallbackUrl, MetadataKey, MetadataValue, Orders, Profile
 
@@ -34,13 +35,27 @@ def _zone(name: str) -> str:
     return name
 
 
+def _by_the_wall_clock(value: object) -> object:
+    """Refuse what pydantic would take for a time of day also: seconds, and times with a zone of their own."""
+    said = value.isoformat() if isinstance(value, time) else value
+    if not isinstance(said, str) or not re.fullmatch(r"\d\d:\d\d(:\d\d(\.\d+)?)?", said):
+        raise ValueError("is no time of day; give it as 22:00, and its zone as timezone")
+    return value
+
+
+WallClock = Annotated[time, BeforeValidator(_by_the_wall_clock)]
+
+_YEAR_3000 = 32_503_680_000
+"""In Unix seconds. What lies beyond is in milliseconds."""
+
+
 class Window(BaseModel):
     """The hours of each day in which a batch may run, by the wall clock. `end` before `start` is over midnight."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    start: time
-    end: time
+    start: WallClock
+    end: WallClock
     timezone: Annotated[str, AfterValidator(_zone)] = "UTC"
 
 
@@ -63,7 +78,9 @@ class BatchRequest(BaseModel):
     reuse: bool = Field(
         default=True, description="Answer from stored verdicts of the same comparison by the same judge"
     )
-    not_before: int | None = Field(default=None, ge=0, description="Unix seconds before which nothing runs")
+    not_before: int | None = Field(
+        default=None, ge=0, le=_YEAR_3000, description="Unix seconds, not milliseconds, before which nothing runs"
+    )
     window: Window | None = None
     callback_url: CallbackUrl | None = Field(
         default=None, description="Where a signed callback goes when it has ended, signed with your default secret"

@@ -65,7 +65,8 @@ def read_line(raw: bytes) -> Line:
     Raises:
         BadLineError: it is no comparison in any form.
     """
-    line = unwrap(parse(raw))
+    row = parse(raw)
+    line = unwrap(row)
     try:
         ComparisonRequest.model_validate(line.request)
     except ValidationError as error:
@@ -86,7 +87,28 @@ def read_line(raw: bytes) -> Line:
             param="callback_url",
             custom_id=line.custom_id,
         )
+    if b"\\u0000" in raw and (column := _column_with_nul(row)) is not None:
+        raise BadLineError(
+            "invalid_request",
+            f"{column}: contains a NUL character (U+0000), which cannot be stored; remove it",
+            param=column,
+            custom_id=line.custom_id,
+        )
     return line
+
+
+def _column_with_nul(row: dict[str, Any]) -> str | None:
+    """Name the column that Postgres would choke on, of those that are left alone: a line is kept as it came."""
+    found = (name for name, value in row.items() if "\0" in name or _has_nul(value))
+    return next((field_path((name.replace("\0", "?"),)) for name in found), None)
+
+
+def _has_nul(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any("\0" in name or _has_nul(held) for name, held in value.items())
+    if isinstance(value, list):
+        return any(map(_has_nul, value))
+    return isinstance(value, str) and "\0" in value
 
 
 def parse(raw: bytes) -> dict[str, Any]:
@@ -123,10 +145,10 @@ def unwrap(row: dict[str, Any]) -> Line:
     fields = row
     if not _BESIDE_A_PAIR.isdisjoint(row):
         fields = {name: value for name, value in row.items() if name not in _BESIDE_A_PAIR}
-        if "id" in row:
+        if row.get("id") is not None:
             fields.setdefault("custom_id", str(row["id"]))
     label = row.get("label")
-    if label not in {"A", "B", None}:
+    if label not in ("A", "B", None):  # a tuple, since a label may be anything that JSON can say
         raise BadLineError("invalid_request", 'label: is "A" or "B", the better response', param="label")
     return Line(request=fields, custom_id=fields.get("custom_id"), label=label)
 
@@ -151,7 +173,7 @@ def _preference(row: dict[str, Any]) -> Line:
     label: Literal["A", "B"] = "A" if mark[0] < 128 else "B"  # noqa: PLR2004 - half of a byte's values
     first, second = (chosen, rejected) if label == "A" else (rejected, chosen)
     fields = {name: row[name] for name in _OPTIONS if row.get(name) is not None}
-    if "id" in row:
+    if row.get("id") is not None:
         fields.setdefault("custom_id", str(row["id"]))
     fields |= {"prompt": prompt, "response_a": first, "response_b": second}
     return Line(request=fields, custom_id=fields.get("custom_id"), label=label)

@@ -54,6 +54,7 @@ MALFORMED_UPLOAD = ProblemKind("malformed_upload", HTTPStatus.BAD_REQUEST, "The 
 BATCH_ENDED = ProblemKind("batch_ended", HTTPStatus.CONFLICT, "The batch has already ended")
 BATCH_RUNNING = ProblemKind("batch_running", HTTPStatus.CONFLICT, "The batch has not ended yet")
 ALREADY_DECIDED = ProblemKind("already_decided", HTTPStatus.CONFLICT, "The comparison has already ended")
+PART_OF_A_BATCH = ProblemKind("part_of_a_batch", HTTPStatus.CONFLICT, "The comparison is a line of a batch")
 NO_CALLBACK_SECRET = ProblemKind(
     "no_callback_secret", HTTPStatus.CONFLICT, "There is no secret yet to sign callbacks with"
 )

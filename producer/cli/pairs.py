@@ -71,12 +71,12 @@ def _pair(path: Path, number: int, row: Any, options: dict[str, Any]) -> Pair:
         )
     fields = dict(row)
     label = fields.pop("label", None)
-    if label not in {"A", "B", None}:
+    if label not in ("A", "B", None):  # a tuple, since a label may be anything that JSON can say
         raise Problem(BAD_INPUT_FILE, f'{path}, line {number}: label is "A" or "B", the better response.')
     topic = fields.pop("topic", None)
     subset, dataset = fields.pop("subset", None), fields.pop("dataset", None)
-    if "id" in fields:
-        fields.setdefault("custom_id", str(fields.pop("id")))
+    if (name := fields.pop("id", None)) is not None:
+        fields.setdefault("custom_id", str(name))
     given = {name: value for name, value in options.items() if value is not None and name not in fields}
     try:
         request = ComparisonRequest.model_validate({**fields, **given})

@@ -194,6 +194,13 @@ class TestFiles:
         assert "column 1" in batch["errors"]["data"][0]["message"]
         assert batch["errors"]["data"][2]["param"] == "response_b"
 
+    def test_an_id_of_null_is_no_name(self, clerk: Clerk):
+        """Rows of tables have empty columns: such lines have no name, and are not each other's namesakes."""
+        row = {"id": None, "prompt": "p", "response_a": "a", "response_b": "b"}
+        preference = {"id": None, "prompt": "p", "chosen": "a", "rejected": "b"}
+        file = clerk.upload(b"\n".join(json.dumps(each).encode() for each in (row, row, preference))).json()
+        assert (file["lines"], file["bad_lines"]) == (3, 0)
+
     def test_the_same_custom_id_twice_is_a_bad_line(self, clerk: Clerk):
         """The first line keeps the name; the second is named with the line of the first."""
         batch = clerk.create(lines(300) + lines(1))
@@ -350,6 +357,10 @@ class TestABatch:
             ({"completion_window": "soon"}, "completion_window"),
             ({"window": {"start": "22:00", "end": "06:00", "timezone": "Mars/Olympus"}}, "window.timezone"),
             ({"window": {"start": "25:00", "end": "06:00"}}, "window.start"),
+            ({"window": {"start": "22:00Z", "end": "06:00"}}, "window.start"),
+            ({"window": {"start": "22:00", "end": "06:00+01:00"}}, "window.end"),
+            ({"window": {"start": 79200, "end": "06:00"}}, "window.start"),
+            ({"not_before": 1_767_323_045_000}, "not_before"),
             ({"priority": 1000}, "priority"),
             ({"surprise": 1}, "surprise"),
             ({"input_file_id": "file-none"}, "input_file_id"),
@@ -402,6 +413,16 @@ class TestBrakes:
         assert counts["succeeded"] == ended["request_counts"]["succeeded"] > 0
         assert counts["cancelled"] == ended["request_counts"]["cancelled"] > 0
         assert slow.act(batch, "pause").status_code == 409
+
+    def test_a_line_of_a_batch_is_not_cancelled_alone(self, slow: Clerk):
+        """Whoever asks for it is sent to the batch, and neither the line nor any other is called off."""
+        batch = slow.create(lines(3), not_before=int((datetime.now(UTC) + timedelta(hours=1)).timestamp()))
+        line = f"cmp_{batch['id'].removeprefix('batch_')}_2"
+        answer = slow.http.post(f"/v1/comparisons/{line}/cancel")
+        assert (answer.status_code, answer.json()["code"]) == (409, "part_of_a_batch")
+        assert batch["id"] in answer.json()["detail"]
+        assert slow.read(batch)["request_counts"]["cancelled"] == 0
+        slow.act(batch, "cancel")
 
     def test_nothing_runs_before_its_time(self, slow: Clerk):
         """A batch with not_before waits, and says so."""

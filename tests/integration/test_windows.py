@@ -39,6 +39,21 @@ class TestClosedBatches:
         assert states(connection) == ["running", "waiting"]
 
 
+class TestWindows:
+    def test_a_window_that_is_not_understood_holds_back_its_own_batch_alone(self, connection):
+        """A zone that this host does not know leaves that batch closed; others are tended as ever."""
+        batch(connection, 1)
+        connection.execute(
+            text("""
+            UPDATE batches SET open = false, "window" = '{"start": "22:00", "end": "06:00", "timezone": "Mars/Olympus"}'
+        """)
+        )
+        other = batch(connection, 1)
+        connection.execute(text("UPDATE batches SET open = false WHERE id = :id"), {"id": other})
+        windows.tend(connection)
+        assert connection.execute(text("SELECT id FROM batches WHERE open")).scalars().all() == [other]
+
+
 class TestNotesOfProgress:
     def test_an_open_batch_is_noted_once_in_a_while(self, connection):
         """The first turn notes where a batch stands; a turn right after it notes nothing."""

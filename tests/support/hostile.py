@@ -29,6 +29,11 @@ def pair(**changes: Any) -> bytes:
     return json.dumps({**PAIR, **changes}).encode()
 
 
+def preference(**changes: Any) -> bytes:
+    """A preference row with columns beside, as JSON."""
+    return json.dumps({"prompt": "p", "chosen": "good", "rejected": "bad", **changes}).encode()
+
+
 def batch(**changes: Any) -> bytes:
     """A batch of a file that is not there, as JSON."""
     request = {"input_file_id": "file-0", "endpoint": "/v1/comparisons", "completion_window": "24h"}
@@ -178,6 +183,18 @@ BAD_LINES: dict[str, tuple[bytes, str, str | None]] = {
     "a margin too wide": (pair(tie_margin=0.5), "invalid_request", "tie_margin"),
     "an unknown profile": (pair(profile="mine"), "invalid_request", "profile"),
     "a label that is none": (pair(label="both"), "invalid_request", "label"),
+    "a label that is a list": (pair(label=["A"]), "invalid_request", "label"),
+    "a label that is an object": (pair(label={}), "invalid_request", "label"),
+    "NUL in a column that nobody reads": (preference(note="x\0y"), "invalid_request", "note"),
+    "NUL deep in a column that nobody reads": (preference(note=[{"deep": {"x\0": 1}}]), "invalid_request", "note"),
+    "NUL in a column's name": (preference(**{"no\0te": 1}), "invalid_request", "no?te"),
+    "NUL in what a request is given beside": (
+        json.dumps(
+            {"method": "POST", "url": "/v1/comparisons", "body": {**json.loads(pair()), "model": "\0"}}
+        ).encode(),
+        "invalid_request",
+        "body",
+    ),
     "a request to elsewhere": (
         json.dumps({"custom_id": "r", "method": "POST", "url": "/v1/chat/completions", "body": {}}).encode(),
         "invalid_request",
