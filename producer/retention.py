@@ -53,17 +53,26 @@ _OLD_REQUESTS = text("""
 """)
 
 
-def _rows_of(table: str, column: str) -> TextClause:
-    """Delete a step of a table's rows that belong to one id."""
-    return text(f"""
-        DELETE FROM {table} WHERE ctid = ANY(ARRAY(SELECT ctid FROM {table} WHERE {column} = :id LIMIT :step))
-    """)  # noqa: S608 - table and column are constants of this module
+def _rows(table: str, which: str, key: str) -> TextClause:
+    """Delete a step of a table's rows.
+
+    By `ctid` go rows that nobody changes. A row that somebody is changing has to be named by its key: once that is
+    committed it has another ctid, and would be passed over.
+    """
+    chosen = f"SELECT {key} FROM {table} WHERE {which} LIMIT :step"  # noqa: S608 - constants of this module
+    return text(f"DELETE FROM {table} WHERE {key} = ANY(ARRAY({chosen}))")  # noqa: S608 - the same
 
 
-_OF_BATCH = tuple(_rows_of(*each) for each in (("outcomes", "filing_id"), ("shards", "filing_id"), ("batches", "id")))
-_OF_FILE = tuple(
-    _rows_of(*each)
-    for each in (("comparisons", "source_id"), ("bad_lines", "file_id"), ("file_runs", "file_id"), ("files", "id"))
+_OF_BATCH = (
+    _rows("outcomes", "filing_id = :id", "ctid"),
+    _rows("shards", "filing_id = :id", "id"),
+    _rows("batches", "id = :id", "id"),
+)
+_OF_FILE = (
+    _rows("comparisons", "source_id = :id", "ctid"),
+    _rows("bad_lines", "file_id = :id", "ctid"),
+    _rows("file_runs", "file_id = :id", "ctid"),
+    _rows("files", "id = :id", "id"),
 )
 
 
@@ -133,18 +142,13 @@ _SINGLES = text("""
 """)
 
 
-def _of_tenant(table: str) -> TextClause:
-    """Delete a step of a table's rows that are a tenant's, by looking at all of its rows."""
-    which = f"SELECT ctid FROM {table} WHERE tenant = :tenant LIMIT :step"  # noqa: S608 - a constant of this module
-    return text(f"DELETE FROM {table} WHERE ctid = ANY(ARRAY({which}))")  # noqa: S608 - the same
-
-
-_SHARDS = _of_tenant("shards")
+_SHARDS = _rows("shards", "tenant = :tenant", "id")
 _REST = tuple(
-    _of_tenant(table)
-    for table in (
-        *("outcomes", "comparisons", "idempotency_keys", "batches", "files"),
-        *("callbacks", "callback_events", "callback_requests", "callback_secrets", "callback_endpoints"),
+    _rows(table, "tenant = :tenant", key)
+    for table, key in (
+        *(("outcomes", "ctid"), ("comparisons", "ctid"), ("idempotency_keys", "ctid"), ("batches", "id")),
+        *(("files", "id"), ("callbacks", "id"), ("callback_events", "id"), ("callback_requests", "filing_id")),
+        *(("callback_secrets", "id"), ("callback_endpoints", "id")),
     )
 )
 
