@@ -1,4 +1,4 @@
-"""The docket: every move that a shard can make, each one SQL statement of `docket_sql.py`.
+"""The docket: every move that a shard can make, in SQL of `docket_sql.py`.
 
     file -> waiting -> release -> released -> claim -> running -> finish -> done
                 ^                    |                    |
@@ -369,14 +369,18 @@ def split(connection: Connection, lease: Lease, *, suspect: int | None = None) -
 
 def expire(connection: Connection, *, limit: int) -> int:
     """End shards whose deadline has passed. Returns how many comparisons expired by that."""
-    row = connection.execute(docket_sql.EXPIRE, {"limit": limit, **_EXPIRED}).one()
-    return int(row.stored)
+    late = connection.execute(docket_sql.LATE, {"limit": limit})
+    return _end(connection, docket_sql.EXPIRE, {"shards": late.scalars().all(), **_EXPIRED})
 
 
 def cancel(connection: Connection, *, tenant: str, filing_id: UUID, limit: int = 1000) -> int:
     """Call off what is undecided of a filing, `limit` shards at a time. Returns how many comparisons that cancelled."""
-    parameters = {"filing_id": filing_id, "tenant": tenant, "limit": limit, **_CANCELLED}
-    return int(connection.execute(docket_sql.CANCEL, parameters).one().stored)
+    called = connection.execute(docket_sql.CALLED_OFF, {"filing_id": filing_id, "tenant": tenant, "limit": limit})
+    return _end(connection, docket_sql.CANCEL, {"shards": called.scalars().all(), **_CANCELLED})
+
+
+def _end(connection: Connection, move: TextClause, parameters: dict[str, Any]) -> int:
+    return int(connection.execute(move, parameters).scalar_one()) if parameters["shards"] else 0
 
 
 def recall(connection: Connection, filing_id: UUID) -> int:

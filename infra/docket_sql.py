@@ -1,4 +1,7 @@
-"""The SQL of the docket, one statement a move; `docket.py` says what each is for and calls it.
+"""The SQL of the docket; `docket.py` says what each statement is for and calls it.
+
+A statement that waits for a row's lock sees that row as it is then, and all else as it was before the wait. So what a
+move reads of other tables, it reads in a later statement than the one that locks (docs/decisions/0024).
 
 The pieces that statements share stand first: the fence above all.
 """
@@ -277,34 +280,34 @@ PUT_BACK = text(f"""
     WHERE {_HELD}
 """)
 
-EXPIRE = text(f"""
-    WITH late AS MATERIALIZED (
-        SELECT id FROM shards
-        WHERE deadline_at <= now() AND state IN ('waiting', 'released', 'running')
-        LIMIT :limit
-        FOR UPDATE SKIP LOCKED
-    ), ended AS (
-        UPDATE shards SET state = 'done', ended_at = now(), expired = expired + {_COUNT_UNDECIDED}, {_UNLEASED}
-        FROM late WHERE shards.id = late.id
-        RETURNING shards.*
-    ), stored AS ({_END_UNDECIDED}), told AS ({TELL_ENDED})
-    SELECT (SELECT count(*) FROM stored) AS stored
+LATE = text("""
+    SELECT id FROM shards
+    WHERE deadline_at <= now() AND state IN ('waiting', 'released', 'running')
+    LIMIT :limit
+    FOR UPDATE SKIP LOCKED
 """)
 
-CANCEL = text(f"""
-    WITH called AS MATERIALIZED (
-        SELECT id FROM shards
-        WHERE filing_id = :filing_id AND tenant = :tenant AND state IN ('waiting', 'released', 'running')
-        ORDER BY id
-        LIMIT :limit
-        FOR UPDATE
-    ), ended AS (
-        UPDATE shards SET state = 'done', ended_at = now(), cancelled = cancelled + {_COUNT_UNDECIDED}, {_UNLEASED}
-        FROM called WHERE shards.id = called.id
-        RETURNING shards.*
-    ), stored AS ({_END_UNDECIDED}), told AS ({TELL_ENDED})
-    SELECT (SELECT count(*) FROM stored) AS stored
+CALLED_OFF = text("""
+    SELECT id FROM shards
+    WHERE filing_id = :filing_id AND tenant = :tenant AND state IN ('waiting', 'released', 'running')
+    ORDER BY id
+    LIMIT :limit
+    FOR UPDATE
 """)
+
+# Ends shards that are locked already, and gives their undecided lines one outcome, which a count of the shard's keeps.
+_END = f"""
+    WITH ended AS (
+        UPDATE shards SET state = 'done', ended_at = now(), {{count}} = {{count}} + {_COUNT_UNDECIDED}, {_UNLEASED}
+        WHERE id = ANY(:shards)
+        RETURNING *
+    ), stored AS ({_END_UNDECIDED}), told AS ({TELL_ENDED})
+    SELECT count(*) FROM stored
+"""
+
+EXPIRE = text(_END.format(count="expired"))
+
+CANCEL = text(_END.format(count="cancelled"))
 
 _CALLED_BACK = f"""
     state = 'waiting', released_at = NULL,

@@ -1,5 +1,6 @@
 """The docket at the moments where two connections meet, and at its edges."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -10,7 +11,7 @@ from sqlalchemy.exc import OperationalError
 from support.dockets import LONG, MAX_ATTEMPTS, a_line, an_outcome
 from support.waiting import wait_until
 
-from infra import docket, losses
+from infra import docket, docket_sql, losses
 from infra.docket import Claim, LeaseLostError
 from schemas.ids import new_filing_id
 from schemas.problems import OutcomeError
@@ -47,6 +48,16 @@ def lapse(connection: Connection) -> None:
 def statuses(connection: Connection) -> dict[int, str]:
     """How each line ended."""
     return {row.line: row.status for row in connection.execute(text("SELECT line, status FROM outcomes"))}
+
+
+def counted(connection: Connection) -> Counter[str]:
+    """How many lines ended in each way, by the counts that the shards keep."""
+    count = text("""
+        SELECT sum(succeeded) AS succeeded, sum(errored) AS errored,
+               sum(cancelled) AS cancelled, sum(expired) AS expired FROM shards
+    """)
+    row = connection.execute(count).one()
+    return +Counter({status: int(count) for status, count in row._mapping.items()})
 
 
 class TestWhereTwoMeet:
@@ -95,6 +106,19 @@ class TestWhereTwoMeet:
             cancelling = meanwhile(docket.cancel, tenant="default", filing_id=claimed.filing_id)
         assert cancelling.result() == 2
         assert statuses(connection) == {1: "cancelled", 2: "succeeded", 3: "cancelled"}
+        assert counted(connection) == {"cancelled": 2, "succeeded": 1}
+
+    def test_a_deadline_leaves_what_was_being_stored(self, database, connection, claimed, meanwhile, monkeypatch):
+        """What a worker stores between the sweep's look at a late shard and its lock is not counted expired."""
+        # The sweep waits for no lock, so that moment is too short to be met. Waiting makes the same moment long.
+        monkeypatch.setattr(docket_sql, "LATE", text(docket_sql.LATE.text.replace("SKIP LOCKED", "")))
+        connection.execute(text("UPDATE shards SET deadline_at = now()"))
+        with database.begin() as first:
+            docket.record(first, claimed.lease, [an_outcome(2, good=True)], lease_seconds=LONG)
+            expiring = meanwhile(docket.expire, limit=9)
+        assert expiring.result() == 2
+        assert statuses(connection) == {1: "expired", 2: "succeeded", 3: "expired"}
+        assert counted(connection) == {"expired": 2, "succeeded": 1}
 
     def test_a_result_that_waited_for_a_cancellation_is_refused(self, database, connection, claimed, meanwhile):
         """A worker whose finish waited for the cancellation's commit finds its lease gone."""

@@ -300,7 +300,7 @@ _TOLD = ("TELL_COMPARISONS",)
 _LOSING = ("LOSE", "PUT_BACK", "SPLIT", "FAIL", "HOLD", "RECORD", "FINISH")
 NEEDS = {
     "api": {
-        **statements_of(docket_sql, "FILE", "FILE_BATCH", "CANCEL", "RECALL", "OLDEST_DUE"),
+        **statements_of(docket_sql, "FILE", "FILE_BATCH", "CALLED_OFF", "CANCEL", "RECALL", "OLDEST_DUE"),
         **statements_of(callbacks_sql, "TELL_BATCHES"),
         **statements_of(roster, "_CAPACITY", "_PRESENT"),
         **statements_of(callback_secrets),
@@ -322,8 +322,8 @@ NEEDS = {
         **statements_of(waiting),
     },
     "dispatcher": {
-        **statements_of(docket_sql, "RELEASE", "RELEASE_BULK", "WITHDRAW", "HINT_AGAIN", "RECALL_CLOSED", "CANCEL"),
-        **statements_of(docket_sql, "LAPSED", "LONGEST_LAPSED", "EXPIRE", *_LOSING),
+        **statements_of(docket_sql, "RELEASE", "RELEASE_BULK", "WITHDRAW", "HINT_AGAIN", "RECALL_CLOSED"),
+        **statements_of(docket_sql, "LAPSED", "LONGEST_LAPSED", "LATE", "EXPIRE", "CALLED_OFF", "CANCEL", *_LOSING),
         **statements_of(callbacks_sql, "FAN_OUT", "RELEASE", "WITHDRAW", "HINT_AGAIN", "RECLAIM", "BURY"),
         **statements_of(callbacks_sql, "ALONE", "TELL_BATCHES", *_TOLD),
         **statements_of(outcomes),
