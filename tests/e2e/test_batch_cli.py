@@ -331,10 +331,10 @@ class TestMistakes:
         assert ended.exit_code == 2
         assert option in ended.output
 
-    def test_a_reader_that_goes_away(self, cli: Cli, service: Service, tmp_path: Path):
+    def test_a_reader_that_goes_away(self, cli: Cli, tmp_path: Path):
         """Results that are piped into something like `head` end without a trace."""
-        answer = service.http.get("/v1/batches", params={"limit": "1"})
-        batch_id = answer.json()["data"][0]["id"]
+        ended = cli("batch", "run", write(tmp_path / "few.jsonl", [PAIR]))
+        batch_id = BATCH_ID.search(ended.err)[0]
         process = cli.start("batch", "results", batch_id, out=subprocess.PIPE, err=subprocess.PIPE)
         process.stdout.close()
         assert process.stderr.read() == b""

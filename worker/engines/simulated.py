@@ -48,6 +48,8 @@ _PADDING = tuple(b" " * short for short in range(_BYTES_PER_TOKEN))
 _SEVEN_BITS = bytes(byte & 0x7F for byte in range(256))
 _SPREAD = 2.0
 _STEP_TOKENS = 8192
+_FREE_STEP_TOKENS = 65_536
+"""Of a device that takes no time: nobody waits for a step, and every step has its price in turns and counts."""
 _THREE_WORDS = struct.Struct("<3Q")
 _UNIT = 2.0**-64
 """Makes a word a number from 0 to 1."""
@@ -93,7 +95,7 @@ class SimulatedEngine:
             quantisation="none",
             verdict_tokens=_VERDICT_TOKENS,
             max_prompt_tokens=max_prompt_tokens,
-            step_tokens=_STEP_TOKENS,
+            step_tokens=_STEP_TOKENS if tokens_per_second else _FREE_STEP_TOKENS,
             simulated=True,
             caveat=STRENGTHS_CAVEAT if strengths else CAVEAT,
         )
@@ -114,7 +116,8 @@ class SimulatedEngine:
     def score(self, prompts: Sequence[Sequence[int]], *, salt: str = "") -> list[Score]:  # noqa: ARG002 - nothing is kept
         """The opinion on each prompt, after as long as the pretended device takes for all of them."""
         self._admit(prompts)
-        self._work(sum(len(prompt) for prompt in prompts))
+        if self._tokens_per_second:
+            self._work(sum(map(len, prompts)))
         return [self._opinion(prompt) for prompt in prompts]
 
     def generate(self, prompt: Sequence[int], max_tokens: int, *, salt: str = "") -> Generation:  # noqa: ARG002 - as above
@@ -144,11 +147,9 @@ class SimulatedEngine:
             raise EngineGoneError("the engine is closed")
         if self._on_score is not None:
             self._on_score(prompts)
-        for prompt in prompts:
-            if len(prompt) > self._card.max_prompt_tokens:
-                raise EngineError(
-                    f"the prompt has {len(prompt)} tokens; this engine takes {self._card.max_prompt_tokens}"
-                )
+        longest = max(map(len, prompts), default=0)
+        if longest > self._card.max_prompt_tokens:
+            raise EngineError(f"the prompt has {longest} tokens; this engine takes {self._card.max_prompt_tokens}")
 
     def _work(self, tokens: int) -> None:
         seconds = self._seconds(tokens)
