@@ -52,12 +52,12 @@ _BAD_LINES_AS_OUTCOMES = text("""
 
 _READ = text(
     f"SELECT b.*, f.bad_lines, n.*, now() AS now FROM batches b JOIN files f ON f.id = b.file_id {COUNTS} "
-    "WHERE b.tenant = :tenant AND b.id = :id"
+    "WHERE b.tenant = :tenant AND b.id = :id AND b.status <> 'deleting'"
 )
 
 _PAGE = text(f"""
     SELECT b.*, f.bad_lines, n.*, now() AS now FROM batches b JOIN files f ON f.id = b.file_id {COUNTS}
-    WHERE b.tenant = :tenant AND (CAST(:after AS uuid) IS NULL OR b.id < :after)
+    WHERE b.tenant = :tenant AND b.status <> 'deleting' AND (CAST(:after AS uuid) IS NULL OR b.id < :after)
       AND (NOT :live OR b.status IN ('in_progress', 'cancelling'))
     ORDER BY b.id DESC LIMIT :limit
 """)

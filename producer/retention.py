@@ -1,6 +1,8 @@
 """Deleting what is old or no longer wanted, in steps so small that intake never waits for one."""
 
 import time
+from collections.abc import Sequence
+from functools import partial
 from uuid import UUID
 
 from sqlalchemy import Engine as Database
@@ -9,15 +11,24 @@ from sqlalchemy import TextClause, text
 STEP = 2_000
 """Rows that one transaction deletes at most."""
 
-_OLD_BATCHES = text("""
-    SELECT id FROM batches WHERE status NOT IN ('in_progress', 'cancelling')
-      AND coalesce(ended_at, created_at) < now() - make_interval(secs => :older_than)
-    ORDER BY id LIMIT 10
-""")
+# Batches that ended long ago, and those whose deletion was begun and broken off.
+_IS_OLD = """(status = 'deleting' OR status NOT IN ('in_progress', 'cancelling')
+      AND coalesce(ended_at, created_at) <= now() - make_interval(secs => :older_than))"""
+_OLD_BATCHES = text(f"SELECT id FROM batches WHERE {_IS_OLD} ORDER BY id LIMIT 10")  # noqa: S608 - a constant
+# From here on nobody reads a batch or retries it. Whoever was at that has been waited for, and is then looked at again.
+_CLOSE_BATCH = text(f"UPDATE batches SET status = 'deleting' WHERE id = :id AND {_IS_OLD}")  # noqa: S608 - the same
+# With its key a request makes a batch anew.
+_FREE_KEY = text("DELETE FROM idempotency_keys WHERE filing_id = :id")
 _OLD_FILES = text("""
     SELECT id FROM files f WHERE created_at < now() - make_interval(secs => :older_than)
       AND NOT EXISTS (SELECT FROM batches b WHERE b.file_id = f.id)
     ORDER BY id LIMIT 10
+""")
+# From here on nobody makes a batch of a file. Whoever was at that is waited for by a statement of its own: only the
+# next one sees the batch.
+LOCK_FILE = text("SELECT FROM files WHERE id = :id FOR UPDATE")
+CLOSE_FILE = text("""
+    UPDATE files SET state = 'uploading' WHERE id = :id AND NOT EXISTS (SELECT FROM batches WHERE file_id = :id)
 """)
 # Single comparisons that have ended. Their ids sort by time, so the oldest stand first in the index.
 _OLD_SINGLES = text("""
@@ -87,14 +98,30 @@ def _in_steps(database: Database, statement: TextClause, parameters: dict[str, o
             return total
 
 
-def delete_batch(database: Database, batch_id: UUID) -> int:
-    """Delete an ended batch with its outcomes; the file it was made of stays. Returns how many rows went."""
-    return sum(_in_steps(database, statement, {"id": batch_id}) for statement in _OF_BATCH)
+def delete_batch(database: Database, batch_id: UUID, *, older_than: float = 0.0) -> int:
+    """Delete a batch with its outcomes and its idempotency key; the file it was made of stays.
+
+    Returns:
+        How many rows went: none where it has not ended, or has not been so for `older_than` seconds.
+    """
+    with database.begin() as connection:
+        if connection.execute(_CLOSE_BATCH, {"id": batch_id, "older_than": older_than}).rowcount == 0:
+            return 0
+        keys = connection.execute(_FREE_KEY, {"id": batch_id}).rowcount
+    return keys + _all_rows(database, _OF_BATCH, batch_id)
 
 
 def delete_file(database: Database, file_id: UUID) -> int:
-    """Delete a file with its lines; no batch may refer to it any more. Returns how many rows went."""
-    return sum(_in_steps(database, statement, {"id": file_id}) for statement in _OF_FILE)
+    """Delete a file with its lines. Returns how many rows went: none where a batch refers to it."""
+    with database.begin() as connection:
+        connection.execute(LOCK_FILE, {"id": file_id})
+        if connection.execute(CLOSE_FILE, {"id": file_id}).rowcount == 0:
+            return 0
+    return _all_rows(database, _OF_FILE, file_id)
+
+
+def _all_rows(database: Database, statements: Sequence[TextClause], of: UUID) -> int:
+    return sum(_in_steps(database, statement, {"id": of}) for statement in statements)
 
 
 def delete_old(database: Database, *, older_than: float) -> int:
@@ -103,7 +130,8 @@ def delete_old(database: Database, *, older_than: float) -> int:
     What is still queued or running is never touched, however old. Returns how many rows went.
     """
     total = _in_steps(database, _OLD_SINGLES, {"older_than": older_than, "tenant": None})
-    for find, delete in ((_OLD_BATCHES, delete_batch), (_OLD_FILES, delete_file)):
+    old_batch = partial(delete_batch, older_than=older_than)
+    for find, delete in ((_OLD_BATCHES, old_batch), (_OLD_FILES, delete_file)):
         while True:
             with database.connect() as connection:
                 found = [row.id for row in connection.execute(find, {"older_than": older_than})]
@@ -171,7 +199,9 @@ def delete_tenant(database: Database, tenant: str) -> int:
             [row.id for row in connection.execute(which, {"tenant": tenant})] for which in (_BATCHES, _FILES)
         )
     total = keys + _in_steps(database, _SHARDS, {"tenant": tenant}) + _in_steps(database, _SINGLES, {"tenant": tenant})
-    total += sum(delete_batch(database, each) for each in batches) + sum(delete_file(database, each) for each in files)
+    # Whatever state they are in: a retry may have been let end above.
+    total += sum(_all_rows(database, _OF_BATCH, each) for each in batches)
+    total += sum(_all_rows(database, _OF_FILE, each) for each in files)
     total += sum(_in_steps(database, statement, {"tenant": tenant}) for statement in _REST)
     with database.begin() as connection:
         connection.execute(_OVER, {"tenant": tenant})

@@ -119,7 +119,9 @@ class BatchRow(Base):
 
     __table_args__ = (
         CheckConstraint(
-            "status IN ('failed', 'in_progress', 'completed', 'expired', 'cancelling', 'cancelled')", name="status"
+            # What is being deleted is shown to nobody (producer/retention.py).
+            "status IN ('failed', 'in_progress', 'completed', 'expired', 'cancelling', 'cancelled', 'deleting')",
+            name="status",
         ),
         Index("ix_batches_tenant", "tenant", "id"),
         Index("ix_batches_live", "id", postgresql_where=text("status IN ('in_progress', 'cancelling')")),
@@ -254,6 +256,9 @@ class IdempotencyKeyRow(Base):
     fingerprint: Mapped[bytes]
     filing_id: Mapped[UUID]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    # A key goes with what it led to.
+    __table_args__ = (Index("ix_idempotency_keys_filing_id", "filing_id"),)
 
 
 class WorkerRow(Base):

@@ -9,7 +9,7 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy import text
 
 from infra import metrics
-from producer import batches, files, outputs
+from producer import batches, files, outputs, retention
 from producer.access import Caller
 from producer.api.access import KeyedRoute, Reader, Submitter
 from producer.api.multipart import Upload
@@ -149,9 +149,10 @@ async def content(caller: Reader, file_id: str, request: Request) -> StreamingRe
 async def delete(caller: Submitter, file_id: str, request: Request) -> dict[str, Any]:
     """Delete a file that no batch was made of."""
     row = await _file(request, caller, file_id)
-    async with request.app.state.database.connect() as connection:
-        used = (await connection.execute(_IN_USE, {"id": row.id})).one_or_none() is not None
-    if used:
-        raise Problem(INVALID_REQUEST, "A batch was made of this file, and its verdicts refer to the lines.")
+    async with request.app.state.database.begin() as connection:
+        await connection.execute(retention.LOCK_FILE, {"id": row.id})
+        if (await connection.execute(_IN_USE, {"id": row.id})).one_or_none() is not None:
+            raise Problem(INVALID_REQUEST, "A batch was made of this file, and its verdicts refer to the lines.")
+        await connection.execute(retention.CLOSE_FILE, {"id": row.id})
     await files.take_out(request.app.state.database, row.id)
     return {"id": file_id, "object": "file", "deleted": True}

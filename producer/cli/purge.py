@@ -14,7 +14,7 @@ from schemas import ids
 from schemas.problems import BATCH_RUNNING, NOT_FOUND, UNAVAILABLE, Problem
 
 _UNITS = {"h": 3600, "d": 86400}
-_STATUS = text("SELECT status FROM batches WHERE id = :id")
+_EXISTS = text("SELECT EXISTS (SELECT FROM batches WHERE id = :id)")
 
 
 def purge(
@@ -66,9 +66,10 @@ def _delete_tenant(database: Database, tenant: str) -> int:
 def _delete_batch(database: Database, batch: str) -> int:
     batch_id = ids.parse_prefixed(batch, "batch_")
     with database.connect() as connection:
-        status = None if batch_id is None else connection.execute(_STATUS, {"id": batch_id}).scalar()
-    if batch_id is None or status is None:
+        found = connection.execute(_EXISTS, {"id": batch_id}).scalar()
+    if batch_id is None or not found:
         raise Problem(NOT_FOUND, f"There is no batch {batch}.")
-    if status in {"in_progress", "cancelling"}:
-        raise Problem(BATCH_RUNNING, f"{batch} is {status}; cancel it first.")
-    return retention.delete_batch(database, batch_id)
+    gone = retention.delete_batch(database, batch_id)
+    if gone == 0:
+        raise Problem(BATCH_RUNNING, f"{batch} has not ended; cancel it, and let it end.")
+    return gone

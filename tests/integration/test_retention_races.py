@@ -3,15 +3,19 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
+from uuid import UUID
 
 import pytest
 from sqlalchemy import Connection, Engine, text
-from support.dockets import LONG, a_line, an_outcome
+from support.dockets import LONG, a_line, an_outcome, batch, claim_one
+from support.edge import open_edge
+from support.keys import a_key, bearer
 from support.waiting import wait_until
 
 from infra import docket
 from producer import retention
-from schemas.ids import new_filing_id
+from schemas import ids
+from schemas.ids import new_filing_id, parse_prefixed
 from schemas.states import Lane
 
 Start = Callable[..., Future[Any]]
@@ -73,3 +77,121 @@ class TestTenant:
             purge = meanwhile(retention.delete_tenant, desk.database, "default")
         purge.result(30)
         assert desk.one("SELECT count(*) FROM callback_endpoints") == 0
+
+
+MAKE_RETRY = "UPDATE batches SET status = 'in_progress', ended_at = NULL"
+MAKE_BATCH = """
+    INSERT INTO batches (id, tenant, file_id, endpoint, status, options, completion_window, on_bad_line, total,
+                         expires_at)
+    SELECT :batch, tenant, id, '', 'in_progress', '{}', '24h', 'fail', lines, now() FROM files
+    WHERE id = :file AND state = 'processed' FOR SHARE
+"""
+
+
+def an_ended_batch(connection: Connection) -> UUID:
+    """Make a batch that ended two days ago with an errored line."""
+    made = batch(connection, 1)
+    docket.finish(connection, claim_one(connection).lease, [an_outcome(1, good=False)])
+    connection.execute(text("UPDATE batches SET status = 'failed', open = false, ended_at = now() - interval '2 days'"))
+    return made
+
+
+def a_file(connection: Connection) -> UUID:
+    """Make a file of three lines, uploaded two days ago, that no batch was made of."""
+    batch(connection, 3)
+    for table in ("shards", "batches"):
+        connection.execute(text(f"DELETE FROM {table}"))  # noqa: S608
+    return connection.execute(text("UPDATE files SET created_at = now() - interval '2 days' RETURNING id")).scalar_one()
+
+
+class TestBatch:
+    """What is retried is not deleted, and what is deleted is not retried."""
+
+    @pytest.mark.parametrize("by_age", [True, False])
+    def test_one_that_is_being_retried_stays(self, database, connection, meanwhile, by_age):
+        """A retry is under way as the batch is to go: nothing of the batch goes, by its age or by its name."""
+        ended = an_ended_batch(connection)
+        with database.begin() as retry:
+            retry.execute(text(MAKE_RETRY))
+            if by_age:
+                deleting = meanwhile(retention.delete_old, database, older_than=86400)
+            else:
+                deleting = meanwhile(retention.delete_batch, database, ended)
+        assert deleting.result(30) == 0
+        assert left(connection, "batches", "shards", "outcomes") == [1, 1, 1]
+
+    def test_one_that_was_retried_and_ended_again_stays(self, database, connection, meanwhile):
+        """Its age is looked at again too."""
+        an_ended_batch(connection)
+        with database.begin() as retry:
+            retry.execute(text("UPDATE batches SET ended_at = now()"))
+            deleting = meanwhile(retention.delete_old, database, older_than=86400)
+        assert deleting.result(30) == 0
+        assert left(connection, "batches", "shards", "outcomes") == [1, 1, 1]
+
+    def test_one_that_is_being_deleted_is_not_there(self, database, database_url, connection, monkeypatch):
+        """It is neither read nor retried, even where its deletion was broken off; which the next one ends."""
+        made = an_ended_batch(connection)
+        connection.execute(text("UPDATE batches SET ended_at = now()"))
+        with monkeypatch.context() as broken:
+            broken.setattr(retention, "_in_steps", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                retention.delete_batch(database, made)
+        path = f"/v1/batches/{ids.batch_id(made)}"
+        with open_edge(database_url) as http:
+            http.headers.update(bearer(a_key(database_url)))
+            assert [http.get(path).status_code, http.post(f"{path}/retry").status_code] == [404, 404]
+            assert http.get("/v1/batches").json()["data"] == []
+        retention.delete_old(database, older_than=86400)
+        assert left(connection, "batches", "shards", "outcomes") == [0, 0, 0]
+
+    def test_its_key_makes_another(self, database, database_url, connection):
+        """A request that is sent again under its key after its batch was deleted makes a batch, and no 404."""
+        file = ids.file_id(a_file(connection))
+        request = {"input_file_id": file, "endpoint": "/v1/comparisons", "completion_window": "24h"}
+        with open_edge(database_url) as http:
+            http.headers.update({**bearer(a_key(database_url)), "Idempotency-Key": "nightly"})
+            first = http.post("/v1/batches", json=request).json()["id"]
+            connection.execute(text("UPDATE batches SET status = 'cancelled', ended_at = now()"))
+            retention.delete_batch(database, parse_prefixed(first, "batch_"))
+            again = http.post("/v1/batches", json=request)
+        assert again.status_code == 200
+        assert again.json()["id"] != first
+
+
+class TestFile:
+    """No batch is made of half a file."""
+
+    @pytest.fixture
+    def file(self, connection: Connection) -> UUID:
+        """The file."""
+        return a_file(connection)
+
+    def test_one_that_a_batch_is_being_made_of_stays(self, database, connection, meanwhile, file):
+        """Retention waits for the batch, finds it, and deletes nothing."""
+        with database.begin() as creating:
+            creating.execute(text(MAKE_BATCH), {"batch": new_filing_id(), "file": file})
+            deleting = meanwhile(retention.delete_old, database, older_than=86400)
+        assert deleting.result(30) == 0
+        assert left(connection, "comparisons", "file_runs", "files") == [3, 3, 1]
+
+    def test_nor_does_the_api_delete_it(self, database, database_url, connection, meanwhile, file):
+        """Whoever asks for it at that moment is told that there is a batch."""
+        with open_edge(database_url) as http:
+            http.headers.update(bearer(a_key(database_url)))
+            with database.begin() as creating:
+                creating.execute(text(MAKE_BATCH), {"batch": new_filing_id(), "file": file})
+                deleting = meanwhile(http.delete, f"/v1/files/{ids.file_id(file)}")
+            assert deleting.result(30).status_code == 422
+        assert left(connection, "comparisons", "file_runs", "files") == [3, 3, 1]
+
+    def test_none_is_made_of_one_that_is_being_deleted(self, database, database_url, monkeypatch, file):
+        """From the moment that deleting begins, a batch of it is refused."""
+        request = {"input_file_id": ids.file_id(file), "endpoint": "/v1/comparisons", "completion_window": "24h"}
+        with monkeypatch.context() as broken:
+            broken.setattr(retention, "_in_steps", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                retention.delete_file(database, file)
+        with open_edge(database_url) as http:
+            answer = http.post("/v1/batches", json=request, headers=bearer(a_key(database_url)))
+        assert answer.status_code == 422

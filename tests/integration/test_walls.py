@@ -319,6 +319,7 @@ NEEDS = {
         **statements_of(verdicts, "_LAST", "_REASONS", "_BODY", "_NEIGHBOURS"),
         **statements_of(outputs),
         **statements_of(results),
+        **statements_of(retention, "LOCK_FILE", "CLOSE_FILE"),
         **statements_of(waiting),
     },
     "dispatcher": {
@@ -334,7 +335,7 @@ NEEDS = {
         **{
             name: each
             for name, each in statements_of(retention).items()
-            if re.search(r"\._(OLD_\w+|OF_BATCH|OF_FILE)\b", name)
+            if re.search(r"\._?(OLD_\w+|CLOSE_\w+|LOCK_FILE|FREE_KEY|OF_BATCH|OF_FILE)\b", name)
         },
     },
     "worker": {
