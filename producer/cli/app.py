@@ -1,5 +1,7 @@
 """The commands, put together."""
 
+import errno
+import os
 import sys
 from collections.abc import Iterable
 from importlib.metadata import version
@@ -9,8 +11,8 @@ from typing import Annotated
 import typer
 
 from producer.cli.output import Exit, fail, progress
-from producer.client import ClientError, ServerProblem, ServerUnreachable
-from schemas.problems import NO_SERVER, UNAVAILABLE, Problem, ProblemKind
+from producer.client import ClientError, ServerProblem
+from schemas.problems import BAD_OUTPUT_FILE, NO_SERVER, Problem
 
 _ALL, _USE, _RUN, _PROCESSES = "Everything here", "Use a service", "Run a service", "Processes"
 COMMANDS = {
@@ -33,6 +35,7 @@ COMMANDS = {
     "migrate": ("producer.cli.migrate:migrate", _PROCESSES),
 }
 """Where each command is, or the application of its own that it is, and the panel of the help that lists it."""
+_UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
 
 
 def _print_version(asked: bool) -> None:
@@ -69,26 +72,39 @@ def make_app(names: Iterable[str] = COMMANDS) -> typer.Typer:
     return app
 
 
+def _give_up_output() -> None:
+    """Let go of what could not be written: it is in a buffer still, and would be tried once more at the very end."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main() -> None:
     """Run a command. Whatever a user can do about a failure is said in a sentence, without a trace."""
     as_json = "--json" in sys.argv
     # A command alone starts in half the time of all of them; without a known one it is a question about all.
     named = sys.argv[1:2]
     try:
-        make_app(named if COMMANDS.keys() >= set(named) else COMMANDS)()
+        try:
+            make_app(named if COMMANDS.keys() >= set(named) else COMMANDS)()
+        finally:
+            if sys.stdout is not None:  # it is None where it was closed before we began
+                sys.stdout.flush()
     except Problem as problem:
-        fail(problem, as_json=as_json)
-    except ServerUnreachable as error:
-        fail(Problem(NO_SERVER, str(error)), as_json=as_json)
+        fail(problem.document(), as_json=as_json)
     except ServerProblem as error:
-        kind = ProblemKind(error.code, UNAVAILABLE.status, error.document.title)
-        fail(Problem(kind, error.document.detail, errors=error.document.errors), as_json=as_json)
+        fail(error.document, as_json=as_json)
     except ClientError as error:
-        fail(Problem(NO_SERVER, str(error)), as_json=as_json)
-    except KeyboardInterrupt:
+        fail(Problem(NO_SERVER, str(error)).document(), as_json=as_json)
+    except KeyboardInterrupt:  # while the command was loaded; one that runs ends with the same status by itself
         progress.print("Interrupted.")
         sys.exit(Exit.INTERRUPTED)
     except BrokenPipeError:
         # Whoever read our output has gone; nothing is left to say to them.
-        sys.stderr.close()
+        _give_up_output()
         sys.exit(Exit.FAILED)
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        _give_up_output()
+        where = error.filename or "Standard output or a temporary file"
+        fail(Problem(BAD_OUTPUT_FILE, f"{where}: {error.strerror}.").document(), as_json=as_json)

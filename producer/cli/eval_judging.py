@@ -1,7 +1,6 @@
 """Having pairs judged for an eval: as a batch that the same command finds again, or by verdicts given before."""
 
 import json
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from infra.settings import Settings
 from producer.cli import following, runs
 from producer.cli.batch_run import Run, find_or_file, judge_the_end, refuse
 from producer.cli.eval_inputs import read_verdicts
-from producer.cli.output import Exit, progress
+from producer.cli.output import Exit, progress, temporary_folder
 from producer.cli.stack import check_model, say
 from producer.client import Client, ServerUnreachable
 from producer.evals.rows import Judged, Pair, judged
@@ -52,8 +51,8 @@ class Service:
         Raises:
             Problem: not every pair ended with a verdict or a reason why there is none.
         """
-        with tempfile.TemporaryDirectory(prefix="nightcourt-") as folder:
-            file = Path(folder) / "pairs.jsonl"
+        with temporary_folder() as folder:
+            file = folder / "pairs.jsonl"
             file.write_bytes(b"".join(_line(pair) for pair in pairs))
             asked = Run(
                 file=file,

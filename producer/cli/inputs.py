@@ -3,7 +3,6 @@
 import gzip
 import io
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +12,7 @@ from typing import IO, Any, NamedTuple, cast
 import zstandard
 from pydantic_core import from_json
 
+from producer.cli.output import temporary_folder
 from schemas.lines import BadLineError, parse, unwrap
 from schemas.problems import BAD_INPUT_FILE, Problem
 
@@ -53,8 +53,8 @@ def json_lines(file: Path, baseline: Path | None) -> Iterator[Path]:
             pass
         yield file
         return
-    with tempfile.TemporaryDirectory(prefix="nightcourt-") as folder:
-        converted = Path(folder) / f"{file.stem}.jsonl"
+    with temporary_folder() as folder:
+        converted = folder / f"{file.stem}.jsonl"
         with converted.open("wb") as out:
             for row in rows:
                 out.write(json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "replace") + b"\n")

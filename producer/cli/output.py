@@ -2,14 +2,17 @@
 
 import os
 import sys
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from enum import IntEnum
+from http import HTTPStatus
 from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
 
-from schemas.problems import BAD_OUTPUT_FILE, NO_SERVER, NOT_DECIDED, UNAVAILABLE, Problem
+from schemas.problems import BAD_OUTPUT_FILE, NO_SERVER, NOT_DECIDED, UNAVAILABLE, Problem, ProblemDocument
 
 
 class Exit(IntEnum):
@@ -39,15 +42,33 @@ progress = Console(stderr=True, highlight=False)
 """Standard error: everything else."""
 
 
-def fail(problem: Problem, *, as_json: bool = False) -> NoReturn:
+def fail(problem: ProblemDocument, *, as_json: bool = False) -> NoReturn:
     """Say what is wrong, on standard error, and end."""
     if as_json:
-        sys.stderr.write(problem.document().model_dump_json(exclude_none=True) + "\n")
+        sys.stderr.write(problem.model_dump_json(exclude_none=True) + "\n")
     else:
         progress.print("[bold red]error[/]:", end=" ")
-        progress.print(f"{problem.kind.title}.", markup=False, style="bold")
+        progress.print(f"{problem.title}.", markup=False, style="bold")
         progress.print(problem.detail, markup=False, soft_wrap=True)
-    sys.exit(_EXITS.get(problem.kind.code, Exit.FAILED))
+        # Of what the service did wrong, its logs say more under this id; what a user did wrong is all said.
+        if problem.request_id and problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            progress.print(f"The request's id: {problem.request_id}", markup=False, soft_wrap=True)
+    sys.exit(_EXITS.get(problem.code, Exit.FAILED))
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Lend a folder that is gone when the block ends.
+
+    Raises:
+        Problem: there is no place for one.
+    """
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="nightcourt-")
+    except OSError as error:
+        raise Problem(BAD_OUTPUT_FILE, f"A temporary folder: {error.strerror or error}.") from None
+    with folder as path:
+        yield Path(path)
 
 
 def write_lines(lines: Iterable[bytes], path: Path) -> None:

@@ -301,10 +301,14 @@ class TestMistakes:
         assert "nightcourt up" in ended.err
 
     def test_a_batch_that_is_not_there(self, cli: Cli):
-        """The service's problem is printed as it is."""
+        """The service's problem is printed as it is, in either form."""
         ended = cli("batch", "status", f"batch_{7:032x}")
         assert ended.status == 1
         assert "There is no batch of this id." in ended.err
+        ended = cli("batch", "status", f"batch_{7:032x}", "--json")
+        problem = json.loads(ended.err)
+        assert (ended.status, problem["status"], problem["code"]) == (1, 404, "not_found")
+        assert re.fullmatch("req_[0-9a-f]{32}", problem["request_id"])
         assert "looks like batch_" in cli("batch", "results", "../files").err
 
     @pytest.mark.parametrize(

@@ -5,8 +5,11 @@ import os
 import re
 import signal
 import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from support.program import ROOT, Cli, Ended, running
 from typer.testing import CliRunner
 
 from producer.cli.app import make_app
+from schemas.problems import INTERNAL, Problem
 
 EXAMPLES = ROOT / "examples" / "first-docket.jsonl"
 PAIR = {"prompt": "Which?", "response_a": "this", "response_b": "that"}
@@ -188,6 +192,72 @@ class TestSubmit:
         _, err = process.communicate(timeout=60)
         assert process.returncode == 1
         assert err == b""
+
+
+class Mistaken(BaseHTTPRequestHandler):
+    """Answers as the service does where it has made a mistake."""
+
+    document = Problem(INTERNAL, "The mistake is ours.").document("req_7").model_dump(exclude_none=True)
+
+    def do_GET(self) -> None:
+        """Answer anything with the same problem."""
+        body = json.dumps(self.document).encode()
+        self.send_response(500)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Keep the test's own output clean."""
+
+
+class TestProblems:
+    @pytest.mark.parametrize("options", [(), ("--json",)], ids=["words", "json"])
+    def test_a_mistake_of_the_service(self, cli: Cli, options: tuple[str, ...]):
+        """Its problem comes through whole as JSON, and in words it names the id under which the logs say more."""
+        with HTTPServer(("127.0.0.1", 0), Mistaken) as server:
+            thread = threading.Thread(target=server.serve_forever)
+            thread.start()
+            at = f"http://127.0.0.1:{server.server_port}"
+            ended = cli("batch", "status", f"batch_{7:032x}", "--server", at, *options)
+            server.shutdown()
+            thread.join()
+        assert (ended.status, ended.out) == (1, "")
+        if options:
+            assert json.loads(ended.err) == Mistaken.document
+        else:
+            assert "The mistake is ours.\nThe request's id: req_7" in ended.err
+
+    @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+    @pytest.mark.parametrize("command", [("--version",), ("plan", "--lines", 9, "--tokens", 9, "--json")], ids=str)
+    def test_output_on_a_full_disk(self, tmp_path: Path, command: tuple[object, ...], unbuffered: str):
+        """Standard output that takes nothing is a problem like others, whenever the system tells."""
+        cli = Cli(tmp_path)
+        cli.environment["PYTHONUNBUFFERED"] = unbuffered
+        with Path("/dev/full").open("wb") as full:
+            process = cli.start(*command, out=full, err=subprocess.PIPE)
+            _, err = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert b"Standard output or a temporary file: No space left on device." in err
+        assert b"Traceback" not in err
+        assert b"Exception ignored" not in err
+
+    def test_a_temporary_file_without_room(self, cli: Cli, tmp_path: Path):
+        """Where a file that is converted on its way has no room, the message says why."""
+        rows = [{"instruction": f"Which {n}?", "output": "this " * 99, "generator": "g"} for n in range(99)]
+        (outputs := tmp_path / "outputs.json").write_text(json.dumps(rows))
+        convert = ("batch", "run", str(outputs), "--baseline", str(outputs))
+        ended = subprocess.run(
+            ["/bin/bash", "-c", 'ulimit -f 8; "$@"', "-", sys.executable, "-m", "producer.cli", *convert],
+            cwd=ROOT,
+            env=cli.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ended.returncode == 1
+        assert "Standard output or a temporary file: File too large." in ended.stderr
+        assert "Traceback" not in ended.stderr
 
 
 class TestDoctor:
