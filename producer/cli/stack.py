@@ -20,7 +20,7 @@ from producer.cli.doctor import describe_model
 from producer.cli.output import Exit, progress
 from producer.cli.pairs import example_file, read_pairs
 from producer.cli.submit import conclude, show
-from producer.cli.watch import file_all, watch
+from producer.cli.watch import file_each, watch
 from producer.client import Client
 from schemas.problems import BAD_SETTING, LOCAL_STACK, Problem
 
@@ -134,7 +134,7 @@ def demo(
             progress.print(
                 f"Filing {len(pairs)} pairs of examples/first-docket.jsonl, each to be judged in both orders"
             )
-            filed = file_all(client, pairs)
+            filed = list(file_each(client, pairs))
             decided = []
             for each in watch(client, pairs, filed, seconds=timeout):
                 show(each, as_json=as_json)

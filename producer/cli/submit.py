@@ -1,7 +1,7 @@
 """`nightcourt submit`: file pairs with a running service and print the verdicts."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -14,9 +14,10 @@ from infra.local.folder import running_stack
 from infra.settings import Settings
 from producer.cli import verdicts
 from producer.cli.output import Exit, console, progress
-from producer.cli.pairs import read_pairs
-from producer.cli.watch import file_all, watch
-from producer.client import Client
+from producer.cli.pairs import Pair, read_pairs
+from producer.cli.watch import file_each, watch
+from producer.client import Client, ClientError, ServerProblem
+from schemas.comparison import Comparison
 from schemas.problems import LOCAL_STACK, Problem
 
 
@@ -76,10 +77,9 @@ def submit(
     pairs = read_pairs(pair, order=order, profile=profile, tie_margin=tie_margin)
     at = find_server(chosen)
     with Client(at.url, api_key=at.key) as client:
-        filed = file_all(client, pairs)
+        filed = file_all(client, pairs, as_json=as_json)
         if not wait:
-            for comparison in filed:
-                console.print(comparison.model_dump_json() if as_json else comparison.id, soft_wrap=True, markup=False)
+            print_filed(filed, as_json=as_json)
             return
         try:
             decided = []
@@ -91,6 +91,30 @@ def submit(
             progress.print(f"Stopped watching. {left} comparisons stay filed and will be judged.")
             raise typer.Exit(Exit.INTERRUPTED) from None
     conclude(verdicts.summarise(decided), as_json=as_json)
+
+
+def file_all(client: Client, pairs: Sequence[Pair], *, as_json: bool) -> list[Comparison]:
+    """File every pair. Where that ends early, what was filed stays filed, so it is printed before."""
+    filed: list[Comparison] = []
+    try:
+        for comparison in file_each(client, pairs):
+            filed.append(comparison)  # noqa: PERF402 - what is there counts when this ends early
+    except (ClientError, KeyboardInterrupt) as error:
+        if filed or isinstance(error, KeyboardInterrupt):
+            # Whatever kept its answer from us, the last request may have arrived.
+            unsure = "" if isinstance(error, ServerProblem) else ", and the next one may have been"
+            progress.print(
+                f"{len(filed)} of {len(pairs)} were filed{unsure}. What is filed will be judged.", soft_wrap=True
+            )
+            print_filed(filed, as_json=as_json)
+        raise
+    return filed
+
+
+def print_filed(filed: Sequence[Comparison], *, as_json: bool) -> None:
+    """Print what was filed: ids, or objects, one a line."""
+    for comparison in filed:
+        console.print(comparison.model_dump_json() if as_json else comparison.id, soft_wrap=True, markup=False)
 
 
 def show(decided: verdicts.Decided, *, as_json: bool) -> None:

@@ -15,9 +15,9 @@ from schemas.problems import NOT_DECIDED, Problem
 _POLL_SECONDS = 20.0
 
 
-def file_all(client: Client, pairs: Sequence[Pair]) -> list[Comparison]:
-    """File every pair; each is safe in Postgres once this returns."""
-    return [client.submit(pair.request) for pair in pairs]
+def file_each(client: Client, pairs: Sequence[Pair]) -> Iterator[Comparison]:
+    """File every pair, in order; each is safe in Postgres once it is given."""
+    return (client.submit(pair.request) for pair in pairs)
 
 
 def watch(client: Client, pairs: Sequence[Pair], filed: Sequence[Comparison], *, seconds: float) -> Iterator[Decided]:

@@ -16,9 +16,11 @@ from pathlib import Path
 import pytest
 from support.processes import processes_of
 from support.program import ROOT, Cli, Ended, running
+from support.waiting import wait_until
 from typer.testing import CliRunner
 
 from producer.cli.app import make_app
+from producer.client import Client
 from schemas.problems import INTERNAL, Problem
 
 EXAMPLES = ROOT / "examples" / "first-docket.jsonl"
@@ -164,6 +166,43 @@ class TestSubmit:
         assert ended.status == 0
         assert len(ended.out.splitlines()) == 34
         assert all(re.fullmatch(r"cmp_[0-9a-f]{32}", line) for line in ended.out.splitlines())
+
+    @pytest.mark.parametrize("options", [(), ("--json",)], ids=["ids", "json"])
+    def test_ctrl_c_while_filing(self, cli: Cli, service: Service, tmp_path: Path, options: tuple[str, ...]):
+        """Nothing that was filed is lost sight of: how many were is said, their ids are printed, the status is 130."""
+        name = f"many{len(options)}"
+        (file := tmp_path / "pairs.jsonl").write_text(
+            "".join(json.dumps({**PAIR, "custom_id": f"{name}-{n}"}) + "\n" for n in range(9999))
+        )
+        with Client(service.url, api_key=cli.environment["NIGHTCOURT_KEY"]) as client:
+
+            def known() -> dict[str, str]:
+                mine = [each for each in client.iterate() if str(each.custom_id).startswith(f"{name}-")]
+                return {str(each.custom_id): each.id for each in mine}
+
+            command = ("submit", file, "--server", service.url, *options)
+            process = cli.start(*command, out=subprocess.PIPE, err=subprocess.PIPE)
+            wait_until(known, within=60, what="something is filed")
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+            there = known()
+        assert process.returncode == 130
+        ids = [json.loads(line)["id"] if options else line for line in out.decode().splitlines()]
+        assert err.decode().startswith(f"{len(ids)} of 9999 were filed, and the next one may have been.")
+        assert ids == [there[f"{name}-{n}"] for n in range(len(ids))]
+        assert 0 < len(ids) <= len(there) <= len(ids) + 1
+
+    @pytest.mark.parametrize("options", [(), ("--json",)], ids=["ids", "json"])
+    def test_a_problem_while_filing(self, cli: Cli, service: Service, options: tuple[str, ...]):
+        """What was filed before the service said no is told too, and the problem ends the command as ever."""
+        rows = [PAIR, PAIR, {**PAIR, "callback_url": "https://receiver.example/"}, PAIR]
+        given = "\n".join(map(json.dumps, rows))
+        ended = cli("submit", "-", "--server", service.url, *options, given=given)
+        said, problem = ended.err.split("\n", 1)
+        assert (ended.status, said) == (1, "2 of 4 were filed. What is filed will be judged.")
+        assert "There is no secret yet" in problem
+        ids = [each["id"] for each in ended.objects] if options else ended.out.splitlines()
+        assert [bool(re.fullmatch(r"cmp_[0-9a-f]{32}", each)) for each in ids] == [True, True]
 
     def test_what_has_no_verdict_is_shown_as_such(self, cli: Cli, service: Service):
         """An errored pair has its reason in the place of a verdict, is counted, and stands in no rate."""
