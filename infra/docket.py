@@ -208,10 +208,8 @@ def claim(connection: Connection, shard: int, *, worker: str, lease_seconds: flo
     row = connection.execute(
         docket_sql.CLAIM, {"shard": shard, "worker": worker, "lease_seconds": lease_seconds}
     ).one_or_none()
-    return None if row is None else _claim(row)
-
-
-def _claim(row: Row[Any]) -> Claim:
+    if row is None:
+        return None
     return Claim(
         lease=Lease(shard=row.id, token=row.lease_token),
         tenant=row.tenant,
@@ -281,14 +279,19 @@ def finish(connection: Connection, lease: Lease, decided: Sequence[Outcome]) -> 
     return _store(connection, lease, decided, docket_sql.FINISH, {})
 
 
+def _fenced(connection: Connection, move: TextClause, lease: Lease, **parameters: Any) -> Row[Any]:
+    row = connection.execute(move, {**asdict(lease), **parameters}).one_or_none()
+    if row is None:
+        raise LeaseLostError
+    return row
+
+
 def _store(
     connection: Connection, lease: Lease, decided: Sequence[Outcome], move: TextClause, parameters: dict[str, Any]
 ) -> int:
     """Lock the shard by its token, copy outcomes in, and make the move that counts them (docs/decisions/0008)."""
-    held = connection.execute(docket_sql.HOLD, asdict(lease)).one_or_none()
-    if held is None:
-        raise LeaseLostError
-    new = outcomes.unstored(connection, held.filing_id, decided) if held.begun else decided
+    held = _fenced(connection, docket_sql.HOLD, lease)
+    new = outcomes.unstored(connection, held.filing_id, decided)
     if new:
         outcomes.copy_in(connection, new, filing_id=held.filing_id, tenant=held.tenant, attempt=held.attempt)
         if held.notify:
@@ -303,8 +306,7 @@ def note(connection: Connection, lease: Lease, line: int) -> None:
     Raises:
         LeaseLostError: the lease does not hold; nothing was changed.
     """
-    if connection.execute(docket_sql.NOTE, {**asdict(lease), "line": line}).one_or_none() is None:
-        raise LeaseLostError
+    _fenced(connection, docket_sql.NOTE, lease, line=line)
 
 
 def give_back(connection: Connection, lease: Lease) -> None:
@@ -313,8 +315,7 @@ def give_back(connection: Connection, lease: Lease) -> None:
     Raises:
         LeaseLostError: the lease does not hold; nothing was changed.
     """
-    if connection.execute(docket_sql.GIVE_BACK, asdict(lease)).one_or_none() is None:
-        raise LeaseLostError
+    _fenced(connection, docket_sql.GIVE_BACK, lease)
 
 
 def fail(
@@ -336,23 +337,26 @@ def fail(
     Raises:
         LeaseLostError: the lease does not hold; nothing was changed.
     """
-    if (connection.execute(docket_sql.COUNT_LEFT, asdict(claim.lease)).scalar() or 0) > 1:
+    _fenced(connection, docket_sql.HOLD, claim.lease)
+    if left_over(connection, claim.lease) > 1:
         split(connection, claim.lease)
         return "split"
-    row = connection.execute(
+    failed = _fenced(
+        connection,
         docket_sql.FAIL,
-        {
-            **asdict(claim.lease),
-            "status": OutcomeStatus.ERRORED,
-            "code": code,
-            "message": message,
-            "retry_in": retry_in,
-            "max_attempts": max_attempts,
-        },
-    ).one_or_none()
-    if row is None:
-        raise LeaseLostError
-    return "errored" if row.state == "done" else "retried"
+        claim.lease,
+        status=OutcomeStatus.ERRORED,
+        code=code,
+        message=message,
+        retry_in=retry_in,
+        max_attempts=max_attempts,
+    )
+    return "errored" if failed.state == "done" else "retried"
+
+
+def left_over(connection: Connection, lease: Lease) -> int:
+    """Count the undecided lines of a shard that this transaction has locked."""
+    return int(connection.execute(docket_sql.COUNT_LEFT, asdict(lease)).scalar_one())
 
 
 def split(connection: Connection, lease: Lease, *, suspect: int | None = None) -> None:
@@ -363,8 +367,7 @@ def split(connection: Connection, lease: Lease, *, suspect: int | None = None) -
     Raises:
         LeaseLostError: the lease does not hold; nothing was changed.
     """
-    if connection.execute(docket_sql.SPLIT, {**asdict(lease), "suspect": suspect}).one_or_none() is None:
-        raise LeaseLostError
+    _fenced(connection, docket_sql.SPLIT, lease, suspect=suspect)
 
 
 def expire(connection: Connection, *, limit: int) -> int:

@@ -145,20 +145,17 @@ TRACEPARENT = text("""
     ORDER BY first_line DESC, id DESC LIMIT 1
 """)
 
-# Whether any line of a shard has an outcome: one look into an index.
-_BEGUN = """
-    EXISTS (SELECT FROM outcomes o WHERE o.filing_id = shards.filing_id
-            AND o.line BETWEEN shards.first_line AND shards.last_line)
-"""
-
-CLAIM = text(f"""
+# Whether any line has an outcome is one look into an index. Should that be behind, lines are judged again for nothing.
+CLAIM = text("""
     UPDATE shards SET state = 'running', attempt = attempt + 1,
         lease_token = nextval('lease_tokens'),
         lease_until = now() + make_interval(secs => :lease_seconds),
         lease_owner = :worker
     WHERE id = :shard AND state = 'released'
     RETURNING id, lease_token, tenant, filing_id, source_id, first_line, last_line, lane, attempt, traceparent,
-              (SELECT options FROM batches b WHERE b.id = shards.filing_id) AS options, {_BEGUN} AS begun,
+              (SELECT options FROM batches b WHERE b.id = shards.filing_id) AS options,
+              EXISTS (SELECT FROM outcomes o WHERE o.filing_id = shards.filing_id
+                      AND o.line BETWEEN shards.first_line AND shards.last_line) AS begun,
               cardinality(losses) > 0 AS careful
 """)
 
@@ -186,7 +183,7 @@ RENEW = text("""
 
 # Locks a shard for its holder: what follows in the transaction, nobody else can do meanwhile.
 HOLD = text(f"""
-    SELECT filing_id, tenant, attempt, notify, {_BEGUN} AS begun FROM shards WHERE {_HELD} FOR UPDATE
+    SELECT filing_id, tenant, attempt, notify FROM shards WHERE {_HELD} FOR UPDATE
 """)
 
 NOTE = text(f"UPDATE shards SET at_work = :line WHERE {_HELD} RETURNING id")
@@ -210,6 +207,7 @@ GIVE_BACK = text(f"""
     RETURNING id
 """)
 
+# Its caller holds the shard, as SPLIT's does: both read what is decided.
 FAIL = text(f"""
     WITH held AS (
         UPDATE shards SET
@@ -272,7 +270,7 @@ LOSE = text(f"""
         'attempt ' || attempt || ' until ' || to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC'
         || CASE WHEN at_work IS NULL THEN '' ELSE ', alone in the engine' END)
     WHERE {_HELD}
-    RETURNING attempt, at_work, losses, {_COUNT_UNDECIDED} AS left_over
+    RETURNING attempt, at_work, losses
 """)
 
 PUT_BACK = text(f"""

@@ -71,13 +71,13 @@ def lose(connection: Connection, lease: Lease, *, max_attempts: int) -> Fate:
     if lost.attempt >= max_attempts:
         message = f"the worker's process ended at each attempt: {'; '.join(lost.losses)}"
         crashed = Outcome(lost.at_work, OutcomeStatus.ERRORED, None, None, OutcomeError.ENGINE_CRASHED, message)
-        if lost.left_over > 1:
+        if docket.left_over(connection, lease) > 1:
             docket.record(connection, lease, [crashed], lease_seconds=0)
             _put_back(connection, lease, lost.attempt - 1)
         else:
             docket.finish(connection, lease, [crashed])
         return "errored"
-    if lost.left_over > 1:
+    if docket.left_over(connection, lease) > 1:
         docket.split(connection, lease, suspect=lost.at_work)
         return "split"
     return _put_back(connection, lease, lost.attempt)
@@ -88,7 +88,7 @@ def _lose_unnoted(connection: Connection, lease: Lease, lost: Any, max_attempts:
         was_careful = len(lost.losses) > 1
         # The first loss counts, as it may have been this shard's fault, but is never the end; later ones were not.
         return _put_back(connection, lease, lost.attempt - 1 if was_careful else min(lost.attempt, max_attempts - 1))
-    if lost.left_over > 1:
+    if docket.left_over(connection, lease) > 1:
         docket.split(connection, lease)
         return "split"
     ending = {

@@ -139,6 +139,37 @@ class TestWhereTwoMeet:
         assert isinstance(failing.exception(), LeaseLostError)
         assert statuses(connection) == {1: "succeeded"}
 
+    def test_a_result_stored_again_while_it_is_committed_is_stored_once(self, database, connection, claimed, meanwhile):
+        """A worker that lost its connection stores its outcome again, and finds that its first commit came through."""
+        decided = [an_outcome(2, good=True)]
+        with database.begin() as first:
+            docket.record(first, claimed.lease, decided, lease_seconds=LONG)
+            again = meanwhile(docket.record, claimed.lease, decided, lease_seconds=LONG)
+        assert again.result() == 0
+        assert counted(connection) == {"succeeded": 1}
+
+    def test_a_failure_that_waited_for_a_result_errors_nothing(self, database, connection, meanwhile):
+        """What a failure's transaction waited for is decided, and is not counted among its errors."""
+        claimed = start(connection, 1)
+        with database.begin() as first:
+            docket.record(first, claimed.lease, [an_outcome(1, good=True)], lease_seconds=LONG)
+            failing = meanwhile(
+                docket.fail, claimed, code=OutcomeError.ENGINE_FAILED, message="-", retry_in=0, max_attempts=1
+            )
+        failing.result()
+        assert statuses(connection) == {1: "succeeded"}
+        assert counted(connection) == {"succeeded": 1}
+
+    def test_a_loss_that_waited_for_a_result_is_of_the_others(self, database, connection, meanwhile):
+        """Of two lines one is stored while the loss waits: with one left there is nothing to split."""
+        claimed = start(connection, 2)
+        connection.execute(text("UPDATE shards SET losses = array_fill('-'::text, ARRAY[1000])"))
+        with database.begin() as first:
+            docket.record(first, claimed.lease, [an_outcome(1, good=True)], lease_seconds=LONG)
+            losing = meanwhile(losses.lose, claimed.lease, max_attempts=MAX_ATTEMPTS)
+        assert losing.result() == "errored"
+        assert counted(connection) == {"succeeded": 1, "errored": 1}
+
     def test_a_renewal_in_flight_keeps_the_lease(self, database, connection, claimed):
         """The sweep passes over a shard whose heartbeat is about to commit, without waiting for it."""
         lapse(connection)

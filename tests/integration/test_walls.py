@@ -297,7 +297,7 @@ def statements_of(module: ModuleType, *names: str) -> dict[str, TextClause]:
 
 
 _TOLD = ("TELL_COMPARISONS",)
-_LOSING = ("LOSE", "PUT_BACK", "SPLIT", "FAIL", "HOLD", "RECORD", "FINISH")
+_LOSING = ("LOSE", "COUNT_LEFT", "PUT_BACK", "SPLIT", "FAIL", "HOLD", "RECORD", "FINISH")
 NEEDS = {
     "api": {
         **statements_of(docket_sql, "FILE", "FILE_BATCH", "CALLED_OFF", "CANCEL", "RECALL", "OLDEST_DUE"),
@@ -339,7 +339,7 @@ NEEDS = {
         },
     },
     "worker": {
-        **statements_of(docket_sql, "CLAIM", "LINES", "LINES_LEFT", "COUNT_LEFT", "RENEW", "NOTE", "GIVE_BACK"),
+        **statements_of(docket_sql, "CLAIM", "LINES", "LINES_LEFT", "RENEW", "NOTE", "GIVE_BACK"),
         **statements_of(docket_sql, "HELD_BY", "DOUBT_HINTS", *_LOSING),
         **statements_of(callbacks_sql, *_TOLD),
         **statements_of(outcomes),
