@@ -2,7 +2,8 @@
 
     told -> fanned out -> waiting -> release -> released -> claim -> sending -> record -> delivered
                              ^                     |                    |
-                             +----- withdraw ------+                    +-- record, reclaim -> waiting, or dead
+                             +----- withdraw ------+                    +-- put_back -> waiting
+                                                                        +-- record, reclaim -> waiting, or dead
     bury ends what waits for a receiver that is disabled, or that has failed at everything for as long as the schedule.
     replay (producer/callbacks.py) brings what has ended back to waiting, under the same id.
 
@@ -33,6 +34,8 @@ SCHEDULE = (
 
 GIVE_UP_SECONDS = 96 * _HOUR
 """How long something may be due, and never be tried since its receiver fails at everything else."""
+PUT_BACK_SECONDS = 60.0
+"""For how long something waits that cannot be signed; that long after its key is there it is sent."""
 RETRY_AFTER_MOST = 24 * _HOUR
 """A receiver that asks for more time than this gets this."""
 _SHARES = (1.0, 0.6, 0.25)
@@ -198,6 +201,12 @@ def record(connection: Connection, claim: Claim, attempt: Attempt, *, shift: flo
     if row is None:
         raise LeaseLostError
     return Recorded(state=row.state, disabled=row.disabled)
+
+
+def put_back(connection: Connection, claim: Claim, *, reason: str, shift: float = 0.0) -> None:
+    """Undo a claim, in its own transaction, of what cannot be sent from here: it waits, and no attempt is counted."""
+    parameters = {"callback": claim.callback, "token": claim.token, "reason": reason}
+    connection.execute(callbacks_sql.PUT_BACK, {**parameters, "seconds": PUT_BACK_SECONDS, "shift": shift})
 
 
 def reclaim(connection: Connection, *, limit: int, shift: float = 0.0) -> int:

@@ -211,6 +211,12 @@ RECORD = text(f"""
     SELECT held.state, (SELECT disable FROM health) AS disabled FROM held
 """)
 
+PUT_BACK = text(f"""
+    UPDATE callbacks SET state = 'waiting', attempt = attempt - 1, due_at = {_NOW} + make_interval(secs => :seconds),
+        reason = :reason, status = NULL, {_UNLEASED}
+    WHERE id = :callback AND lease_token = :token
+""")
+
 RECLAIM = text(f"""
     WITH lapsed AS MATERIALIZED (
         SELECT id FROM callbacks WHERE state = 'sending' AND lease_until < now() LIMIT :limit FOR UPDATE SKIP LOCKED

@@ -305,12 +305,14 @@ ENGINE_STATE = _metric(
 
 # -- callbacks
 
+# Reasons that no callback process reports of an attempt.
+_NOT_TRIED = {"worker_lost", "secret_not_opened", "endpoint_disabled", "circuit_open"}
 CALLBACK_ATTEMPTS = _metric(
     "counter",
     "callback_attempts_total",
     "Attempts to deliver a callback, by how they ended; `refused` is what our own rules of egress refused.",
     "callbacks",
-    result=tuple(each for each in AttemptReason if each not in {"worker_lost", "endpoint_disabled", "circuit_open"}),
+    result=tuple(each for each in AttemptReason if each not in _NOT_TRIED),
 )
 CALLBACK_SECONDS = _metric(
     "histogram", "callback_attempt_seconds", "Seconds that an attempt took.", "callbacks", buckets=_QUICK

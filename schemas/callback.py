@@ -68,6 +68,8 @@ class AttemptReason(StrEnum):
     """What came was no HTTP."""
     WORKER_LOST = "worker_lost"
     """The worker was gone before it could report; the receiver may have heard."""
+    SECRET_NOT_OPENED = "secret_not_opened"  # noqa: S105 - a reason
+    """There was nothing to sign with: the key that the secret is sealed by is not here. Nothing was tried."""
     ENDPOINT_DISABLED = "endpoint_disabled"
     CIRCUIT_OPEN = "circuit_open"
     """Its turn never came while the receiver failed at everything else."""

@@ -64,10 +64,12 @@ def deliver(courier: Courier, callback: UUID) -> None:
             log.debug("hint_without_work", callback=callback.hex)
             return
         secrets = _secrets(connection, courier.seals, claim)
+        if not secrets:  # its tenant is being deleted, or its key is missing; nothing is ever sent unsigned
+            callbacks.put_back(
+                connection, claim, reason=AttemptReason.SECRET_NOT_OPENED, shift=courier.clock_shift_seconds
+            )
+            return
         traceparent = _traceparent(connection, claim) if courier.traces.on else None
-    if not secrets:  # its tenant is being deleted, or its key is missing; nothing is ever sent unsigned
-        log.warning("callback_without_secret", callback=ids.callback_id(callback))
-        return
     body = event_body(claim.event_id, claim.type, claim.at, claim.subject_id, claim.line)
     headers = sign(ids.event_id(claim.event_id), body, secrets, courier.now())
     if claim.waited is not None:
@@ -93,11 +95,15 @@ def _traceparent(connection: Connection, claim: Claim) -> str | None:
 
 def _secrets(connection: Connection, seals: Seals, claim: Claim) -> list[str]:
     owner = claim.endpoint_id if claim.registered else None
+    about = {"callback": ids.callback_id(claim.callback), "endpoint": ids.endpoint_id(claim.endpoint_id)}
     try:
-        return callback_secrets.read(connection, seals, tenant=claim.tenant, endpoint=owner)
+        secrets = callback_secrets.read(connection, seals, tenant=claim.tenant, endpoint=owner)
     except NotOpenedError as error:
-        log.error("callback_secret_not_opened", endpoint=ids.endpoint_id(claim.endpoint_id), why=str(error))  # noqa: TRY400 - no trace: it would say nothing more
+        log.error("callback_secret_not_opened", **about, why=str(error))  # noqa: TRY400 - no trace: it would say nothing more
         return []
+    if not secrets:
+        log.warning("callback_without_secret", **about)
+    return secrets
 
 
 def sign(message_id: str, body: bytes, secrets: list[str], now: datetime) -> dict[str, str]:

@@ -212,7 +212,8 @@ def _callbacks(connection: Connection) -> Finding:
                    count(*) FILTER (WHERE c.state IN ('waiting', 'released') AND c.due_at <= now() AND e.failures = 0
                                     AND coalesce(e.open_until <= now(), true)) AS late,
                    extract(epoch FROM now() - min(c.due_at) FILTER (
-                       WHERE c.state IN ('waiting', 'released') AND e.failures = 0)) AS oldest
+                       WHERE c.state IN ('waiting', 'released') AND e.failures = 0)) AS oldest,
+                   count(*) FILTER (WHERE c.state = 'waiting' AND c.reason = 'secret_not_opened') AS sealed
             FROM callbacks c JOIN callback_endpoints e ON e.id = c.endpoint_id
             WHERE c.state IN ('waiting', 'released', 'dead')
         """)
@@ -222,6 +223,9 @@ def _callbacks(connection: Connection) -> Finding:
         says = (
             f"{row.late} are due, the oldest for {row.oldest:.0f} s: is a `nightcourt callbacks-worker` running?{dead}"
         )
+        return Finding("callbacks", ok=False, says=says)
+    if row.sealed:
+        says = f"{row.sealed} wait for a secret that does not open: see `callback_secret_not_opened` in the log{dead}"
         return Finding("callbacks", ok=False, says=says)
     return Finding("callbacks", ok=True, says=f"{row.late} are due{dead}")
 

@@ -9,7 +9,7 @@ from producer import batches, callbacks, results, waiting
 from producer.dashboard import render
 from producer.dashboard.access import Reader
 from schemas import ids
-from schemas.callback import Callback, CallbackState
+from schemas.callback import AttemptReason, Callback, CallbackState
 from schemas.problems import NOT_FOUND, Problem
 
 router = APIRouter(prefix=render.HOME, include_in_schema=False)
@@ -75,6 +75,8 @@ def _of_callback(callback: Callback) -> str:
         return "Nobody tries any more. It can be sent again."
     if callback.status is not CallbackState.WAITING:
         return "It is on its way."
+    if callback.last_reason == AttemptReason.SECRET_NOT_OPENED:
+        return "It waits until its secret opens: the callback process lacks the key."
     if not callback.attempts:
         return "It waits for its first attempt."
     reason = (callback.last_reason or "it failed").replace("_", " ")

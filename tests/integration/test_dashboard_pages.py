@@ -12,6 +12,7 @@ from support.pages import words
 
 from schemas import ids
 from schemas.ids import SINGLE_LINE, ComparisonKey
+from worker.callbacks import deliver
 
 
 class TestCallbacks:
@@ -118,6 +119,16 @@ class TestWaiting:
         desk.deliver()
         callback = ids.callback_id(desk.one("SELECT id FROM callbacks"))
         assert "the last of 1 ended with connect failed" in self.ask(client, callback)
+
+    def test_a_callback_that_cannot_be_signed_says_so(self, client: TestClient, desk: Desk):
+        """Nothing was tried, so nothing is said of attempts."""
+        desk.add_endpoint("http://127.0.0.1:9/fails")
+        desk.tell()
+        desk.fan_out()
+        desk.do("UPDATE callback_secrets SET secret = ''")
+        [callback] = desk.release()
+        deliver(desk.courier(), callback)
+        assert "It waits until its secret opens" in self.ask(client, ids.callback_id(callback))
 
     @pytest.mark.parametrize(
         ("name", "said"),

@@ -347,7 +347,7 @@ NEEDS = {
         **statements_of(roster, "_REPORT", "_LEAVE", "_ENROLL"),
     },
     "callbacks": {
-        **statements_of(callbacks_sql, "CLAIM", "RECORD"),
+        **statements_of(callbacks_sql, "CLAIM", "RECORD", "PUT_BACK"),
         **statements_of(callback_secrets, "_READ"),
     },
 }
