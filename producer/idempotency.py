@@ -51,9 +51,11 @@ async def take(connection: AsyncConnection, tenant: str, key: str, request: Base
     """
     mark = fingerprint(request)
     parameters = {"tenant": tenant, "key": key, "fingerprint": mark, "filing_id": filing_id}
-    if (await connection.execute(_TAKE_KEY, parameters)).one_or_none() is not None:
-        return None
-    earlier = (await connection.execute(_READ_KEY, {"tenant": tenant, "key": key})).one()
+    earlier = None
+    while earlier is None:  # a key that was deleted with its filing between the two statements can be taken
+        if (await connection.execute(_TAKE_KEY, parameters)).one_or_none() is not None:
+            return None
+        earlier = (await connection.execute(_READ_KEY, {"tenant": tenant, "key": key})).one_or_none()
     if earlier.fingerprint != mark:
         raise Problem(
             IDEMPOTENCY_KEY_REUSED,

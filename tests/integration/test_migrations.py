@@ -147,3 +147,27 @@ def test_down_to_nothing_and_up_again(empty: Engine, empty_url: str):
 def test_there_is_one_newest_form():
     """Two heads would mean that two changes were merged without either knowing of the other."""
     assert ScriptDirectory.from_config(configuration()).get_heads() == [newest_form()]
+
+
+def test_keys_that_outlived_their_batches_go(empty: Engine, empty_url: str):
+    """A key that answered for a deleted batch is free after migrating; one of a batch that is there stays."""
+    migrate(empty_url)
+    with empty.begin() as connection:
+        command.downgrade(configuration(connection), "0012")
+        connection.execute(text("INSERT INTO idempotency_keys VALUES ('t', 'of nothing', '', gen_random_uuid())"))
+        connection.execute(
+            text("""
+                WITH made AS (
+                    INSERT INTO batches (id, tenant, file_id, endpoint, status, options, completion_window, on_bad_line,
+                                         total, expires_at)
+                    VALUES (gen_random_uuid(), 't', gen_random_uuid(), '', 'failed', '{}', '24h', 'fail', 1, now())
+                    RETURNING id
+                ) INSERT INTO idempotency_keys SELECT 't', 'of a batch', '', id FROM made
+            """)
+        )
+    migrate(empty_url)
+    with empty.begin() as connection:
+        assert connection.execute(text("SELECT key FROM idempotency_keys")).scalars().all() == ["of a batch"]
+        connection.execute(text("UPDATE batches SET status = 'deleting'"))
+        command.downgrade(configuration(connection), "0012")
+        assert connection.execute(text("SELECT count(*) FROM batches")).scalar_one() == 0

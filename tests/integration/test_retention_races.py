@@ -1,20 +1,23 @@
 """Deleting at the moments where somebody else is at the same rows."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, event, text
 from support.dockets import LONG, a_line, an_outcome, batch, claim_one
 from support.edge import open_edge
 from support.keys import a_key, bearer
 from support.waiting import wait_until
 
 from infra import docket
-from producer import retention
+from infra.database import connect_async
+from producer import idempotency, retention
 from schemas import ids
+from schemas.batch import Window
 from schemas.ids import new_filing_id, parse_prefixed
 from schemas.states import Lane
 
@@ -157,6 +160,26 @@ class TestBatch:
             again = http.post("/v1/batches", json=request)
         assert again.status_code == 200
         assert again.json()["id"] != first
+
+    def test_a_key_that_goes_as_it_is_looked_at_is_free(self, database_url, connection):
+        """A request finds its key taken, and then finds it deleted: it takes it."""
+
+        async def take() -> UUID | None:
+            edge = connect_async(database_url, application="test")
+
+            @event.listens_for(edge.sync_engine, "before_cursor_execute")
+            def retain(_: Any, __: Any, statement: str, *___: Any) -> None:
+                if statement.startswith("SELECT fingerprint"):
+                    connection.execute(text("DELETE FROM idempotency_keys"))
+
+            async with edge.begin() as requests:
+                taken = await idempotency.take(requests, "default", "k", Window(start="22:00", end="06:00"), uuid4())
+            await edge.dispose()
+            return taken
+
+        connection.execute(text("INSERT INTO idempotency_keys VALUES ('default', 'k', '', gen_random_uuid())"))
+        assert asyncio.run(take()) is None
+        assert left(connection, "idempotency_keys") == [1]
 
 
 class TestFile:
