@@ -8,7 +8,7 @@ The pieces that statements share stand first: the fence above all.
 
 # ruff: noqa: S608 - statements are put together from constants of this module alone; values are always bound
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 
 from infra.callbacks_sql import TELL_ENDED, WANTED
 
@@ -42,6 +42,16 @@ _COUNT = """
             prompt_tokens = prompt_tokens + :prompt_tokens, cached_tokens = cached_tokens + :cached_tokens,
             gpu_seconds = gpu_seconds + :gpu_seconds
 """
+
+
+def _each(which: str, change: str) -> TextClause:
+    """Change shards whose locks may have to be waited for: by id, so that two who meet never wait for each other."""
+    return text(f"""
+        WITH locked AS MATERIALIZED (SELECT shards.id FROM shards {which} ORDER BY shards.id FOR UPDATE OF shards)
+        UPDATE shards SET {change} FROM locked WHERE shards.id = locked.id
+        RETURNING shards.id, shards.lease_token
+    """)
+
 
 FILE = text(f"""
     WITH filed AS (
@@ -117,10 +127,7 @@ OLDEST_DUE = text("""
     WHERE lane = 'interactive' AND state = 'waiting' AND due_at <= now()
 """)
 
-WITHDRAW = text("""
-    UPDATE shards SET state = 'waiting', released_at = NULL
-    WHERE id = ANY(:shards) AND state = 'released'
-""")
+WITHDRAW = _each("WHERE id = ANY(:shards) AND state = 'released'", "state = 'waiting', released_at = NULL")
 
 HINT_AGAIN = text("""
     WITH lost AS MATERIALIZED (
@@ -174,12 +181,13 @@ LINES_LEFT = text(f"""
 
 COUNT_LEFT = text(f"SELECT {_COUNT_UNDECIDED} AS left_over FROM shards WHERE {_HELD}")
 
-RENEW = text("""
-    UPDATE shards SET lease_until = now() + make_interval(secs => :lease_seconds)
-    FROM unnest(CAST(:shards AS bigint[]), CAST(:tokens AS bigint[])) AS mine(id, token)
-    WHERE shards.id = mine.id AND shards.lease_token = mine.token
-    RETURNING shards.id, shards.lease_token
-""")
+RENEW = _each(
+    """
+    JOIN unnest(CAST(:shards AS bigint[]), CAST(:tokens AS bigint[])) AS mine(id, token)
+        ON shards.id = mine.id AND shards.lease_token = mine.token
+    """,
+    "lease_until = now() + make_interval(secs => :lease_seconds)",
+)
 
 # Locks a shard for its holder: what follows in the transaction, nobody else can do meanwhile.
 HOLD = text(f"""
@@ -261,9 +269,7 @@ HELD_BY = text("""
 """)
 
 # Hints that a dead worker had taken died with it. Nobody knows which: the next sweep sends all again.
-DOUBT_HINTS = text("""
-    UPDATE shards SET released_at = '-infinity' WHERE state = 'released'
-""")
+DOUBT_HINTS = _each("WHERE state = 'released'", "released_at = '-infinity'")
 
 LOSE = text(f"""
     UPDATE shards SET losses = losses || (
@@ -312,19 +318,16 @@ _CALLED_BACK = f"""
     attempt = CASE WHEN state = 'running' THEN attempt - 1 ELSE attempt END, {_UNLEASED}
 """
 
-RECALL = text(f"""
-    UPDATE shards SET {_CALLED_BACK}
-    WHERE filing_id = :filing_id AND state IN ('released', 'running')
-    RETURNING id
-""")
+RECALL = _each("WHERE filing_id = :filing_id AND state IN ('released', 'running')", _CALLED_BACK)
 
 # Looks at what is out, which is little, and not at what waits, which may be all of many batches.
-RECALL_CLOSED = text(f"""
-    UPDATE shards SET {_CALLED_BACK}
+RECALL_CLOSED = _each(
+    """
     WHERE lane = 'bulk' AND state IN ('released', 'running')
         AND EXISTS (SELECT FROM batches b WHERE b.id = shards.filing_id AND b.status = 'in_progress' AND NOT b.open)
-    RETURNING id
-""")
+    """,
+    _CALLED_BACK,
+)
 
 RELEASE_BULK = text("""
     WITH out AS MATERIALIZED (

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import OperationalError
-from support.dockets import LONG, MAX_ATTEMPTS, a_line, an_outcome
+from support.dockets import LONG, MAX_ATTEMPTS, a_line, an_outcome, batch
 from support.waiting import wait_until
 
 from infra import docket, docket_sql, losses
@@ -188,6 +188,15 @@ class TestWhereTwoMeet:
             renewing = meanwhile(docket.renew, [claimed.lease], lease_seconds=LONG)
         assert renewing.result() == set()
 
+    def test_a_renewal_that_waited_for_a_result_renews(self, database, connection, claimed, meanwhile):
+        """A heartbeat that waited for its own worker's commit prolongs the lease from where that left it."""
+        with database.begin() as first:
+            docket.record(first, claimed.lease, [an_outcome(2, good=True)], lease_seconds=LONG)
+            renewing = meanwhile(docket.renew, [claimed.lease], lease_seconds=2 * LONG)
+        assert renewing.result() == {claimed.lease}
+        left = text("SELECT extract(epoch FROM lease_until - now()) FROM shards")
+        assert connection.execute(left).scalar_one() > LONG
+
     @pytest.mark.parametrize("attempts", [1, MAX_ATTEMPTS])
     def test_two_sweeps_share_the_work(self, database, connection, claimed, attempts):
         """What one sweep has taken up, the other passes over without waiting."""
@@ -207,6 +216,35 @@ class TestWhereTwoMeet:
             second.execute(text("SET LOCAL lock_timeout = '1 s'"))
             assert docket.hint_again(first, lane=Lane.INTERACTIVE, older_than=0, limit=9) == [shard]
             assert docket.hint_again(second, lane=Lane.INTERACTIVE, older_than=0, limit=9) == []
+
+    @pytest.mark.parametrize("move", ["renew", "recall", "recall_closed", "withdraw", "bury"])
+    def test_many_shards_are_locked_by_id(self, database, connection, meanwhile, move):
+        """What waits for the lowest of its shards holds none of the others, so that whoever holds it may take those."""
+        filing_id = batch(connection, 3)
+        shards = sorted(docket.release_bulk(connection, room=3, limit=3))
+        leases = []
+        if move == "renew":
+            claims = [docket.claim(connection, shard, worker="w1", lease_seconds=LONG) for shard in reversed(shards)]
+            leases = [claim.lease for claim in claims if claim]
+        if move == "recall_closed":
+            connection.execute(text("UPDATE batches SET open = false"))
+        lowest = {"lowest": shards[0]}
+        # Its row comes last in the table from here on, and in the indexes too.
+        connection.execute(text("UPDATE shards SET first_line = 9, last_line = 9 WHERE id = :lowest"), lowest)
+        moves = {
+            "renew": (docket.renew, leases, {"lease_seconds": LONG}),
+            "recall": (docket.recall, filing_id, {}),
+            "recall_closed": (lambda second, _: docket.recall_closed(second), None, {}),
+            "withdraw": (docket.withdraw, shards, {}),
+            "bury": (losses.bury, "w1", {"max_attempts": MAX_ATTEMPTS}),
+        }
+        do, what, options = moves[move]
+        with database.begin() as first:
+            first.execute(text("SELECT FROM shards WHERE id = :lowest FOR UPDATE"), lowest)
+            moving = meanwhile(do, what, **options)
+            free = connection.execute(text("SELECT id FROM shards FOR UPDATE SKIP LOCKED")).scalars()
+            assert sorted(free) == shards[1:]
+        moving.result()
 
     def test_no_renewal_comes_between_the_two_steps_of_a_sweep(self, database, connection, claimed, monkeypatch):
         """While the sweep ends a shard in its holder's place, the holder cannot renew the lease under it."""
