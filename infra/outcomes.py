@@ -36,14 +36,16 @@ _COPYING = Copying(
     "cached_tokens, gpu_seconds, digest, reused",
 )
 
-_STORED = text("SELECT line FROM outcomes WHERE filing_id = :filing_id AND line = ANY(:lines)")
+# Between two lines, as a shard's are: of lines that are new this is one look into an index, however many they are.
+_STORED = text("SELECT line FROM outcomes WHERE filing_id = :filing_id AND line BETWEEN :first AND :last")
 
 
 def unstored(connection: Connection, filing_id: UUID, outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Leave out the outcomes of lines that have one already: the first stands."""
     lines = [outcome.line for outcome in outcomes]
-    stored = set(connection.execute(_STORED, {"filing_id": filing_id, "lines": lines}).scalars())
-    return [outcome for outcome in outcomes if outcome.line not in stored]
+    span = {"filing_id": filing_id, "first": min(lines, default=0), "last": max(lines, default=0)}
+    stored = set(connection.execute(_STORED, span).scalars())
+    return [outcome for outcome in outcomes if outcome.line not in stored] if stored else list(outcomes)
 
 
 def copy_in(connection: Connection, outcomes: Sequence[Outcome], *, filing_id: UUID, tenant: str, attempt: int) -> None:
