@@ -15,8 +15,9 @@ SEED = 20261128
 """Of the data. The seeds of training are others: all of them see the same pool."""
 
 KINDS = {
-    "other": 0.28,
-    "near": 0.26,
+    "other": 0.22,
+    "long": 0.10,
+    "near": 0.22,
     "cut": 0.11,
     "shuffled": 0.07,
     "appended": 0.06,
@@ -129,10 +130,10 @@ def worsen(kind: str, question: str, answer: str, other: str, chance: random.Ran
         kind: a key of `KINDS`.
         question: what was asked.
         answer: a good answer.
-        other: a good answer to another question (to a near one for the kind "near").
+        other: a good answer to another question (to a near one for the kind "near", a long one for "long").
         chance: where randomness comes from.
     """
-    whole = {"other": other, "near": other, "empty": "", "echo": question}
+    whole = {"other": other, "long": other, "near": other, "empty": "", "echo": question}
     if kind in whole:
         return whole[kind]
     if kind == "refusal":
@@ -176,6 +177,8 @@ def synthetic(sources: Sequence[tuple[str, str]], count: int, chance: random.Ran
             if kind == "near":
                 sample = chance.sample(rivals, min(150, len(rivals)))
                 rivals = sorted(sample, key=lambda i: -len(bags[i] & bags[at]) / (1 + len(bags[i] | bags[at])))[:3]
+            elif kind == "long":
+                rivals = [max(chance.sample(rivals, min(12, len(rivals))), key=lambda i: len(sources[i][1]))]
             worse = worsen(kind, question, answer, sources[chance.choice(rivals)][1], chance)
             if worse is not None and worse != answer:
                 pairs.append(Pair(question, answer, worse, kind))
@@ -225,7 +228,8 @@ def good_answers(rows: Iterable[dict[str, Any]], own: Path) -> list[tuple[str, s
         if better.strip() and not harmful and len(answers[row["prompt"]]) < MOST_ANSWERS:
             answers[row["prompt"]].add(better.strip())
     found = [(question, answer) for question, many in answers.items() for answer in sorted(many)]
-    return found + [(q, a) for q, a in (line.split("\t") for line in own.read_text().splitlines())]
+    lines = [line.split("\t") for line in own.read_text().splitlines()]
+    return found + [(question, answer.replace("\\n", "\n")) for question, answer in lines]
 
 
 def judged(rows: Iterable[dict[str, Any]], chance: random.Random) -> list[Pair]:

@@ -26,8 +26,8 @@ from worker.engines.llama_cpp import LlamaCppEngine
 SEED = 7
 LONGEST_TOKENS = 200
 """Rows with a longer prompt are left out, for time: the same ones for every judge."""
-MOST_ROWS = {"mismatched": 100, "llmbar-natural": 30, "pandalm, kept out": 30}
-OTHERWISE_ROWS = 15
+MOST_ROWS = {"mismatched": 150, "llmbar-natural": 60, "pandalm, kept out": 60}
+OTHERWISE_ROWS = 30
 """Rows asked of a set, drawn by `SEED`, for time."""
 Z = 1.959964
 

@@ -24,9 +24,9 @@ from worker.engines.base import Prompt
 from worker.engines.llama_cpp import LlamaCppEngine
 
 LONGEST_CHARACTERS = 1200
-LONGEST_SOURCE_CHARACTERS = 600
-LONGEST_TOKENS = 130  # the mean of both orders
-SYNTHETIC = 3600  # before the long ones are left out
+LONGEST_SOURCE_CHARACTERS = 700
+LONGEST_TOKENS = 160  # the mean of both orders
+SYNTHETIC = 4800  # before the long ones are left out
 KEPT_OUT = 0.07  # share of the questions that no seed is trained on, to choose the seed that ships
 
 

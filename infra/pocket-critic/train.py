@@ -25,7 +25,7 @@ RATE = 1e-3
 WARMUP = 20  # steps
 PAIRS_A_STEP = 4  # eight prompts
 SMOOTHING = 0.05
-POSITION_WEIGHT = 0.01  # of (s1 + s2)^2, which is nought where the order makes no difference
+POSITION_WEIGHT = 0.03  # of (s1 + s2)^2, which is nought where the order makes no difference
 PROBE_WEIGHT = 0.2
 REAL_FROM, REAL_TO = 0.05, 0.35  # share of pairs that people judged, at the beginning and at the end
 SAVE_SECONDS = 120
@@ -106,13 +106,13 @@ def read_verdicts(base: Base, adapter: Adapter, pool: Pool, pairs: list[int]) ->
     return functional.linear(x[:, :, 0], base.weights["token_embd.weight"]), x[:, :, 1:]
 
 
-def choose(pool: Pool, count: int) -> np.ndarray:
+def choose(pool: Pool, count: int | None) -> np.ndarray:
     """The pairs that are trained on, the same for every seed."""
     mixed = np.random.default_rng(0).permutation(len(pool.kinds))
     return mixed[~np.isin(mixed, pool.kept_out)][:count]
 
 
-def curriculum(pool: Pool, count: int, seed: int) -> list[int]:
+def curriculum(pool: Pool, count: int | None, seed: int) -> list[int]:
     """The order of pairs: from short to long, and from nearly all made to a third judged by people."""
     chance = np.random.default_rng(seed)
     chosen = choose(pool, count)
@@ -246,7 +246,7 @@ def main() -> None:
     parser.add_argument("pool", type=Path)
     parser.add_argument("adapter", type=Path)
     parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--pairs", type=int, default=2131)
+    parser.add_argument("--pairs", type=int, help="how many to train on; all that are not kept out unless given")
     parser.add_argument("--first", type=int, default=18, help="the first layer that learns")
     parser.add_argument("--prepare", action="store_true", help="only run the frozen layers, from short to long")
     parser.add_argument("--threads", type=int, default=2)

@@ -84,6 +84,6 @@ class TestWorseAnswers:
     def test_an_answer_to_a_harmful_request_is_no_good_answer(self, tmp_path):
         """The preferred answer to a harmful request is a refusal: it serves as a judged pair, not as a good answer."""
         own = tmp_path / "own.tsv"
-        own.write_text("Which?\tThat one.\n")
+        own.write_text("Which?\tThat one.\\nNo other.\n")
         row = {"prompt": "p", "response_a": "No.", "response_b": "Yes", "label": "A", "subset": "safety-refuse|hard"}
-        assert data.good_answers([row], own) == [("Which?", "That one.")]
+        assert data.good_answers([row], own) == [("Which?", "That one.\nNo other.")]
