@@ -1,5 +1,6 @@
 """What all tests stand on: a real Postgres and a real Redis from wheels, started once, and a database each."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add `--full`, which runs the slow tests too, and `--storm-seed`, which lets a storm be seen again."""
     parser.addoption("--full", action="store_true", help="run the slow and long tests in full")
     parser.addoption("--storm-seed", type=int, help="the seed of the storms in tests/chaos, in place of their own")
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C and a closed terminal be heard by the programs under test, however the run was started.
+
+    Whatever a shell starts in the background, or under nohup, ignores them, and what that starts does too: but for
+    those that a process handles, which are as usual in the programs that it starts.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
