@@ -21,11 +21,14 @@ Profile = Literal["own", "card", "pocket", "rewardbench"]
 Orders = Literal["both", "ab", "ba"]
 
 
+HAS_NUL = "contains a NUL character (U+0000), which cannot be stored; remove it"
+
+
 def _storable(value: object) -> object:
     """Refuse text that Postgres cannot store, before anything else is said of it."""
     if isinstance(value, str):
         if "\x00" in value:
-            raise ValueError("contains a NUL character (U+0000), which cannot be stored; remove it")
+            raise ValueError(HAS_NUL)
         try:
             value.encode()
         except UnicodeEncodeError as error:

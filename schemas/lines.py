@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from schemas.comparison import ComparisonRequest
+from schemas.comparison import HAS_NUL, ComparisonRequest
 from schemas.problems import field_path
 
 ENDPOINT = "/v1/comparisons"
@@ -90,7 +90,7 @@ def read_line(raw: bytes) -> Line:
     if b"\\u0000" in raw and (column := _column_with_nul(row)) is not None:
         raise BadLineError(
             "invalid_request",
-            f"{column}: contains a NUL character (U+0000), which cannot be stored; remove it",
+            f"{column}: {HAS_NUL}",
             param=column,
             custom_id=line.custom_id,
         )
