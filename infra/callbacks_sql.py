@@ -168,6 +168,19 @@ _AFTER_ATTEMPT = f"""
     status = CAST(:status AS int), reason = :reason, {_UNLEASED}
 """
 
+# Whether it is one failure too many for the endpoint: locked first, for a success may be on its way into the row.
+_JUDGED = f"""
+    SELECT p.id, CASE
+        WHEN NOT p.registered OR p.state = 'disabled' THEN NULL
+        WHEN :gone THEN 'gone'
+        WHEN p.failures + 1 >= :disable_after
+             AND p.failing_since < {_NOW} - make_interval(secs => :disable_seconds) THEN 'failing'
+        END AS disable
+    FROM held JOIN callback_endpoints p ON p.id = held.endpoint_id
+    WHERE NOT :delivered
+    FOR UPDATE OF p
+"""
+
 # What it means for the endpoint: after several failures the circuit opens, for longer each time; a receiver that asks
 # for time gets it. Only what does well all the time is not written down each time.
 _HEALTH = f"""
@@ -185,16 +198,8 @@ _HEALTH = f"""
             ELSE e.open_until END,
         state = CASE WHEN judged.disable IS NULL THEN e.state ELSE 'disabled' END,
         disabled_reason = coalesce(judged.disable, e.disabled_reason)
-    FROM (
-        SELECT p.id, CASE
-            WHEN NOT p.registered OR p.state = 'disabled' OR :delivered THEN NULL
-            WHEN :gone THEN 'gone'
-            WHEN p.failures + 1 >= :disable_after
-                 AND p.failing_since < {_NOW} - make_interval(secs => :disable_seconds) THEN 'failing'
-            END AS disable
-        FROM held JOIN callback_endpoints p ON p.id = held.endpoint_id
-    ) AS judged
-    WHERE e.id = judged.id AND (
+    FROM held LEFT JOIN judged ON judged.id = held.endpoint_id
+    WHERE e.id = held.endpoint_id AND (
         :delivered AND e.failures = 0 AND e.succeeded_at > {_NOW} - interval '60 s' AND e.open_until IS NULL
     ) IS NOT TRUE
     RETURNING judged.disable
@@ -207,7 +212,7 @@ RECORD = text(f"""
     ), noted AS (
         INSERT INTO callback_attempts (callback_id, number, at, seconds, status, reason)
         SELECT id, attempt, {_NOW} - make_interval(secs => :seconds), :seconds, CAST(:status AS int), :reason FROM held
-    ), health AS ({_HEALTH})
+    ), judged AS ({_JUDGED}), health AS ({_HEALTH})
     SELECT held.state, (SELECT disable FROM health) AS disabled FROM held
 """)
 

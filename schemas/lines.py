@@ -145,12 +145,17 @@ def unwrap(row: dict[str, Any]) -> Line:
     fields = row
     if not _BESIDE_A_PAIR.isdisjoint(row):
         fields = {name: value for name, value in row.items() if name not in _BESIDE_A_PAIR}
-        if row.get("id") is not None:
-            fields.setdefault("custom_id", str(row["id"]))
+        name_by_id(fields, row)
     label = row.get("label")
     if label not in ("A", "B", None):  # a tuple, since a label may be anything that JSON can say
         raise BadLineError("invalid_request", 'label: is "A" or "B", the better response', param="label")
     return Line(request=fields, custom_id=fields.get("custom_id"), label=label)
+
+
+def name_by_id(fields: dict[str, Any], row: dict[str, Any]) -> None:
+    """Take a row's `id` for the `custom_id` of its comparison, where it has no other."""
+    if row.get("id") is not None:
+        fields.setdefault("custom_id", str(row["id"]))
 
 
 def _request(row: dict[str, Any]) -> Line:
@@ -173,8 +178,7 @@ def _preference(row: dict[str, Any]) -> Line:
     label: Literal["A", "B"] = "A" if mark[0] < 128 else "B"  # noqa: PLR2004 - half of a byte's values
     first, second = (chosen, rejected) if label == "A" else (rejected, chosen)
     fields = {name: row[name] for name in _OPTIONS if row.get(name) is not None}
-    if row.get("id") is not None:
-        fields.setdefault("custom_id", str(row["id"]))
+    name_by_id(fields, row)
     fields |= {"prompt": prompt, "response_a": first, "response_b": second}
     return Line(request=fields, custom_id=fields.get("custom_id"), label=label)
 

@@ -44,7 +44,6 @@ _LIST = text("""
     SELECT * FROM files WHERE tenant = :tenant AND state = 'processed'
       AND (CAST(:after AS uuid) IS NULL OR id < :after) ORDER BY id DESC LIMIT :limit
 """)
-_IN_USE = text("SELECT FROM batches WHERE file_id = :id LIMIT 1")
 
 
 def _no_such_file() -> Problem:
@@ -151,8 +150,7 @@ async def delete(caller: Submitter, file_id: str, request: Request) -> dict[str,
     row = await _file(request, caller, file_id)
     async with request.app.state.database.begin() as connection:
         await connection.execute(retention.LOCK_FILE, {"id": row.id})
-        if (await connection.execute(_IN_USE, {"id": row.id})).one_or_none() is not None:
+        if (await connection.execute(retention.CLOSE_FILE, {"id": row.id})).rowcount == 0:
             raise Problem(INVALID_REQUEST, "A batch was made of this file, and its verdicts refer to the lines.")
-        await connection.execute(retention.CLOSE_FILE, {"id": row.id})
     await files.take_out(request.app.state.database, row.id)
     return {"id": file_id, "object": "file", "deleted": True}

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from schemas.comparison import ComparisonRequest
+from schemas.lines import name_by_id
 from schemas.problems import BAD_INPUT_FILE, Problem, invalid_request
 
 
@@ -75,8 +76,8 @@ def _pair(path: Path, number: int, row: Any, options: dict[str, Any]) -> Pair:
         raise Problem(BAD_INPUT_FILE, f'{path}, line {number}: label is "A" or "B", the better response.')
     topic = fields.pop("topic", None)
     subset, dataset = fields.pop("subset", None), fields.pop("dataset", None)
-    if (name := fields.pop("id", None)) is not None:
-        fields.setdefault("custom_id", str(name))
+    fields.pop("id", None)
+    name_by_id(fields, row)
     given = {name: value for name, value in options.items() if value is not None and name not in fields}
     try:
         request = ComparisonRequest.model_validate({**fields, **given})

@@ -81,15 +81,18 @@ def submit(
         if not wait:
             print_filed(filed, as_json=as_json)
             return
+        decided: list[verdicts.Decided] = []
         try:
-            decided = []
             for each in watch(client, pairs, filed, seconds=timeout):
                 show(each, as_json=as_json)
                 decided.append(each)
-        except KeyboardInterrupt:
-            left = len(filed) - len(decided)
-            progress.print(f"Stopped watching. {left} comparisons stay filed and will be judged.")
-            raise typer.Exit(Exit.INTERRUPTED) from None
+        except (ClientError, Problem, KeyboardInterrupt) as error:
+            left = filed[len(decided) :]
+            print_filed(left, as_json=as_json)
+            if isinstance(error, KeyboardInterrupt):
+                progress.print(f"Stopped watching. {len(left)} comparisons stay filed and will be judged.")
+                raise typer.Exit(Exit.INTERRUPTED) from None
+            raise
     conclude(verdicts.summarise(decided), as_json=as_json)
 
 

@@ -216,10 +216,11 @@ class TestSubmit:
         assert "Accuracy" not in ended.out
 
     def test_time_that_is_up(self, cli: Cli, service: Service):
-        """Whoever will not wait is told that everything stays filed, with a status of its own."""
-        ended = cli("submit", EXAMPLES, "--timeout", 0, "--server", service.url)
+        """Whoever will not wait is told that everything stays filed, and as what, with a status of its own."""
+        ended = cli("submit", EXAMPLES, "--timeout", 0, "--json", "--server", service.url)
         assert ended.status == 4
         assert "Everything stays filed" in ended.err
+        assert len({each["id"] for each in ended.objects}) == 34
 
     @pytest.mark.parametrize("options", [(), ("--json",)], ids=["verdicts", "json"])
     def test_a_reader_that_goes_away(self, cli: Cli, service: Service, options: tuple[str, ...]):

@@ -1,6 +1,8 @@
 """What the tests of the tables share."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -11,6 +13,7 @@ from support.desk import Desk
 from support.inbox import Inbox, open_inbox
 from support.keys import a_key, bearer
 from support.tenants import WALLS, Tenants, open_tenants
+from support.waiting import wait_until
 
 from infra import roster
 from infra.database import connect
@@ -29,6 +32,25 @@ def connection(database: Engine) -> Iterator[Connection]:
     with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("INSERT INTO judges (id, card) VALUES ('jdg_test', '{}')"))
         yield connection
+
+
+@pytest.fixture
+def meanwhile(database: Engine) -> Iterator[Callable[..., Future[Any]]]:
+    """Start something beside the test, and come back when it waits for what the test has not committed yet."""
+
+    def waits() -> bool:
+        found = text("SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
+        with database.connect() as connection:
+            return bool(connection.execute(found).all())
+
+    def start(move: Callable[..., Any], *arguments: Any, **options: Any) -> Future[Any]:
+        future = pool.submit(move, *arguments, **options)
+        wait_until(lambda: future.done() or waits(), within=10, every=0.005, what="it waits")
+        assert not future.done(), "it did not wait"
+        return future
+
+    with ThreadPoolExecutor() as pool:
+        yield start
 
 
 @pytest.fixture

@@ -209,6 +209,20 @@ class TestDisabling:
         """Two failures a week apart, and nothing sent between, say little."""
         assert [self._attempt(desk, day * DAY).disabled for day in (0, 7)] == [None, None]
 
+    def test_a_success_that_is_being_recorded_counts(self, desk: Desk, endpoint: UUID, meanwhile):
+        """The failure that would be one too many waits for a success on its way into the row: that begins anew."""
+        desk.do("UPDATE callback_endpoints SET succeeded_at = now() WHERE id = :id", id=endpoint)
+        good, bad, *_ = [desk.claim_callback(callback) for callback in desk.release()]
+        desk.do("UPDATE callback_endpoints SET failures = 11, failing_since = now() - interval '6 days'")
+        said = callbacks.Attempt(delivered=True, reason="delivered", status=200, seconds=0.1)
+        with desk.database.begin() as connection:
+            callbacks.record(connection, good, said)
+            failing = meanwhile(desk.record, bad)
+        assert failing.result().disabled is None
+        assert desk.rows("SELECT state, failures FROM callback_endpoints WHERE id = :id", id=endpoint) == [
+            ("enabled", 1)
+        ]
+
     @staticmethod
     def _attempt(desk: Desk, shift: float, status: int = 500) -> callbacks.Recorded:
         released = desk.release(shift)

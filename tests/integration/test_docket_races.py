@@ -1,15 +1,15 @@
 """The docket at the moments where two connections meet, and at its edges."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import OperationalError
 from support.dockets import LONG, MAX_ATTEMPTS, a_line, an_outcome, batch
-from support.waiting import wait_until
 
 from infra import docket, docket_sql, losses
 from infra.docket import Claim, LeaseLostError
@@ -64,29 +64,14 @@ class TestWhereTwoMeet:
     """One connection has moved a shard and has not committed yet; another wants to move it too."""
 
     @pytest.fixture
-    def meanwhile(self, database: Engine, connection: Connection) -> Iterator[Callable[..., Future[Any]]]:
+    def meanwhile(self, database: Engine, meanwhile: Callable[..., Future[Any]]) -> Callable[..., Future[Any]]:
         """Start a move on a connection of its own, and come back when it waits for the first one."""
 
         def run(move: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
             with database.begin() as second:
                 return move(second, *arguments, **options)
 
-        def start_and_wait(move: Callable[..., Any], *arguments: Any, **options: Any) -> Future[Any]:
-            future = pool.submit(run, move, *arguments, **options)
-            wait_until(lambda: future.done() or self.waiting(connection), within=10, every=0.005, what="it waits")
-            assert not future.done(), "it did not wait for the first"
-            return future
-
-        with ThreadPoolExecutor() as pool:
-            yield start_and_wait
-
-    @staticmethod
-    def waiting(connection: Connection) -> bool:
-        """Whether somebody waits for a lock."""
-        found = connection.execute(
-            text("SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
-        )
-        return bool(found.all())
+        return partial(meanwhile, run)
 
     def test_one_of_two_claims_wins(self, database, connection, claimed, meanwhile):
         """Two workers follow the same hint at the same moment: one gets the shard, the other nothing."""

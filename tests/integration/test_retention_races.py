@@ -1,17 +1,14 @@
 """Deleting at the moments where somebody else is at the same rows."""
 
 import asyncio
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy import Connection, event, text
 from support.dockets import LONG, a_line, an_outcome, batch, claim_one
 from support.edge import open_edge
 from support.keys import a_key, bearer
-from support.waiting import wait_until
 
 from infra import docket
 from infra.database import connect_async
@@ -20,27 +17,6 @@ from schemas import ids
 from schemas.batch import Window
 from schemas.ids import new_filing_id, parse_prefixed
 from schemas.states import Lane
-
-Start = Callable[..., Future[Any]]
-
-
-@pytest.fixture
-def meanwhile(database: Engine) -> Iterator[Start]:
-    """Start something beside the test, and come back when it waits for what the test has not committed yet."""
-
-    def waits() -> bool:
-        found = text("SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
-        with database.connect() as connection:
-            return bool(connection.execute(found).all())
-
-    def start(move: Callable[..., Any], *arguments: Any, **options: Any) -> Future[Any]:
-        future = pool.submit(move, *arguments, **options)
-        wait_until(lambda: future.done() or waits(), within=10, every=0.005, what="it waits")
-        assert not future.done(), "it did not wait"
-        return future
-
-    with ThreadPoolExecutor() as pool:
-        yield start
 
 
 def left(connection: Connection, *tables: str) -> list[int]:
