@@ -374,8 +374,8 @@ class TestTrouble:
             assert engine.score([engine.encode(ASKED)])[0].mass == pytest.approx(0.9)
         return logs
 
-    @pytest.mark.parametrize("status", [429, 503])
-    def test_overload_is_waited_out(self, start, open_engine, status):
+    @pytest.mark.parametrize("status", [429, 502, 503, 504])
+    def test_overload_and_a_restart_behind_a_proxy_are_waited_out(self, start, open_engine, status):
         """However often it is said, within the patience; the server's own wait is kept to."""
         server = start()
         busy = Trouble(status=status, headers={"Retry-After": "0"})
@@ -414,7 +414,7 @@ class TestTrouble:
         """A prompt that a server fails at each time is not put to it for minutes; others are not held up."""
         server = start()
         engine = open_engine(server)
-        self.after(server, engine, Trouble(status=500), Trouble(status=502))
+        self.after(server, engine, Trouble(status=500), Trouble(status=501))
         server.asked.clear()
         server.troubles.extend([Trouble(status=500)] * 3)
         with pytest.raises(EngineError, match="in 3 tries: it answered with status 500") as caught:

@@ -29,6 +29,12 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 _MOST_FAULTS = 3
+_BUSY_OR_AWAY = {
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    HTTPStatus.BAD_GATEWAY,
+    HTTPStatus.GATEWAY_TIMEOUT,
+}
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 15.0
 _MOST_BYTES = 64 << 20
 
@@ -142,7 +148,8 @@ class Remote:
         """Ask until there is an answer, or no sense or no time in asking again.
 
         429 and 503 say that the server is busy: wait as long as it says. No connection says that it is away, or not
-        there yet. Any other 5xx is a failure at this very request, which is tried a few times; the rest is refusals.
+        there yet, and so does a proxy before it with 502 and 504. Any other 5xx is a failure at this very request,
+        which is tried a few times; the rest is refusals.
         """
         give_up_at = time.monotonic() + self._patience_seconds
         pause, tries, faults = _FIRST_PAUSE, 0, 0
@@ -162,7 +169,7 @@ class Remote:
                 if reply.status == HTTPStatus.OK:
                     return _json(reply.content)
                 trouble = f"it answered with status {reply.status}"
-                if reply.status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}:
+                if reply.status in _BUSY_OR_AWAY:
                     wait += _seconds(reply.retry_after)
                 elif reply.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
                     faults += 1
