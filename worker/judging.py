@@ -28,7 +28,14 @@ from schemas.states import Lane, OutcomeStatus
 from worker import ballots, cases, prompts
 from worker.admission import Gate
 from worker.cases import Case
-from worker.engines.base import Engine, EngineError, EngineGoneError, EngineOutOfMemoryError, Score
+from worker.engines.base import (
+    Engine,
+    EngineError,
+    EngineGoneError,
+    EngineOutOfMemoryError,
+    Score,
+    is_number,
+)
 
 log = structlog.get_logger()
 
@@ -283,8 +290,8 @@ def _written(bench: Bench, case: Case, tenant: str) -> Outcome:
             asked = sum(len(each) for each in case.prompts[: len(scores)])
             return _errored(case, OutcomeError.UNPARSEABLE, message, asked, scores)
         odds = written.verdict
-        # The odds count only where they are those of the verdict that was parsed.
-        if odds is not None and (odds.log_odds > 0) == (vote == "A"):
+        # The odds count only where they are numbers, and those of the verdict that was parsed.
+        if odds is not None and is_number(odds) and (odds.log_odds > 0) == (vote == "A"):
             cast.append(ballots.ballot(order, odds.log_odds, odds.mass))
         else:
             cast.append(ballots.vote_only(order, vote))

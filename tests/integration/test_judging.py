@@ -1,5 +1,6 @@
 """Judging, from the hint to the stored outcome, with a real Postgres and an engine that says what it is told to."""
 
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -208,6 +209,15 @@ class TestTheProfileThatWrites:
         court.sit()
         [ballot] = court.outcome().tally["ballots"]
         assert (ballot["vote"], ballot["log_odds"], ballot["mass"]) == ("A", None, None)
+
+    @pytest.mark.parametrize("odds", [math.nan, -math.inf])
+    def test_odds_that_are_no_number_do_not_count(self, court, engine, odds):
+        """JSON has no word for them, so the vote alone is kept."""
+        engine.writes = lambda _: self.written("[[B]]", odds)
+        court.file(comparison(profile="rewardbench"))
+        court.sit()
+        row = court.outcome()
+        assert [(each["vote"], each["log_odds"]) for each in row.tally["ballots"]] == [("B", None), ("B", None)]
 
     def test_an_answer_without_a_verdict_is_unparseable(self, court, engine):
         """A model that wrote no verdict is not asked in the other order, and its text is not repeated."""

@@ -20,7 +20,7 @@ from worker.commands.load import drive
 from worker.commands.pairs import both_orders, of_length, read_pairs
 from worker.commands.proving import prove, unfit
 from worker.commands.verify import Tolerance, compare
-from worker.engines.base import EngineError
+from worker.engines.base import EngineError, Score
 from worker.engines.roofline import matmul_weights, operations_per_token, peak_tflops, roof_tokens_per_second
 from worker.engines.sharing import Meter
 from worker.engines.simulated import SimulatedEngine
@@ -161,6 +161,7 @@ class TestCompare:
             ([1.3, 1.3, 1.3], [1.0, 1.0, 1.0]),
             ([1.0, 1.0, 2.0], [1.0, 1.0, 1.0]),
             ([float("nan")] * 3, [1.0, 1.0, 1.0]),
+            ([-2.0] * 9 + [float("nan")] + [-2.0] * 6, [-2.0] * 16),
         ],
     )
     def test_differences_beyond_it_do_not(self, said: Sequence[float], expected: Sequence[float]):
@@ -173,7 +174,25 @@ class TestCompare:
         assert compare([-0.1] * 3, [0.1] * 3, Tolerance(2.0, 2.0))["passed"]
 
 
+class NotANumber(SimulatedEngine):
+    """An engine that says of one prompt in a hundred what is no number."""
+
+    asked = 0
+
+    def score(self, prompts: Sequence[Sequence[int]], *, salt: str = "") -> list[Score]:
+        """Say so of the hundredth."""
+        NotANumber.asked += 1
+        scores = super().score(prompts, salt=salt)
+        return [scores[0]._replace(log_odds=float("nan")), *scores[1:]] if NotANumber.asked % 100 == 0 else scores
+
+
 class TestAgreement:
+    def test_odds_that_are_no_number_are_counted(self, tmp_path: Path):
+        """They agree with nothing, fail the check, and stand in its report as what they are."""
+        found = checks.check_agreement(NotANumber(), read_pairs(write_pairs(tmp_path / "p.jsonl", 200)), 1, nobody)
+        assert not found["passed"]
+        assert found["no_numbers"] == 2
+
     def test_a_judge_by_chance_does_not_agree_with_itself(self, tmp_path: Path):
         """The simulated engine's orders contradict each other half of the time, and it fails."""
         pairs = read_pairs(write_pairs(tmp_path / "pairs.jsonl", 800))

@@ -13,6 +13,7 @@ The tolerances were set before anything was measured, from what each number form
 
 import itertools
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -33,7 +34,7 @@ from worker.commands.bench import steps_of
 from worker.commands.load import Step, drive
 from worker.commands.pairs import Pair, both_orders
 from worker.commands.saying import Say
-from worker.engines.base import Engine, Score, VerdictTokens
+from worker.engines.base import Engine, Score, VerdictTokens, is_number
 from worker.engines.roofline import operations_per_token, peak_tflops, roof_tokens_per_second
 
 
@@ -101,19 +102,26 @@ def check_parity(engine: Engine, reference: Reference, quantisation: Quantisatio
 
 def compare(said: Sequence[float], expected: Sequence[float], tolerance: Tolerance) -> dict[str, Any]:
     """Compare log-odds, prompt by prompt. What is no number fails."""
-    differences = sorted(abs(one - other) for one, other in zip(said, expected, strict=True))
-    sure = [(one, other) for one, other in zip(said, expected, strict=True) if abs(other) >= SURE]
+    numbers = [(one, other) for one, other in zip(said, expected, strict=True) if math.isfinite(one)]
+    differences = sorted(abs(one - other) for one, other in numbers)
+    sure = [(one, other) for one, other in numbers if abs(other) >= SURE]
     same = sum((one > 0) == (other > 0) for one, other in sure)
     votes = same / len(sure) if sure else None
+    report = {
+        "prompts": len(said),
+        "no_numbers": len(said) - len(numbers),
+        "sure_prompts": len(sure),
+        "sure_votes_agree": votes,
+    }
+    if len(numbers) < len(said):
+        return {"passed": False, **report}
     median, p95 = statistics.median(differences), differences[min(len(differences) - 1, int(0.95 * len(differences)))]
     return {
         "passed": median <= tolerance.median and p95 <= tolerance.p95 and (votes is None or votes >= LEAST_VOTES),
-        "prompts": len(said),
+        **report,
         "difference_median": median,
         "difference_p95": p95,
         "difference_largest": differences[-1],
-        "sure_prompts": len(sure),
-        "sure_votes_agree": votes,
     }
 
 
@@ -136,11 +144,15 @@ class _Agreement:
     labels: dict[int, str | None]
     masses: list[float] = field(default_factory=list)
     biases: list[float] = field(default_factory=list)
+    no_numbers: int = 0
     consistent: int = 0
     right: int = 0
     labelled: int = 0
 
     def count(self, step: Step, scores: Sequence[Score]) -> None:
+        if not all(map(is_number, scores)):
+            self.no_numbers += 1
+            return
         cast = [ballots.ballot(*each) for each in zip(("ab", "ba"), *zip(*_odds(scores), strict=True), strict=True)]
         tally = ballots.count(cast, temperature=1.0, tie_margin=None)
         self.masses += [score.mass for score in scores]
@@ -156,7 +168,11 @@ class _Agreement:
         mass = statistics.median(self.masses) if self.masses else 0.0
         share = self.consistent / judged if judged else 0.0
         return {
-            "passed": judged > 0 and mass >= LEAST_MASS and share >= max(LEAST_AGREEMENT, 0.5 + judged**-0.5),
+            "passed": judged > 0
+            and not self.no_numbers
+            and mass >= LEAST_MASS
+            and share >= max(LEAST_AGREEMENT, 0.5 + judged**-0.5),
+            "no_numbers": self.no_numbers,
             "mass_median": mass,
             "mass_smallest": min(self.masses, default=0.0),
             "orders_agree": share,
@@ -229,6 +245,7 @@ class _Watch:
     prompts: int
     memory: Memory
     answered: int = 0
+    no_numbers: int = 0
     probed: list[float] = field(default_factory=list)
     samples: list[tuple[int, int, int]] = field(default_factory=list)
     """Prompts answered, bytes of this process, bytes of the GPU."""
@@ -245,7 +262,8 @@ class _Watch:
     def look(self, step: Step, scores: Sequence[Score]) -> None:
         before = self.answered
         self.answered += len(scores)
-        if step is self.probe:
+        self.no_numbers += sum(not is_number(score) for score in scores)
+        if step is self.probe and is_number(scores[0]):
             self.probed.append(scores[0].log_odds)
         if before // _SAMPLE_EVERY != self.answered // _SAMPLE_EVERY:
             self.samples.append((self.answered, self.memory.resident(), self.memory.gpu()))
@@ -256,8 +274,10 @@ class _Watch:
         drift = max(self.probed) - min(self.probed) if self.probed else None
         return {
             "passed": all(each is not None and each <= MOST_GROWTH for each in growth)
+            and not self.no_numbers
             and drift is not None
             and drift <= MOST_DRIFT,
+            "no_numbers": self.no_numbers,
             "memory_growth_bytes": growth[0],
             "gpu_memory_growth_bytes": growth[1],
             "growth_allowed_bytes": MOST_GROWTH,

@@ -4,6 +4,7 @@ An engine is thread-safe and batches inside. It deals in token ids: text goes in
 is one place where candidate text could turn into a control token, and it is told not to.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
@@ -68,6 +69,11 @@ class Score(NamedTuple):
     """How many of the prompt's tokens were reused from an earlier prompt."""
     seconds: float
     """Engine time spent on this prompt."""
+
+
+def is_number(score: Score) -> bool:
+    """Whether both odds and mass are numbers that JSON has a word for."""
+    return math.isfinite(score.log_odds) and math.isfinite(score.mass)
 
 
 @dataclass(frozen=True, slots=True)

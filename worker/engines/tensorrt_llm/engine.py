@@ -41,6 +41,7 @@ log = structlog.get_logger()
 _SECONDS_PER_WRITTEN_TOKEN = 0.1  # for a deadline: writing is ten times faster than this with nothing else going on
 _DRAIN_EVERY_SECONDS = 0.2
 _DRAIN_SECONDS = 0.02  # TensorRT-LLM adds to the queue every 0.2 s; a wait longer than that would never end
+_GLANCE_SECONDS = 0.001  # to see whether an answer has arrived
 _LOGITS_DIMENSIONS = 2
 
 
@@ -195,7 +196,7 @@ class TensorRtLlmEngine:
             for prompt in prompts:
                 flying.append(self._submit(prompt, params, salt))
             while flying:
-                output = self._await(flying[0], deadline, timeout)
+                output = self._await(flying, deadline, timeout)
                 request = flying.popleft()
                 answers.append((output, self._meter.leave(request.tokens, request.reading)))
         except queue.Empty:
@@ -225,22 +226,24 @@ class TensorRtLlmEngine:
             future = self._llm.generate_async(list(prompt), params, streaming=False, cache_salt=salt or None)
         return _Request(future, len(prompt), self._meter.enter(len(prompt)))
 
-    def _await(self, request: _Request, deadline: float, timeout: float) -> Any:
-        """Wait for one request's output.
+    def _await(self, flying: Sequence[_Request], deadline: float, timeout: float) -> Any:
+        """Wait for the output of the first of some requests.
 
         Raises:
             queue.Empty: it was not there in time, and others were.
             EngineGoneError: nothing at all was there for as long as the call might take.
         """
+        first, *others = flying
         try:
-            request.future.result(timeout=max(0.001, deadline - time.monotonic()))
+            first.future.result(timeout=max(_GLANCE_SECONDS, deadline - time.monotonic()))
         except queue.Empty:
-            if time.monotonic() - self._answered_at < timeout:
+            # Answers that wait behind a late one were not seen yet.
+            if time.monotonic() - self._answered_at < timeout or any(map(_is_there, others)):
                 raise
             self._failed = True
             raise EngineGoneError(f"TensorRT-LLM has answered nothing for {timeout:.0f} s") from None
         self._answered_at = time.monotonic()
-        return request.future.outputs[0]
+        return first.future.outputs[0]
 
     def _call_off(self, requests: Iterable[_Request]) -> None:
         """Abort what nobody waits for any more: it would go on taking memory and time."""
@@ -273,13 +276,24 @@ class TensorRtLlmEngine:
 
     def _keep_draining(self) -> None:
         """Take statistics off TensorRT-LLM's queue, which has no end and would fill the memory."""
-        while not self._closing.wait(_DRAIN_EVERY_SECONDS):
+        told = False
+        while not self._failed and not self._closing.wait(_DRAIN_EVERY_SECONDS):
             try:
                 self.statistics.add(self._llm.get_stats(timeout=_DRAIN_SECONDS))
             except Exception as error:  # noqa: BLE001 - that the engine is gone is told to who waits for an answer
-                log.warning("engine_statistics_ended", error=type(error).__name__)
-                return
+                if not told:
+                    log.warning("engine_statistics_failed", error=type(error).__name__)
+                told = True
             self.statistics.log_now_and_then()
+
+
+def _is_there(request: _Request) -> bool:
+    """Whether a request's output has arrived."""
+    try:
+        request.future.result(timeout=_GLANCE_SECONDS)
+    except queue.Empty:
+        return False
+    return True
 
 
 def _check(manifest: Manifest, gpu: Gpu, *, prompt: str, tokenizer: str) -> None:
