@@ -18,10 +18,10 @@ from support.model_server import ModelServer, Trouble, serving, toy_tokenizer, w
 from support.waiting import wait_until
 from tokenizers import Tokenizer, decoders
 
-from infra import settings
+from infra import pulse, settings
 from schemas.problems import Problem
 from worker.app import open_engine as open_engine_of
-from worker.engines import remote
+from worker.engines import openai_server, remote
 from worker.engines.base import VERDICT_OPENING, Engine, EngineError, EngineGoneError, Prompt
 from worker.engines.chat import VerdictTokenError
 from worker.engines.openai_server import OpenAIServerEngine, UnusableServerError
@@ -458,12 +458,29 @@ class TestTrouble:
         with pytest.raises(EngineError, match="has no end"):
             engine.score([engine.encode(ASKED)])
 
-    def test_health_tells_an_ill_server(self, start, open_engine):
-        """It is asked now, without patience."""
+    def test_an_ill_server_stops_no_pulse(self, start, open_engine, tmp_path):
+        """A restart of the worker would not mend it, so the engine is well while the server takes nothing."""
         server = start(key="right")
         engine = open_engine(server, key="right")
         server.key = "another"
-        assert not engine.health()
+        with pytest.raises(EngineError):
+            engine.score([engine.encode(ASKED)])
+        stop = threading.Event()
+        pulse.keep(tmp_path / "pulse", every=60, stop=stop, well=engine.health)
+        wait_until((tmp_path / "pulse").exists, within=5, what="the pulse beats")
+        stop.set()
+
+    def test_an_engine_that_does_not_get_on_is_not_well(self, start, open_engine, monkeypatch):
+        """Where its own thread stands still, a restart helps; once it goes on, all is well again."""
+        monkeypatch.setattr(openai_server, "_HEALTH_SECONDS", 0.2)
+        engine = open_engine(start())
+        go_on = threading.Event()
+        engine._remote._loop.call_soon_threadsafe(go_on.wait)
+        try:
+            assert not engine.health()
+        finally:
+            go_on.set()
+        wait_until(engine.health, within=5, what="it goes on")
 
 
 class TestClosing:

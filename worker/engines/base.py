@@ -147,7 +147,7 @@ class Engine(Protocol):
         ...
 
     def health(self) -> bool:
-        """Whether the engine would take a prompt now."""
+        """Whether the engine itself would take a prompt now. Where not, a restart of this process is what helps."""
         ...
 
     def close(self) -> None:

@@ -157,8 +157,8 @@ class OpenAIServerEngine:
         )
 
     def health(self) -> bool:
-        """Whether the server answers now."""
-        return self._remote.answers("/v1/models", within=_HEALTH_SECONDS)
+        """Whether this engine is open and gets on; of the server it says nothing, since no restart here mends that."""
+        return self._remote.turns(within=_HEALTH_SECONDS)
 
     def close(self) -> None:
         """Close all connections; what is under way fails. May be called twice."""

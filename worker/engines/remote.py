@@ -116,12 +116,14 @@ class Remote:
         """Call from a thread that is not the loop's."""
         return self.run(self.call(path, body))
 
-    def answers(self, path: str, *, within: float) -> bool:
-        """Whether the server says yes to a path now."""
+    def turns(self, *, within: float) -> bool:
+        """Whether this is open and its loop goes round. The server is not asked."""
+        turned = threading.Event()
         try:
-            return self.run(self._send(path, None, within)).status == HTTPStatus.OK
-        except (EngineError, httpx2.RequestError, TimeoutError):
+            self._loop.call_soon_threadsafe(turned.set)
+        except RuntimeError:  # the loop is closed
             return False
+        return turned.wait(within) and not self._closed
 
     def close(self) -> None:
         """Close all connections; what is under way fails. May be called twice."""
