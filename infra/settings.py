@@ -118,7 +118,7 @@ class Settings(BaseSettings):
     drain_seconds: PositiveFloat = 20.0
     """How long a worker that is told to end may go on with what it has begun; then that goes back, uncounted."""
     engine_deadline_seconds: PositiveFloat = 600.0
-    """A worker whose engine is at one step for longer than this ends itself, so that the work is tried again."""
+    """A worker whose engine is at one call for longer than this ends itself, so that the work is tried again."""
     max_attempts: PositiveInt = 3
     """How often a shard is tried before it is split, and a single comparison before it is errored."""
 
@@ -167,7 +167,8 @@ class Settings(BaseSettings):
     engine_request_seconds: PositiveFloat = 120.0
     """How long one request may take there, waiting in the server's queue included."""
     engine_patience_seconds: PositiveFloat = 300.0
-    """How long a prompt is tried again while that server is overloaded or away, before the attempt counts as failed."""
+    """How long one step may take there, tried again while that server is overloaded or away, before the attempt counts
+    as failed."""
     engine_ca_file: Path | None = None
     """Certificates to trust that server by, in PEM, instead of the usual authorities."""
     engine_folder: Path | None = None

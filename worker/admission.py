@@ -34,7 +34,6 @@ class Gate:
         self._on_turn = on_turn
         self._in_flight = 0
         self._turns = threading.Condition()
-        self._inside: dict[_Ticket, float] = {}
         # Two lines of tickets: whoever is next in the interactive line goes first of all.
         self._lines: dict[Lane, list[_Ticket]] = {Lane.INTERACTIVE: [], Lane.BULK: []}
         self._used: dict[str, float] = {}
@@ -58,24 +57,17 @@ class Gate:
                 self._turns.notify_all()
             self._charge(tenant, tokens)
             self._in_flight += tokens
-            self._inside[ticket] = time.monotonic()
         try:
             self._on_turn(lane, time.monotonic() - came)
             yield
         finally:
             with self._turns:
                 self._in_flight -= tokens
-                del self._inside[ticket]
                 self._turns.notify_all()
 
     def alone(self, lane: Lane, tenant: str = "") -> AbstractContextManager[None]:
         """Wait for a turn, then keep everybody else out while inside."""
         return self.admit(self._budget, lane, tenant)
-
-    def longest_inside(self) -> float:
-        """Tell for how many seconds the work has been inside that has been there longest; 0 where none is."""
-        with self._turns:
-            return time.monotonic() - min(self._inside.values(), default=time.monotonic())
 
     def _next(self) -> _Ticket | None:
         for line in self._lines.values():

@@ -36,6 +36,7 @@ from worker.engines.base import (
     Score,
     is_number,
 )
+from worker.engines.metered import MeteredEngine
 
 log = structlog.get_logger()
 
@@ -71,7 +72,7 @@ class Rules:
 class Bench:
     """What a worker judges with: built once by `worker/app.py` and handed down."""
 
-    engine: Engine
+    engine: MeteredEngine
     gate: Gate
     database: Database
     rules: Rules

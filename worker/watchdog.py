@@ -41,14 +41,14 @@ def keep_watch(bench: Bench, *, engine_deadline: float, drain: float, stop: thre
 
     Args:
         bench: whose engine, and whose work.
-        engine_deadline: how long a step may be in the engine.
+        engine_deadline: how long one call of the engine may take.
         drain: how long the work in hand may take once the worker is to end.
         stop: ends the watch.
     """
     every = min(1.0, engine_deadline / 4, drain / 4)
     draining_since: float | None = None
     while not stop.wait(every):
-        if (seconds := bench.gate.longest_inside()) > engine_deadline:
+        if (seconds := bench.engine.longest_call()) > engine_deadline:
             log.error("engine_hangs", seconds=round(seconds, 1), shards=[lease.shard for lease in bench.leases])
             give_up(bench)
         if bench.draining.is_set():

@@ -18,11 +18,13 @@ from support.waiting import wait_until
 from infra import roster
 from infra.database import connect
 from infra.local.postgres import Postgres
+from infra.meters import Meters
 from infra.settings import Settings
 from producer.api.app import create_app
 from schemas.verdict import Judge
 from worker import prompts
 from worker.admission import Gate
+from worker.engines.metered import MeteredEngine
 from worker.judging import Bench, Rules
 
 
@@ -83,7 +85,7 @@ def court(database_url: str, database: Engine, engine: ScriptedEngine) -> Iterat
         }
         own = connect(database_url, application="bench")
         bench = Bench(
-            engine=engine,
+            engine=MeteredEngine(engine, Meters("worker")),
             gate=Gate(100_000),
             database=own,
             rules=Rules(worker="w1", lease_seconds=60, max_attempts=3, mass_threshold=0.5, temperature=2.0),

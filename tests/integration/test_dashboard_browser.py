@@ -85,7 +85,7 @@ def judge(court: Court, most: int) -> None:
 
 def test_a_batch_is_seen_to_get_on_and_to_end(site: str, key: str, browser: Browser, court: Court):
     """Without a reload the counts and the bar grow, the page says that it is live, and then that it is over."""
-    court.bench.engine.log_odds = lambda _: 2.0
+    court.bench.engine._engine.log_odds = lambda _: 2.0
     name = ids.batch_id(insert_batch(court.connection, LINES))
     sign_in(browser, site, key, f"/batches/{name}")
     decided = "Number(document.querySelector('main .bar').getAttribute('aria-valuenow'))"

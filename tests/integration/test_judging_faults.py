@@ -123,7 +123,7 @@ class TestWorkingCarefully:
             seen.append(court.connection.execute(text("SELECT at_work FROM shards")).scalar_one())
             return encode(prompt)
 
-        engine.encode = look_and_encode
+        court.bench.engine.encode = look_and_encode
         court.file(comparison(1, prompt="One?"), comparison(2, prompt="Two?"))
         lose_once(court)
         court.sit()

@@ -5,6 +5,7 @@ import math
 import pytest
 from support.court import ScriptedEngine, comparison
 
+from infra.meters import Meters
 from schemas.problems import OutcomeError
 from schemas.verdict import Tally
 from worker import judging
@@ -13,6 +14,7 @@ from worker.cases import Case
 from worker.engines import completions
 from worker.engines.base import EngineError, Score, VerdictTokens
 from worker.engines.completions import Position
+from worker.engines.metered import MeteredEngine
 from worker.judging import Bench, Rules
 
 TOKENS = VerdictTokens(a=32, b=33)
@@ -150,7 +152,7 @@ class TestBallots:
     """What judging makes of odds that are not known."""
 
     BENCH = Bench(
-        engine=ScriptedEngine(),
+        engine=MeteredEngine(ScriptedEngine(), Meters("worker")),
         gate=Gate(1),
         database=None,
         rules=Rules(worker="w", lease_seconds=60, max_attempts=3, mass_threshold=0.5, temperature=1.0),

@@ -8,6 +8,7 @@ import httpx2
 import pytest
 from support.court import ScriptedEngine
 from support.series import series
+from support.waiting import wait_until
 
 from infra import metrics
 from infra.local.finding import free_port
@@ -129,6 +130,21 @@ class TestMeteredEngine:
         read = series(meters)
         assert read["nightcourt_cached_tokens_total", ()] == 4
         assert read["nightcourt_engine_step_seconds_count", ("generate",)] == 1
+
+    def test_each_call_has_a_clock_of_its_own(self):
+        """Calls that follow each other are no long call, and where none is under way there is nothing to time."""
+        times: list[float] = []
+
+        def work(_: list[str]) -> None:
+            began = engine.longest_call()
+            wait_until(lambda: engine.longest_call() > began + 0.5, within=10, what="the call takes its time")
+            times.append(began)
+
+        engine = MeteredEngine(ScriptedEngine(while_working=work), Meters("worker"))
+        for _ in range(2):
+            engine.score([[65]])
+            assert engine.longest_call() == 0
+        assert max(times) < 0.5
 
     @pytest.mark.parametrize(
         ("error", "kind"),

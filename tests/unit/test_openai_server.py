@@ -450,6 +450,16 @@ class TestTrouble:
         server.troubles.clear()
         assert engine.score([prompt])
 
+    def test_a_step_has_one_patience_for_all_its_prompts(self, start, open_engine):
+        """However many turns its prompts take, each answered in time: whoever waits for the step is told in time."""
+        server = start()
+        engine = open_engine(server, requests=1, patience_seconds=1.0)
+        server.troubles.extend([Trouble(late=0.3)] * 10)
+        with pytest.raises(EngineError, match="could not be brought to answer") as caught:
+            engine.score([engine.encode(ASKED)] * 10)
+        assert not isinstance(caught.value, EngineGoneError)
+        assert len(server.asked) < 10
+
     def test_an_answer_without_end_is_cut_off(self, start, open_engine, monkeypatch):
         """Memory has an end, too."""
         server = start()

@@ -1,5 +1,6 @@
 """Any engine, counted: how much it was asked, how long it took, and how it failed."""
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,8 @@ class MeteredEngine:
         self._engine = engine
         self._meters = meters
         self._traces = traces or Traces()
-        self._card = engine.card
+        self._lock = threading.Lock()
+        self._under_way: dict[object, float] = {}
         # Handed out as they are: they are called for each prompt, and there is nothing to count.
         self.encode = engine.encode
         self.health = engine.health
@@ -35,7 +37,7 @@ class MeteredEngine:
     @property
     def card(self) -> EngineCard:
         """Who the engine inside is."""
-        return self._card
+        return self._engine.card
 
     def score(self, prompts: Sequence[Sequence[int]], *, salt: str = "") -> list[Score]:
         """Ask for scores."""
@@ -56,6 +58,12 @@ class MeteredEngine:
         self._count(prompts=1, tokens=len(prompt), cached=written.cached_tokens, seconds=written.seconds)
         return written
 
+    def longest_call(self) -> float:
+        """Tell for how many seconds the call has been under way that began first; 0 where none is."""
+        with self._lock:
+            now = time.monotonic()
+            return now - min(self._under_way.values(), default=now)
+
     def _count(self, *, prompts: int, tokens: int, cached: int, seconds: float) -> None:
         self._meters.add(metrics.BALLOTS, prompts)
         self._meters.add(metrics.PROMPT_TOKENS, tokens)
@@ -64,7 +72,9 @@ class MeteredEngine:
 
     @contextmanager
     def _timed(self, kind: Literal["score", "generate"], prompts: Sequence[Sequence[int]]) -> Iterator[None]:
-        began = time.monotonic()
+        call, began = object(), time.monotonic()
+        with self._lock:
+            self._under_way[call] = began
         try:
             with self._traces.step(f"engine {kind}", {"nightcourt.prompts": len(prompts)}):
                 yield
@@ -72,6 +82,8 @@ class MeteredEngine:
             self._meters.add(metrics.ENGINE_ERRORS, kind=_kind(error))
             raise
         finally:
+            with self._lock:
+                del self._under_way[call]
             self._meters.observe(metrics.STEP_SECONDS, time.monotonic() - began, kind=kind)
 
 

@@ -68,7 +68,7 @@ class Remote:
         key: sent as `Authorization: Bearer`, to this server alone.
         requests: how many requests may be under way, waiting to be tried again included.
         request_seconds: how long one request may take.
-        patience_seconds: how long a call is tried again while the server is overloaded or cannot be reached.
+        patience_seconds: how long a call may take in all, waiting for its turn and every try included.
         ca_file: certificates to trust, in PEM, instead of the usual authorities.
 
     Raises:
@@ -138,22 +138,25 @@ class Remote:
     async def call(self, path: str, body: dict[str, Any] | None = None) -> Any:
         """POST a body, or GET where there is none, in turn; returns the answer's JSON.
 
+        The patience begins at once. So calls that begin together end together, however many turns they take, and as
+        the turns go by who came first, none waits for one that may take longer.
+
         Raises:
             RefusedError: the server will not, with a 4xx other than 429.
             AwayError: it did not answer in all the time that there was.
             EngineError: it failed at this each time, or its answer is not JSON.
         """
+        give_up_at = time.monotonic() + self._patience_seconds
         async with self._turns:
-            return await self._persist(path, body)
+            return await self._persist(path, body, give_up_at)
 
-    async def _persist(self, path: str, body: dict[str, Any] | None) -> Any:
+    async def _persist(self, path: str, body: dict[str, Any] | None, give_up_at: float) -> Any:
         """Ask until there is an answer, or no sense or no time in asking again.
 
         429 and 503 say that the server is busy: wait as long as it says. No connection says that it is away, or not
         there yet, and so does a proxy before it with 502 and 504. Any other 5xx is a failure at this very request,
         which is tried a few times; the rest is refusals.
         """
-        give_up_at = time.monotonic() + self._patience_seconds
         pause, tries, faults = _FIRST_PAUSE, 0, 0
         while True:
             tries += 1
