@@ -171,14 +171,23 @@ _SINGLES = text("""
 
 
 _SHARDS = _rows("shards", "tenant = :tenant", "id")
-_REST = tuple(
-    _rows(table, "tenant = :tenant", key)
-    for table, key in (
-        *(("outcomes", "ctid"), ("comparisons", "ctid"), ("idempotency_keys", "ctid"), ("batches", "id")),
-        *(("files", "id"), ("callbacks", "id"), ("callback_events", "id"), ("callback_requests", "filing_id")),
-        *(("callback_secrets", "id"), ("callback_endpoints", "id")),
-    )
+_TABLES = (
+    *(("outcomes", "ctid"), ("comparisons", "ctid"), ("idempotency_keys", "ctid"), ("batches", "id")),
+    *(("files", "id"), ("callbacks", "id"), ("callback_events", "id"), ("callback_requests", "filing_id")),
+    *(("callback_secrets", "id"), ("callback_endpoints", "id")),
 )
+_REST = tuple(_rows(table, "tenant = :tenant", key) for table, key in _TABLES)
+# The largest tables come last: nobody looks there for a tenant that has a key.
+_PLACES = ("keys", "tombstones", "shards", *(table for table, _ in reversed(_TABLES)))
+_ANYTHING = text(
+    f"SELECT {' OR '.join(f'EXISTS (SELECT FROM {table} WHERE tenant = :tenant)' for table in _PLACES)}"  # noqa: S608
+)
+
+
+def knows_tenant(database: Database, tenant: str) -> bool:
+    """Whether anything is stored of a tenant, the tombstone of one that was purged included."""
+    with database.connect() as connection:
+        return bool(connection.execute(_ANYTHING, {"tenant": tenant}).scalar())
 
 
 def delete_tenant(database: Database, tenant: str) -> int:

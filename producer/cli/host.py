@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
+from uuid import UUID
 
 import typer
 from sqlalchemy import Engine as Database
@@ -14,6 +15,7 @@ from infra import settings
 from infra.database import connect
 from infra.local import LocalStackError
 from infra.local.folder import running_stack
+from schemas import ids
 from schemas.problems import LOCAL_STACK, UNAVAILABLE, Problem
 
 DataDir = Annotated[Path | None, typer.Option(help="Data folder of the embedded stack to use.")]
@@ -45,6 +47,14 @@ def records(data_dir: Path | None, *, application: str) -> Iterator[Database]:
         ) from None
     finally:
         database.dispose()
+
+
+def id_of(text: str, prefix: str, option: str | None = None) -> UUID:
+    """Understand an id as it is typed; without an option's name it is for the callback of an argument."""
+    found = ids.parse_prefixed(text, prefix)
+    if found is None:
+        raise typer.BadParameter(f"looks like {prefix} and 32 hexadecimal digits; this is none", param_hint=option)
+    return found
 
 
 def span(text: str, option: str) -> float:

@@ -2,14 +2,15 @@
 
 import re
 from typing import Annotated
+from uuid import UUID
 
 import typer
 from sqlalchemy import Engine as Database
 from sqlalchemy import text
 
 from producer import retention
-from producer.cli.host import DataDir, records
-from producer.cli.output import console
+from producer.cli.host import DataDir, id_of, records
+from producer.cli.output import console, progress
 from schemas import ids
 from schemas.problems import BATCH_RUNNING, NOT_FOUND, UNAVAILABLE, Problem
 
@@ -20,7 +21,12 @@ _EXISTS = text("SELECT EXISTS (SELECT FROM batches WHERE id = :id)")
 def purge(
     older_than: Annotated[str | None, typer.Option(help="What ended longer ago than this: 12h, 30d.")] = None,
     batch: Annotated[str | None, typer.Option(help="One batch that has ended, with its outcomes.")] = None,
-    tenant: Annotated[str | None, typer.Option(help="Everything of a tenant, keys and running work included.")] = None,
+    tenant: Annotated[
+        str | None,
+        typer.Option(
+            help="Everything of a tenant, keys and running work included; no key can be made for the name any more."
+        ),
+    ] = None,
     data_dir: DataDir = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
@@ -30,23 +36,30 @@ def purge(
     """
     if sum(each is not None for each in (older_than, batch, tenant)) != 1:
         raise typer.BadParameter("give one of --older-than, --batch and --tenant")
-    what = (
-        f"all that ended more than {older_than} ago"
-        if older_than
-        else f"batch {batch}"
-        if batch
-        else f"tenant {tenant}"
-    )
+    # What was typed is looked at before anybody is asked whether they mean it.
+    seconds = None if older_than is None else _seconds(older_than)
+    batch_id = None if batch is None else id_of(batch, "batch_", "--batch")
+    with records(data_dir, application="purge") as database:
+        if seconds is not None:
+            _ask(f"all that ended more than {older_than} ago", yes=yes)
+            gone = retention.delete_old(database, older_than=seconds)
+        elif batch_id is not None:
+            _require_batch(database, batch_id)
+            _ask(f"batch {batch}", yes=yes)
+            gone = _delete_batch(database, batch_id)
+        else:
+            name = tenant or ""
+            if not retention.knows_tenant(database, name):
+                raise Problem(NOT_FOUND, f"Nothing is stored of a tenant {name}; nothing was deleted.")
+            _ask(f"tenant {name}", yes=yes)
+            gone = _delete_tenant(database, name)
+            progress.print(f"No key can be made for the tenant {name} any more.", markup=False, soft_wrap=True)
+    console.print(f"{gone} rows deleted.")
+
+
+def _ask(what: str, *, yes: bool) -> None:
     if not yes:
         typer.confirm(f"Delete {what} for good?", abort=True)
-    with records(data_dir, application="purge") as database:
-        if older_than is not None:
-            gone = retention.delete_old(database, older_than=_seconds(older_than))
-        elif batch is not None:
-            gone = _delete_batch(database, batch)
-        else:
-            gone = _delete_tenant(database, tenant or "")
-    console.print(f"{gone} rows deleted.")
 
 
 def _seconds(age: str) -> float:
@@ -63,13 +76,14 @@ def _delete_tenant(database: Database, tenant: str) -> int:
         raise Problem(UNAVAILABLE, f"{str(error).capitalize()}. The tenant's keys are gone already.") from None
 
 
-def _delete_batch(database: Database, batch: str) -> int:
-    batch_id = ids.parse_prefixed(batch, "batch_")
+def _require_batch(database: Database, batch_id: UUID) -> None:
     with database.connect() as connection:
-        found = connection.execute(_EXISTS, {"id": batch_id}).scalar()
-    if batch_id is None or not found:
-        raise Problem(NOT_FOUND, f"There is no batch {batch}.")
+        if not connection.execute(_EXISTS, {"id": batch_id}).scalar():
+            raise Problem(NOT_FOUND, f"There is no batch {ids.batch_id(batch_id)}.")
+
+
+def _delete_batch(database: Database, batch_id: UUID) -> int:
     gone = retention.delete_batch(database, batch_id)
     if gone == 0:
-        raise Problem(BATCH_RUNNING, f"{batch} has not ended; cancel it, and let it end.")
+        raise Problem(BATCH_RUNNING, f"{ids.batch_id(batch_id)} has not ended; cancel it, and let it end.")
     return gone
