@@ -18,7 +18,7 @@ OWN = "own rows"
 SAME = "same"
 _EVEN = 0.5
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=\S)")
-_MARKDOWN = re.compile(r"```|\*\*|__|^\s*(?:[-*+]|\d+[.)]|#{1,6})\s", re.MULTILINE)
+_MARKDOWN = re.compile(r"```|\*\*|__|^[^\S\n]*(?:[-*+]|\d+[.)]|#{1,6})\s", re.MULTILINE)
 _MOST_NAME = 256
 
 
@@ -192,6 +192,6 @@ def _findings(flips: Number, first: Number, same: Number, found: Sequence[Contro
         if side:
             liking = "prefers" if side > 0 else "dislikes"
             said.append(f"It {liking} a response with {each.meaning}: it won {each.preferred.value:.1%}.")
-    if not any(_side(each.preferred) for each in found):
+    if any(each.preferred.n for each in found) and not any(_side(each.preferred) for each in found):
         said.append("None of the changes that say nothing new sways it for sure.")
     return said

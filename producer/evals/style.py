@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 _CODE = re.compile(r"```.*?```", re.DOTALL)
 _HEADER = re.compile(r"^ {0,3}#{1,6}\s", re.MULTILINE)
-_LIST = re.compile(r"^\s*(?:[-*+]|\d+[.)])\s", re.MULTILINE)
+# No newline among the blanks: each of a run of empty lines would be the start of a search through all that follow.
+_LIST = re.compile(r"^[^\S\n]*(?:[-*+]|\d+[.)])\s", re.MULTILINE)
 _BOLD = re.compile(r"\*\*[^*\n]+\*\*|__[^_\n]+__")
 
 

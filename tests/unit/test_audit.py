@@ -92,6 +92,11 @@ class TestPlanted:
         assert not any(each.biased for each in result.controlled)
         assert "None of the changes" in result.findings[-1]
 
+    def test_where_no_change_was_tried_none_is_cleared(self):
+        """Own rows alone say nothing of the changes."""
+        result = audit.count(judged_by(own_rows(), lambda _: 0.0))
+        assert not any("changes" in finding for finding in result.findings)
+
     def test_a_love_of_length_shows_in_own_rows_too(self):
         """The longer wins more often, and the judge is righter where the label is the longer."""
         result, _ = found(LOVES["longer"])

@@ -4,11 +4,14 @@ import csv
 import io
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from scipy import special
 from support.judged import JUDGE, chance, numbers, sized, untraceable
+from support.program import ROOT
 
 from producer.evals import calibrating, exports, gold, logistic, rewardbench, versus
 from producer.evals.numbers import interval_over_groups, mean, select, share
@@ -149,6 +152,16 @@ class TestRows:
         """A winner without a probability counts as 1 or 0, and a tie as a half."""
         given = [a_row(n, winner=winner, probability_a=None) for n, winner in enumerate(("A", "B", "tie"))]
         assert [row.preference_b for row in given] == [0.0, 1.0, 0.5]
+
+    def test_a_run_of_empty_lines_takes_no_longer_than_other_text(self):
+        """Two million newlines are read once: read from each of them on, they would take days."""
+        count = (
+            "from producer.evals.audit import CHANGES; from producer.evals.style import style; "
+            "text = 'One.' + '\\n' * 2_000_000 + '- item'; "
+            "assert style(text)[1:] == (0, 1, 0); "
+            "assert [each.name for each in CHANGES if each.change(text) is None] == ['list', 'bold', 'header']"
+        )
+        subprocess.run([sys.executable, "-c", count], cwd=ROOT, check=True, timeout=60)
 
     def test_style_leaves_code_alone(self):
         """Markdown in a code block is code."""
