@@ -11,7 +11,7 @@ from schemas.problems import OutcomeError
 from schemas.states import OutcomeStatus
 from schemas.verdict import Order
 from worker import prompts
-from worker.engines.base import Engine, Prompt
+from worker.engines.base import Engine, Prompt, PromptTooLongError
 
 ORDERS: dict[str, tuple[Order, ...]] = {"both": ("ab", "ba"), "ab": ("ab",), "ba": ("ba",)}
 
@@ -178,6 +178,8 @@ def _case(
         ids = tuple([encode(prompts.build(comparison, order)) for order in orders])
     except prompts.ProfileUnfitError as error:
         return errored(comparison, OutcomeError.PROFILE_UNFIT, str(error))
+    except PromptTooLongError as error:
+        return errored(comparison, OutcomeError.CONTEXT_LENGTH_EXCEEDED, str(error))
     lengths = [len(each) for each in ids]
     longest = max(lengths)
     if longest > limit:

@@ -20,6 +20,7 @@ from worker.engines.base import (
     EngineError,
     EngineGoneError,
     Generation,
+    PromptTooLongError,
     Score,
 )
 from worker.heartbeat import beat, keep_beating
@@ -158,6 +159,22 @@ class TestNoVerdict:
         assert (row.status, row.error_code) == ("errored", "profile_unfit")
         assert "use profile card" in row.error_message
         assert court.outcomes()[2].status == "succeeded"
+
+    def test_what_the_engine_refuses_to_tokenise_is_too_long(self, court):
+        """It is errored as a prompt too long is, and nothing beside it."""
+        encode = court.bench.engine.encode
+
+        def refuse(prompt):
+            if "Two?" in str(prompt):
+                raise PromptTooLongError("the prompt is at least 9 tokens long, the judge takes 8")
+            return encode(prompt)
+
+        court.bench.engine.encode = refuse
+        court.file(comparison(1), comparison(2, prompt="Two?"))
+        court.sit()
+        found = court.outcomes()
+        assert found[1].status == "succeeded"
+        assert found[2].error_code == "context_length_exceeded"
 
 
 class TestTheProfileThatWrites:

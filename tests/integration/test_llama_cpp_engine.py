@@ -5,6 +5,7 @@ Log-odds move a little with what was cached and batched, so they are compared wi
 
 import importlib.metadata
 import math
+import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ from worker.engines.base import (
     EngineError,
     EngineGoneError,
     Prompt,
+    PromptTooLongError,
     VerdictTokens,
 )
 from worker.engines.gguf import GgufError, GgufHeader, read_gguf
@@ -171,6 +173,20 @@ def test_a_prompt_too_long_is_refused_and_never_cut(engine: LlamaCppEngine) -> N
     assert len(engine.encode(ask("word " * 1000))) > limit
 
 
+@pytest.mark.parametrize("text", ["\n" + " " * 4000, "\x04" * 4000, "a \x06" * 999, "word " * 999, "日\U00040000" * 99])
+def test_a_text_has_no_fewer_tokens_than_its_bytes_tell(engine: LlamaCppEngine, text: str) -> None:
+    """Of long runs that are one token, of bytes that the vocabulary lacks and of all others."""
+    assert engine._least.of(text) <= len(engine._tokenise(text))
+
+
+def test_a_text_that_cannot_fit_is_not_tokenised(engine: LlamaCppEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Megabytes are refused for their bytes alone, in no time and without the server."""
+    engine.encode(ask("x"))  # what the template writes is known from here on
+    monkeypatch.setattr(engine, "_socket", "/nonexistent/x.sock")
+    with pytest.raises(PromptTooLongError, match=r"at least \d+ tokens long, the judge takes 511"):
+        engine.encode(ask("word " * 800_000))
+
+
 def test_an_answer_that_read_less_than_was_sent_is_an_error() -> None:
     """Should llama.cpp ever cut a prompt, its score is not taken for the whole prompt's."""
     answer = {
@@ -210,6 +226,27 @@ def test_a_native_failure_tells_whether_the_engine_lives(
     with pytest.raises(EngineGoneError):
         engine.score([[1]])
     assert not engine.health()
+
+
+def test_a_slow_tokenizer_is_not_taken_for_a_dead_one(engine: LlamaCppEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokenising that is not done in time is work that failed, as long as the server answers."""
+    monkeypatch.setattr(llama_cpp, "_SOCKET_TIMEOUT_SECONDS", 0.5)
+    with pytest.raises(EngineError, match=r"did not answer /tokenize in 0\.5 s") as caught:
+        engine._tokenise("Which river is longer? " * 100_000)
+    assert not isinstance(caught.value, EngineGoneError)
+
+
+def test_a_server_that_never_answers_is_gone(
+    engine: LlamaCppEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A socket that takes connections and says nothing, to a look at its health neither, has nobody behind it."""
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "x.sock"))
+        silent.listen()
+        monkeypatch.setattr(engine, "_socket", str(tmp_path / "x.sock"))
+        monkeypatch.setattr(llama_cpp, "_SOCKET_TIMEOUT_SECONDS", 0.1)
+        with pytest.raises(EngineGoneError):
+            engine.encode(ask("x"))
 
 
 def test_the_model_writes_greedily(engine: LlamaCppEngine) -> None:

@@ -64,6 +64,8 @@ def test_a_model_file_tells_what_it_is(tmp_path: Path) -> None:
     assert header.values["tokenizer.ggml.add_bos_token"] is True
     assert header.values["llama.rope.freq_base"] == 500000.0
     assert header.array_lengths["tokenizer.ggml.token_type"] == 3
+    assert header.longest_texts == {"tokenizer.ggml.tokens": 2}
+    assert header.letters == {"tokenizer.ggml.tokens": {"a", "", "[["}}
 
 
 def test_a_file_that_tells_nothing_is_still_a_file(tmp_path: Path) -> None:

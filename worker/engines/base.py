@@ -93,6 +93,10 @@ class EngineError(Exception):
     """The engine failed at the work in hand. The work may be tried again, in smaller pieces."""
 
 
+class PromptTooLongError(EngineError):
+    """The prompt is so long that its text alone proves that the engine does not take it."""
+
+
 class EngineOutOfMemoryError(EngineError):
     """The engine had too little memory for the prompts that it was given together; fewer may fit."""
 
@@ -114,6 +118,9 @@ class Engine(Protocol):
 
         Control tokens come from the template alone; the contents are tokenised with special-token parsing off.
         The length may exceed `card.max_prompt_tokens`: the caller decides what to do with a prompt too long.
+
+        Raises:
+            PromptTooLongError: it exceeds that by so much that it was not tokenised.
         """
         ...
 

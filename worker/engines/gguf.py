@@ -20,6 +20,7 @@ MAX_ITEMS = 1 << 23
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _STRING, _ARRAY = 8, 9
+_LETTER_BYTES = 2
 _NUMBERS = {
     0: "<B",
     1: "<b",
@@ -77,7 +78,11 @@ class GgufHeader:
 
     values: dict[str, Scalar] = field(default_factory=dict)
     array_lengths: dict[str, int] = field(default_factory=dict)
-    """Arrays (a vocabulary, its merges) are skipped; only how long they are is kept."""
+    """Arrays (a vocabulary, its merges) are skipped; how long they are is kept, and of arrays of texts a little."""
+    longest_texts: dict[str, int] = field(default_factory=dict)
+    """How many bytes the longest text of an array has."""
+    letters: dict[str, frozenset[str]] = field(default_factory=dict)
+    """The texts of an array that have one or two bytes."""
 
     @property
     def name(self) -> str | None:
@@ -160,24 +165,30 @@ class _Reader:
             key = self._text(MAX_KEY)
             kind = int(self._number("<I"))
             if kind == _ARRAY:
-                header.array_lengths[key] = self._skip_array()
+                self._skip_array(header, key)
             elif kind == _STRING:
                 header.values[key] = self._text(MAX_TEXT)
             else:
                 header.values[key] = self._number(self._layout(kind))
         return header
 
-    def _skip_array(self) -> int:
+    def _skip_array(self, header: GgufHeader, key: str) -> None:
         kind = int(self._number("<I"))
         length = self._length("items in an array", MAX_ITEMS)
         if kind == _STRING:
+            longest, letters = 0, set()
             for _ in range(length):
-                self._take(self._length("bytes in a text", MAX_TEXT))
+                size = self._length("bytes in a text", MAX_TEXT)
+                at = self._take(size)
+                longest = max(longest, size)
+                if size <= _LETTER_BYTES:
+                    letters.add(self._view[at : at + size].decode("utf-8", "replace"))
+            header.longest_texts[key], header.letters[key] = longest, frozenset(letters)
         elif kind == _ARRAY:
             raise self._fault("holds arrays within arrays, which no model needs")
         else:
             self._take(length * struct.calcsize(self._layout(kind)))
-        return length
+        header.array_lengths[key] = length
 
     def _text(self, limit: int) -> str:
         size = self._length("bytes in a text", limit)

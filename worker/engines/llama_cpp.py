@@ -31,10 +31,12 @@ from worker.engines.base import (
     EngineGoneError,
     Generation,
     Prompt,
+    PromptTooLongError,
     Score,
 )
 from worker.engines.chat import ChatTemplate, ChatTemplateError, encode, verdict_tokens
 from worker.engines.gguf import GgufHeader, read_gguf
+from worker.engines.lengths import LeastTokens
 from worker.engines.naming import is_critic, plain
 
 STEP_TOKENS = 1024
@@ -101,6 +103,7 @@ class LlamaCppEngine:
             )
             # The server may have rounded the context; one place of it is for the token after the prompt.
             self._context = int(properties["default_generation_settings"]["n_ctx"])
+            self._least = LeastTokens(header)
             self._vocabulary = header.vocabulary or 1 << 20
             self._card = EngineCard(
                 engine="llama_cpp",
@@ -129,9 +132,10 @@ class LlamaCppEngine:
         """Apply the model's chat template and tokenise, with control tokens from the template alone.
 
         Raises:
+            PromptTooLongError: a text is too long for this engine, however it would be tokenised.
             EngineError: the template does not take this conversation, or a text is not valid Unicode.
         """
-        return encode(self._template, prompt, control=self._control, content=self._tokenise)
+        return encode(self._template, prompt, control=self._control, content=self._content)
 
     def score(self, prompts: Sequence[Sequence[int]], *, salt: str = "") -> list[Score]:
         """Read the verdict token's odds after each prompt, in the order given.
@@ -237,6 +241,12 @@ class LlamaCppEngine:
             ids = self._control_ids[text] = self._tokenise(text, parse_special=True)
         return ids
 
+    def _content(self, text: str) -> list[int]:
+        least, limit = self._least.of(text), self._card.max_prompt_tokens
+        if least > limit:
+            raise PromptTooLongError(f"the prompt is at least {least} tokens long, the judge takes {limit}")
+        return self._tokenise(text)
+
     def _tokenise(self, text: str, *, parse_special: bool = False, add_special: bool = False) -> list[int]:
         body = {"content": text, "parse_special": parse_special, "add_special": add_special}
         ids: list[int] = self._ask("POST", "/tokenize", body)["tokens"]
@@ -254,6 +264,10 @@ class LlamaCppEngine:
             connection.request(method, path, data, {"Content-Type": "application/json"})
             response = connection.getresponse()
             content = response.read()
+        except TimeoutError as error:
+            # Much to tokenise at a time takes long, and is no reason to end the process while the server answers.
+            kind = EngineError if path != "/health" and self.health() else EngineGoneError
+            raise kind(f"llama.cpp did not answer {path} in {_SOCKET_TIMEOUT_SECONDS:g} s") from error
         except (OSError, HTTPException) as error:
             raise EngineGoneError("llama.cpp does not answer on its socket") from error
         finally:
