@@ -13,6 +13,7 @@ from producer.cli import following, inputs, runs
 from producer.cli.output import Exit, console, progress, write_lines
 from producer.cli.report import Report, add_up
 from producer.cli.submit import print_json
+from producer.cli.written import check_file
 from producer.client import Client, InvalidRequest, ServerProblem, ServerUnreachable
 from producer.client.bulk import batch_request
 from schemas.batch import Batch, BatchStatus
@@ -109,10 +110,7 @@ def run(
     options = {name: value for name, value in options.items() if value is not None}
     _check(completion_window, options)
     destination = output or file.with_name(f"{_stem(file)}.results.jsonl")
-    if not destination.parent.is_dir():
-        raise typer.BadParameter(f"there is no folder {destination.parent}", param_hint="--output")
-    if destination.resolve() in {each.resolve() for each in (file, baseline) if each is not None}:
-        raise typer.BadParameter("is the input itself", param_hint="--output")
+    check_file(destination, "--output", [file, baseline])
     asked = Run(
         file=file,
         baseline=baseline,

@@ -12,6 +12,7 @@ from producer.cli.eval_inputs import read_field, read_pairs, read_preferences
 from producer.cli.eval_judging import JudgePairs, judging
 from producer.cli.output import progress, write_bytes, write_lines
 from producer.cli.training import described, write_training
+from producer.cli.written import datasheet
 from producer.evals import audit, calibrating, curating, exports, gold, html, rewardbench, tournament, versus
 from producer.evals.curating import Rules
 from producer.evals.numbers import Result
@@ -142,10 +143,10 @@ def curate_file(asked: Asked, file: Path, write: Path, form: curating.Format, ru
     pairs = {pair.id: pair for pair in source.pairs}
     written = write_training(list(curating.training_rows(judged.rows, pairs, form)), write)
     result = curating.count(judged, rules, source=described(file, len(judged.rows)), written=written, form=form)
-    datasheet = write.with_name(f"{write.name}.datasheet.json")
-    write_lines([result.model_dump_json(indent=1).encode()], datasheet)
+    beside = datasheet(write)
+    write_lines([result.model_dump_json(indent=1).encode()], beside)
     eval_show.conclude(result, eval_show.curate, as_json=asked.as_json)
-    progress.print(f"Wrote {write}, and its datasheet {datasheet}", markup=False, soft_wrap=True)
+    progress.print(f"Wrote {write}, and its datasheet {beside}", markup=False, soft_wrap=True)
     _write(asked, result, judged, source.pairs)
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from producer.cli import written
 from producer.cli.batch_run import DataDir, Server
 from schemas.problems import MISSING_EXTRA, Problem
 
@@ -62,6 +63,7 @@ def versus(
 
     Example: nightcourt eval versus ours.jsonl theirs.jsonl --output report
     """
+    written.check_report(output, [file, baseline, verdicts], systems=baseline is not None)
     runs = _bodies()
     asked = runs.Asked(server, data_dir, profile, tie_margin, verdicts, output, fresh, as_json)
     runs.versus_files(asked, file, baseline)
@@ -100,6 +102,7 @@ def tournament(
         raise typer.BadParameter("say when it is enough, by --budget or --target", param_hint="--schedule")
     if (schedule == "baseline") != (baseline is not None):
         raise typer.BadParameter("goes with --schedule baseline, and that with it", param_hint="--baseline")
+    written.check_report(output, [*files, verdicts], systems=True)
     runs = _bodies()
     asked = runs.Asked(server, data_dir, profile, tie_margin, verdicts, output, fresh, as_json)
     plan = runs.Plan(schedule=schedule, baseline=baseline, budget=budget, target=target, round_size=round_size)
@@ -121,6 +124,7 @@ def rewardbench(
 
     Example: nightcourt eval rewardbench rewardbench.parquet --profile rewardbench
     """
+    written.check_report(output, [file, verdicts])
     runs = _bodies()
     asked = runs.Asked(server, data_dir, profile, None, verdicts, output, fresh, as_json)
     runs.rewardbench_file(asked, file)
@@ -142,6 +146,7 @@ def gold(
 
     Example: nightcourt eval gold pairs.jsonl --output report
     """
+    written.check_report(output, [file, verdicts])
     runs = _bodies()
     runs.gold_file(runs.Asked(server, data_dir, profile, tie_margin, verdicts, output, fresh, as_json), file)
 
@@ -162,6 +167,8 @@ def calibrate(
 
     Example: nightcourt eval calibrate gold.jsonl --write calibration.json
     """
+    written.check_file(write, "--write", [file, verdicts])
+    written.check_report(output, [file, verdicts], [write])
     runs = _bodies()
     asked = runs.Asked(server, data_dir, profile, None, verdicts, output, fresh, as_json)
     runs.calibrate_file(asked, file, write)
@@ -203,8 +210,10 @@ def curate(
     """
     if write.suffix not in {".jsonl", ".parquet"}:
         raise typer.BadParameter("is to end in .jsonl or .parquet", param_hint="--write")
-    if write.resolve() == file.resolve():
-        raise typer.BadParameter("is the input itself", param_hint="--write")
+    beside = written.datasheet(write)
+    for each in (write, beside):
+        written.check_file(each, "--write", [file, verdicts])
+    written.check_report(output, [file, verdicts], [write, beside])
     runs = _bodies()
     asked = runs.Asked(server, data_dir, profile, None, verdicts, output, fresh, as_json)
     rules = runs.Rules(
@@ -229,6 +238,7 @@ def audit(
 
     Example: nightcourt eval audit pairs.jsonl --output report
     """
+    written.check_report(output, [file, verdicts])
     runs = _bodies()
     asked = runs.Asked(server, data_dir, profile, None, verdicts, output, fresh, as_json)
     runs.audit_file(asked, file, most)

@@ -324,6 +324,7 @@ class TestMistakes:
             ("--on-bad-line", "cry"),
             ("--metadata", "novalue"),
             ("--output", "/no/such/folder/out.jsonl"),
+            ("--output", "/"),
         ],
     )
     def test_an_option_that_cannot_be(self, tmp_path: Path, option: str, value: str):

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from producer.cli import evals
 from producer.cli.app import make_app
+from producer.cli.written import OF_SYSTEMS, REPORT
 
 COMMANDS = [command.name or command.callback.__name__ for command in evals.app.registered_commands]
 STRENGTHS = {"gold": 4.0, "silver": 2.0, "bronze": 0.0}
@@ -111,6 +112,7 @@ class TestVersus:
         assert ended.status == 0, ended.err
         assert "The difference is real: this judge prefers gold to silver" in ended.out
         assert "Mind: Simulated" in ended.out
+        assert {each.name for each in (tmp_path / "report").iterdir()} == {*REPORT, *OF_SYSTEMS}
         report = json.loads((tmp_path / "report" / "report.json").read_text())
         rows = [json.loads(line) for line in (tmp_path / "report" / "rows.jsonl").read_text().splitlines()]
         wins = report["wins"]
