@@ -14,14 +14,12 @@ What happens is told to a callback, `on_event(kind, **fields)`, from the supervi
 | stopped | name |
 """
 
-import http.client
-import json
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -31,10 +29,11 @@ import structlog
 
 from infra.local import LocalStackError, StartCancelledError
 from infra.local import tree as trees
-from infra.local.finding import authority, choose_port, listens, metrics_ports, own_receivers, reachable
+from infra.local.finding import authority, choose_port, metrics_ports, own_receivers, reachable
 from infra.local.folder import DataFolder, StackInfo
 from infra.local.model import embedded_model
 from infra.local.part import OnEvent
+from infra.local.readiness import obstacle
 from infra.local.tree import MIGRATE, ProcessTree, Program
 from infra.settings import Settings, as_environment
 
@@ -43,7 +42,6 @@ _log = structlog.get_logger()
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOK_SECONDS = 0.1
 _WAIT_SECONDS = 0.05
-_ASK_SECONDS = 2.0
 _TELL_SECONDS = 10.0
 
 
@@ -119,25 +117,31 @@ class Stack:
         return self._info
 
     def start(self) -> None:
-        """Take the port and the data folder, and begin; `ready` and `join` tell how it goes.
+        """Take the data folder and the port, and begin; `ready` and `join` tell how it goes.
 
         Raises:
             LocalStackError: It cannot run here. Nothing was started.
         """
+        # A KeyboardInterrupt in the middle would leave a thread that nobody waits for.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            # The folder first: of a stack that runs here already its busy port says less.
+            folder = DataFolder(self._path)
+            try:
+                self._begin(folder)
+            except BaseException:
+                folder.close()
+                raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def _begin(self, folder: DataFolder) -> None:
         host = self._settings.host
         port = choose_port(host, self._settings.port, self._asked_port)
         variables = {"NIGHTCOURT_CALLBACK_ALLOW": own_receivers(host)} | as_environment(self._settings)
         variables |= {"NIGHTCOURT_HOST": host, "NIGHTCOURT_PORT": str(port)}
         if self._settings.engine == "llama_cpp":
             variables["NIGHTCOURT_MODEL"] = str(self._settings.model or embedded_model())
-        # A KeyboardInterrupt in the middle would leave a thread that nobody waits for.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        try:
-            self._begin(DataFolder(self._path), variables, reachable(host), port)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-    def _begin(self, folder: DataFolder, variables: dict[str, str], host: str, port: int) -> None:
         variables |= {"NIGHTCOURT_DATA_DIR": str(folder.path), "NIGHTCOURT_FIRST_KEY_FILE": str(folder.key_file)}
         variables.setdefault("NIGHTCOURT_PRESENCE_DIR", str(folder.part("workers")))
         tree = ProcessTree(
@@ -259,8 +263,8 @@ class Stack:
 
     def _look_whether_ready(self, folder: DataFolder, tree: ProcessTree, host: str, port: int) -> None:
         seconds = time.monotonic() - self._began
-        obstacle = _obstacle(tree.pid("api"), host, port)
-        if obstacle is None and tree.postgres and tree.redis:
+        wanting = obstacle(tree.pid("api"), host, port)
+        if wanting is None and tree.postgres and tree.redis:
             self._info = StackInfo(
                 pid=os.getpid(),
                 api_url=f"http://{authority(host, port)}",
@@ -276,11 +280,11 @@ class Stack:
             self._report("ready", api_url=self._info.api_url, folder=str(folder.path), seconds=seconds)
         elif seconds > self._ready_within:
             raise LocalStackError(
-                f"not ready after {seconds:.0f} seconds ({obstacle}): see the logs in {folder.path / 'logs'}"
+                f"not ready after {seconds:.0f} seconds ({wanting}): see the logs in {folder.path / 'logs'}"
             )
         elif seconds - self._told > _TELL_SECONDS:
             self._told = seconds
-            self._report("waiting", detail=obstacle, seconds=seconds)
+            self._report("waiting", detail=wanting, seconds=seconds)
 
     def _report(self, kind: str, /, **fields: object) -> None:
         try:
@@ -299,10 +303,11 @@ def run_stack(
     migrate: Program = MIGRATE,
     applications: Sequence[Program] | None = None,
     fast: bool = False,
-) -> None:
+) -> bool:
     """Run the stack until SIGINT, SIGTERM or SIGHUP, or until `stop` is set. A second signal hurries.
 
-    What it takes is what `Stack` takes. To return is to have ended as asked, with nothing left running.
+    What it takes is what `Stack` takes. To return is to have ended as asked, with nothing left running; what is
+    returned is whether it was ready before.
 
     Raises:
         LocalStackError: The stack cannot run. Nothing is left running.
@@ -332,6 +337,7 @@ def run_stack(
                 stack.stop()
         if asked:  # it ends as it was asked to: one Ctrl-C too many is not to turn that into a failure
             afterwards.update(dict.fromkeys(afterwards, signal.SIG_IGN))
+    return stack.ready(0)
 
 
 def _workers(settings: Settings) -> int:
@@ -369,32 +375,3 @@ def _handling(handler: Callable[[int, FrameType | None], Any]) -> Iterator[dict[
     finally:
         for number, after in afterwards.items():
             signal.signal(number, after)
-
-
-def _obstacle(pid: int | None, host: str, port: int) -> str | None:
-    """What keeps the API from being ready; None when it is."""
-    # Two stacks that start together may choose the same port, and one would take the other's API for its own.
-    if pid is None or not listens(pid, port):
-        return "the API does not listen"
-    # Not urllib: it would ask the proxy of the user's environment.
-    connection = http.client.HTTPConnection(host, port, timeout=_ASK_SECONDS)
-    try:
-        connection.request("GET", "/readyz")
-        answer = connection.getresponse()
-        text = answer.read(500).decode(errors="replace").strip()
-    except (OSError, http.client.HTTPException) as error:
-        return f"the API does not answer: {error}"
-    finally:
-        connection.close()
-    if answer.status != http.client.OK:
-        return f"/readyz says {answer.status}: {text}"
-    # The API takes work as soon as the database is there, and says so with a 200. The stack is ready when a
-    # worker is there as well.
-    return None if _says_ready(text) else f"/readyz says {text}"
-
-
-def _says_ready(text: str) -> bool:
-    with suppress(ValueError):
-        said = json.loads(text)
-        return isinstance(said, dict) and said.get("status") == "ready"
-    return False

@@ -1,5 +1,20 @@
 """The command line: `nightcourt`, composition root of what a person starts by hand."""
 
-from producer.cli.app import main
+import sys
+
+_INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run a command."""
+    try:
+        # Imported here: it takes a second or more, in which Ctrl-C is to end a command as it does later.
+        from producer.cli.app import main as run  # noqa: PLC0415
+
+        run()
+    except KeyboardInterrupt:  # one that comes while a command runs is that command's own
+        sys.stderr.write("Interrupted.\n")
+        sys.exit(_INTERRUPTED)
+
 
 __all__ = ["main"]

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from producer.cli.output import Exit, fail, progress
+from producer.cli.output import Exit, fail
 from producer.client import ClientError, ServerProblem
 from schemas.problems import BAD_OUTPUT_FILE, NO_SERVER, Problem
 
@@ -95,9 +95,6 @@ def main() -> None:
         fail(error.document, as_json=as_json)
     except ClientError as error:
         fail(Problem(NO_SERVER, str(error)).document(), as_json=as_json)
-    except KeyboardInterrupt:  # while the command was loaded; one that runs ends with the same status by itself
-        progress.print("Interrupted.")
-        sys.exit(Exit.INTERRUPTED)
     except BrokenPipeError:
         # Whoever read our output has gone; nothing is left to say to them.
         _give_up_output()

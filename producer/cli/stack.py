@@ -77,9 +77,12 @@ def up(
     check_model(chosen)
     progress.print("Starting nightcourt")
     try:
-        run_stack(chosen, chosen.data_dir, port=port, on_event=_say_when_up)
+        was_ready = run_stack(chosen, chosen.data_dir, port=port, on_event=_say_when_up)
     except LocalStackError as error:
         raise Problem(LOCAL_STACK, str(error)) from None
+    if not was_ready:
+        progress.print("Ended before it was ready.")
+        raise typer.Exit(Exit.INTERRUPTED)
     progress.print("Ended.")
 
 

@@ -57,6 +57,34 @@ def service(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serv
         assert status == 0, said
 
 
+INTERRUPTED_AT_IMPORT = """
+import os, signal
+os.kill(os.getpid(), signal.SIGINT)
+while True:
+    pass
+"""
+
+
+class TestLoading:
+    @pytest.mark.parametrize(
+        "how", [("-m", "producer.cli"), ("-c", "from producer.cli import main; main()")], ids=["module", "script"]
+    )
+    def test_ctrl_c_while_it_is_loaded(self, cli: Cli, tmp_path: Path, how: tuple[str, str]):
+        """The first seconds end as the others do: in a word, and with 130."""
+        (tmp_path / "pydantic.py").write_text(INTERRUPTED_AT_IMPORT)
+        environment = {**cli.environment, "PYTHONPATH": str(tmp_path)}
+        ended = subprocess.run(
+            [sys.executable, *how, "submit", EXAMPLES],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "Interrupted.\n")
+
+
 class TestHelp:
     def test_every_command_shows_an_example(self):
         """--help explains each command, and shows it in use."""
@@ -341,23 +369,31 @@ class TestUp:
         assert f"port {port} on 127.0.0.1 is busy" in ended.err
         assert processes_of(tmp_path) == []
 
-    def test_a_folder_that_is_taken(self, cli: Cli, service: Service):
-        """A second stack on the same data is refused, and the first is named."""
-        ended = cli("up", "--data-dir", service.folder, "--port", 0, engine="simulated")
+    @pytest.mark.parametrize("port", [0, None], ids=["any port", "its port"])
+    def test_a_folder_that_is_taken(self, cli: Cli, service: Service, port: int | None):
+        """A second stack on the same data is refused and the first is named, on whichever port it was to listen."""
+        port = int(service.url.rpartition(":")[2]) if port is None else port
+        ended = cli("up", "--data-dir", service.folder, "--port", port, engine="simulated")
         assert ended.status == 1
         assert f"already running (pid {service.pid}) on {service.folder}" in ended.err
 
     @pytest.mark.parametrize(
-        ("number", "when"), [(signal.SIGINT, "Ready"), (signal.SIGTERM, "postgres")], ids=["ready", "starting"]
+        ("number", "when", "ends"),
+        [
+            (signal.SIGTERM, "Ready", (0, "Ended.")),
+            (signal.SIGINT, "postgres", (130, "Ended before it was ready.")),
+        ],
+        ids=["ready", "starting"],
     )
-    def test_it_ends_as_it_is_asked_to(self, cli: Cli, tmp_path: Path, number: signal.Signals, when: str):
-        """By Ctrl-C or SIGTERM, ready or still starting, it says so, ends with 0 and takes every process with it."""
+    def test_it_ends_as_it_is_asked_to(
+        self, cli: Cli, tmp_path: Path, number: signal.Signals, when: str, ends: tuple[int, str]
+    ):
+        """By Ctrl-C or SIGTERM it ends with 0 where it was ready, else with 130, and takes every process with it."""
         data = tmp_path / "data"
         with running(cli, tmp_path, "up", "--data-dir", data, "--port", 0, engine="simulated") as up:
             up.until(when)
             status, said = up.end(number)
-        assert status == 0, said
-        assert said.rstrip().endswith("Ended.")
+        assert (status, said.splitlines()[-1]) == ends, said
         assert "\x1b" not in said
         assert "Traceback" not in said
         assert processes_of(tmp_path) == []
