@@ -124,13 +124,13 @@ def calibrate_file(asked: Asked, file: Path, write: Path) -> None:
         result = calibrating.fit(judged)
     except calibrating.CannotCalibrateError as error:
         raise Problem(BAD_INPUT_FILE, f"{file}: {error}.") from None
-    write_lines([result.calibration.model_dump_json(indent=1).encode()], write)
+    if result.better:
+        write_lines([result.calibration.model_dump_json(indent=1).encode()], write)
+        said = f"Wrote {write}. Workers use it with NIGHTCOURT_CALIBRATION_FILE={write.resolve()}"
+    else:
+        said = f"Did not write {write}: on held-out pairs this temperature is no better than 1."
     eval_show.conclude(result, eval_show.calibrate, as_json=asked.as_json)
-    progress.print(
-        f"Wrote {write}. Workers use it with NIGHTCOURT_CALIBRATION_FILE={write.resolve()}",
-        markup=False,
-        soft_wrap=True,
-    )
+    progress.print(said, markup=False, soft_wrap=True)
     _write(asked, result, judged, pairs)
 
 

@@ -19,6 +19,8 @@ _LEAST = 20
 """Gold pairs, under which a temperature is not worth writing down."""
 _REACH = (-5.0, 5.0)
 """Of log T: temperatures from 0.007 to 148."""
+_EDGE = 0.01
+"""Of log T: the search ends so near to an end of its range only where the least loss lies beyond."""
 
 
 class Fitted(Result):
@@ -27,14 +29,14 @@ class Fitted(Result):
     temperature: Number
     log_loss_before: float = Field(description="At temperature 1")
     log_loss_after: float = Field(description="Each fold at the temperature fitted on the others")
-    better: bool = Field(description="Whether it lowers the held-out log-loss; if not, leave T at 1")
+    better: bool = Field(description="Whether it lowers the held-out log-loss; if not, it is not written: leave T at 1")
     expected_error_before: float = Field(description="ECE at temperature 1")
     expected_error_after: float = Field(description="ECE, each fold at the temperature fitted on the others")
     calibration: Calibration
 
 
 class CannotCalibrateError(ValueError):
-    """There is not enough to fit a temperature on, or it would be one for several judges."""
+    """The pairs tell no temperature, or it would be one for several judges."""
 
 
 def fit_temperature(preferences: Floats, labels: Floats) -> float:
@@ -71,6 +73,7 @@ def fit(judged: Judged) -> Fitted:
     if len(np.unique(groups)) < _FOLDS:
         raise CannotCalibrateError(f"the pairs are of fewer than {_FOLDS} prompts; nothing can be held out")
     temperature = fit_temperature(preferences, labels)
+    _refuse_an_edge(temperature, preferences, labels)
     low, high = percentiles(_redrawn(preferences, labels, groups))
     held_out = _held_out(preferences, labels, groups)
     before, after = float(log_loss(preferences, labels).mean()), float(log_loss(held_out, labels).mean())
@@ -92,6 +95,23 @@ def fit(judged: Judged) -> Fitted:
             judge=CalibratedJudge.of(judged.judges[0]),
         ),
     )
+
+
+def _refuse_an_edge(temperature: float, preferences: Floats, labels: Floats) -> None:
+    """Refuse a temperature that is the end of the search and not the least of the loss."""
+    if not np.any(np.where(labels, preferences, -preferences) < 0):
+        raise CannotCalibrateError(
+            "the pairs tell no temperature, because the judge is right on all of them; give harder ones"
+        )
+    least, most = _REACH
+    if np.log(temperature) > most - _EDGE:
+        raise CannotCalibrateError(
+            "the pairs tell no temperature, because the judge is no better than chance on them; give others"
+        )
+    if np.log(temperature) < least + _EDGE:
+        raise CannotCalibrateError(
+            f"the pairs tell no temperature of {np.exp(least):.3f} or more, because the judge's odds are all but even"
+        )
 
 
 def _arrays(rows: Sequence[Row]) -> tuple[Floats, Floats, Floats]:

@@ -18,6 +18,8 @@ Floats: TypeAlias = NDArray[np.float64]
 
 LEVEL = 0.95
 """Of every interval."""
+FEWEST = 10
+"""Prompts, under which no bootstrap is to be believed: too many draws are alike, and of unanimous ones all are."""
 RESAMPLES = 2000
 SEED = 0
 """Every bootstrap draws by it, so that the same verdicts give the same interval."""
@@ -118,11 +120,11 @@ def interval_over_groups(groups: Sequence[str], values: Floats) -> tuple[float |
     """Make the percentile bootstrap interval of a mean, drawing whole prompts and not rows.
 
     Rows on one prompt share its difficulty, so drawing them one by one would make the interval too narrow
-    (the cluster bootstrap, Field and Welsh 2007). A single prompt has no interval.
+    (the cluster bootstrap, Field and Welsh 2007). Fewer prompts than `FEWEST` have no interval.
     """
     _, index = np.unique(groups, return_inverse=True)
     sums, sizes = np.bincount(index, weights=values), np.bincount(index).astype(np.float64)
-    if len(sums) < 2:  # noqa: PLR2004 - nothing to draw from
+    if len(sums) < FEWEST:
         return None, None
 
     def ratio(picked: Floats, of: Floats, axis: int = -1) -> Floats:
@@ -135,15 +137,25 @@ def interval_over_groups(groups: Sequence[str], values: Floats) -> tuple[float |
         vectorized=True,
         n_resamples=RESAMPLES,
         batch=max(1, _ROOM // len(sums)),
-        confidence_level=LEVEL,
+        confidence_level=expanded(len(sums)),
         method="percentile",
         rng=np.random.default_rng(SEED),
     ).confidence_interval
     return float(drawn.low), float(drawn.high)
 
 
-def percentiles(drawn: Floats) -> tuple[float, float]:
-    """Give the interval that holds the middle 95 % of what a bootstrap drew."""
-    edge = 50.0 * (1.0 - LEVEL)
+def expanded(prompts: int) -> float:
+    """Tell how much of what a bootstrap drew makes a 95 % interval: the more than 95 % the fewer the prompts.
+
+    A bootstrap's spread is too small by the square root of (n - 1) / n, and knows nothing of Student's t: the expanded
+    percentile interval (Hesterberg 2015, "What teachers should know about the bootstrap") makes up for both.
+    """
+    reach = stats.t.ppf((1 + LEVEL) / 2, prompts - 1) * (prompts / (prompts - 1)) ** 0.5
+    return float(2 * stats.norm.cdf(reach) - 1)
+
+
+def percentiles(drawn: Floats, level: float = LEVEL) -> tuple[float, float]:
+    """Give the interval that holds the middle of what a bootstrap drew, so much of it."""
+    edge = 50.0 * (1.0 - level)
     low, high = np.percentile(drawn, [edge, 100.0 - edge])
     return float(low), float(high)

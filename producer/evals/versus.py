@@ -7,7 +7,22 @@ from pydantic import Field
 from scipy import special, stats
 
 from producer.evals import logistic
-from producer.evals.numbers import LEVEL, SEED, Floats, Frozen, Number, Result, Where, common, mean, select, share
+from producer.evals.numbers import (
+    FEWEST,
+    LEVEL,
+    SEED,
+    Floats,
+    Frozen,
+    Number,
+    Result,
+    Where,
+    common,
+    expanded,
+    mean,
+    percentiles,
+    select,
+    share,
+)
 from producer.evals.rows import Judged, Row, subsets
 
 _DECIDED: Where = {"decided": True}
@@ -133,15 +148,7 @@ def adjust_for_length(rows: Sequence[Row]) -> LengthAdjusted | None:
     design = np.column_stack([np.ones(len(rows)), np.tanh(differences / spread)])
     targets = _preferences(rows)
     fitted = logistic.fit(design, targets)
-    drawn = stats.bootstrap(
-        (np.arange(len(rows)),),
-        lambda picked: special.expit(logistic.fit(design[picked], targets[picked], ridge=1e-6, start=fitted)[0]),
-        vectorized=False,
-        n_resamples=_REFITS,
-        confidence_level=LEVEL,
-        method="percentile",
-        rng=np.random.default_rng(SEED),
-    ).confidence_interval
+    low, high = _interval([row.group for row in rows], design, targets, fitted)
     longer = float(np.mean(differences > 0))
     shorter = float(np.mean(differences < 0))
     overlap = min(longer, shorter) + (1.0 - longer - shorter) / 2
@@ -155,8 +162,8 @@ def adjust_for_length(rows: Sequence[Row]) -> LengthAdjusted | None:
     return LengthAdjusted(
         win_rate=Number(
             value=float(special.expit(fitted[0])),
-            low=float(drawn.low),
-            high=float(drawn.high),
+            low=low,
+            high=high,
             n=len(rows),
             where=_DECIDED,
         ),
@@ -168,12 +175,29 @@ def adjust_for_length(rows: Sequence[Row]) -> LengthAdjusted | None:
     )
 
 
+def _interval(
+    groups: Sequence[str], design: Floats, targets: Floats, fitted: Floats
+) -> tuple[float | None, float | None]:
+    """Refit on redrawn prompts, each with all of its rows; too few have no interval."""
+    _, group = np.unique(groups, return_inverse=True)
+    size = int(group.max()) + 1
+    if size < FEWEST:
+        return None, None
+    generator = np.random.default_rng(SEED)
+
+    def refit() -> float:
+        weights = generator.multinomial(size, np.full(size, 1.0 / size))[group].astype(np.float64)
+        return float(logistic.fit(design, targets, weights=weights, ridge=1e-6, start=fitted)[0])
+
+    return percentiles(special.expit(np.array([refit() for _ in range(_REFITS)])), expanded(size))
+
+
 def _sentence(win_rate: Number, spread: float | None, system: str, baseline: str) -> str:
     """Say in one sentence whether the difference is real."""
     if win_rate.value is None:
         return "No pair has a verdict, so nothing can be said."
     if win_rate.low is None or win_rate.high is None:
-        return "One prompt tells nothing of the difference."
+        return f"Fewer than {FEWEST} prompts tell nothing of the difference."
     found = f"{win_rate.value:.1%} of prompts, 95 % interval {win_rate.low:.1%} to {win_rate.high:.1%}"
     if win_rate.low > _EVEN:
         return f"The difference is real: this judge prefers {system} to {baseline} ({found})."

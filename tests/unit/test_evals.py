@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -229,8 +230,31 @@ class TestVersus:
         needed = int(said.split("about ")[1].split()[0])
         assert needed == pytest.approx(1.96**2 * 0.25 / 0.02**2, rel=0.01)
 
-    def test_nothing_and_one_prompt_tell_nothing(self):
-        """Without verdicts or with one only there is no claim."""
+    @pytest.mark.parametrize("prompts", [2, 5, 10, 20, 30])
+    @pytest.mark.parametrize(
+        "preference",
+        [
+            lambda generator, count: generator.integers(2, size=count).astype(float),
+            lambda generator, count: special.expit(4 * generator.standard_normal(count)),
+        ],
+        ids=["votes", "odds"],
+    )
+    def test_without_a_difference_few_prompts_claim_one_no_more_often_than_many(self, prompts, preference):
+        """Of 400 comparisons of equal systems about one in twenty calls its difference real, or none."""
+        generator = np.random.default_rng(3)
+        groups = [str(number) for number in range(prompts)]
+        claims = 0
+        for _ in range(400):
+            low, high = interval_over_groups(groups, preference(generator, prompts))
+            claims += low is not None and not low <= 0.5 <= high
+        assert claims <= 28
+
+    def test_nothing_and_few_prompts_tell_nothing(self):
+        """Without verdicts or with a few only there is no claim, however unanimous they are."""
+        few = versus.count(Judged([a_row(n) for n in range(9)], []), "x", "y")
+        assert (few.real, few.win_rate.low) == (None, None)
+        assert few.sentence == "Fewer than 10 prompts tell nothing of the difference."
+        assert versus.count(Judged([a_row(n) for n in range(10)], []), "x", "y").real
         assert versus.count(Judged([FAILED], []), "x", "y").real is None
         assert "nothing can be said" in versus.count(Judged([FAILED], []), "x", "y").sentence
         assert versus.count(Judged([a_row(1)], []), "x", "y").real is None
@@ -250,6 +274,14 @@ class TestVersus:
         assert found.length_adjusted.win_rate.low < 0.5 < found.length_adjusted.win_rate.high
         assert found.length_adjusted.coefficient == pytest.approx(2.5, abs=0.4)
         assert found.length_adjusted.warning is None
+
+    def test_the_adjusted_interval_draws_prompts(self):
+        """Five copies of each row on its prompt tell no more than the row: the interval stays as it was."""
+        once = drawn(30)
+        copies = [replace(row, id=f"{row.id}-{copy}") for row in once for copy in range(5)]
+        alone, together = (versus.adjust_for_length(rows).win_rate for rows in (once, copies))
+        assert (together.low, together.high) == pytest.approx((alone.low, alone.high), abs=0.01)
+        assert alone.high - alone.low > 0.1
 
     def test_subsets_are_parts_of_the_whole(self):
         """Each row is in one subset, and the subsets' counts add up."""
@@ -296,6 +328,11 @@ class TestGold:
         assert gold.count(Judged(rows, [JUDGE])).accuracy.value == 0.5
 
 
+def told(label) -> Judged:
+    """Judged pairs with other labels."""
+    return Judged([replace(row, label=label(row)) for row in drawn(200)], [JUDGE])
+
+
 class TestCalibrate:
     @pytest.mark.parametrize("planted", [0.5, 1.0, 3.0])
     def test_a_planted_temperature_is_found_and_lowers_the_held_out_loss(self, planted):
@@ -330,10 +367,15 @@ class TestCalibrate:
             (Judged(drawn(100), [JUDGE, JUDGE.model_copy(update={"model": "other"})]), "2 judges"),
             (Judged(drawn(10), [JUDGE]), "10 pairs have a label"),
             (Judged([Row(**{**as_fields(row), "group": "g"}) for row in drawn(50)], [JUDGE]), "fewer than 5 prompts"),
+            (told(lambda row: row.winner), "right on all of them"),
+            (told(lambda row: "B" if row.winner == "A" else "A"), "no better than chance"),
+            (told(lambda row: "A" if chance(row.id, "coin") < 0.5 else "B"), "no better than chance"),
+            (Judged([replace(row, log_odds_ab=1e-5, log_odds_ba=-1e-5, label="A" if n else "B")
+                     for n, row in enumerate(drawn(50))], [JUDGE]), "all but even"),
         ],
-    )
+    )  # fmt: skip
     def test_where_it_would_mean_nothing_it_is_refused(self, judged, why):
-        """Verdicts of two judges, too few pairs, or too few prompts to hold some out are no ground."""
+        """Two judges, too few pairs or prompts, and pairs whose best temperature is at no end are no ground."""
         with pytest.raises(calibrating.CannotCalibrateError, match=why):
             calibrating.fit(judged)
 
