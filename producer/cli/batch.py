@@ -7,6 +7,7 @@ import typer
 
 from producer.cli.batch_run import AsJson, DataDir, Server, run
 from producer.cli.following import describe, local_time
+from producer.cli.host import id_like
 from producer.cli.output import console, progress, write_lines
 from producer.cli.submit import connected, print_json
 from schemas.batch import Batch
@@ -19,7 +20,9 @@ app = typer.Typer(
 
 _SHOWN = 10
 
-BatchId = Annotated[str, typer.Argument(metavar="ID", help="The batch's id, batch_ and 32 digits.")]
+BatchId = Annotated[
+    str, typer.Argument(metavar="ID", help="The batch's id, batch_ and 32 digits.", callback=id_like("batch_"))
+]
 
 app.command()(run)
 
@@ -94,7 +97,10 @@ def retry(batch_id: BatchId, server: Server = None, data_dir: DataDir = None, as
     Example: nightcourt batch retry batch_0197f3c2a5d47b1c8e6f0a1b2c3d4e5f
     """
     with connected(server, data_dir) as client:
-        _show(client.retry_batch(batch_id), as_json=as_json)
+        batch = client.retry_batch(batch_id)
+    _show(batch, as_json=as_json)
+    if batch.status.final and not as_json:
+        _say_that_nothing_is_retried(batch)
 
 
 @app.command()
@@ -111,6 +117,18 @@ def results(
     """
     with connected(server, data_dir) as client:
         write_lines(client.batch_result_lines(batch_id), output)
+
+
+def _say_that_nothing_is_retried(batch: Batch) -> None:
+    counts = batch.request_counts
+    why = "what errored is no comparison" if counts.errored or batch.errors else "nothing errored"
+    progress.print(f"{why.capitalize()}, so nothing is judged again.")
+    if counts.cancelled or counts.expired:
+        progress.print(
+            "What was cancelled or expired is filed anew by `nightcourt batch run FILE --fresh`; what was judged "
+            "already is not judged twice.",
+            soft_wrap=True,
+        )
 
 
 def _line(batch: Batch) -> str:

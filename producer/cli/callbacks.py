@@ -2,16 +2,18 @@
 
 import re
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from enum import StrEnum
+from typing import Annotated, Any
 
 import typer
 
 from producer.cli.batch_run import DataDir, Server
-from producer.cli.host import span
+from producer.cli.host import id_like, span
 from producer.cli.output import Exit, console, progress
 from producer.cli.submit import connected, print_json
-from schemas.callback import Callback, CallbackState, Endpoint, Secret
+from schemas.callback import Callback, CallbackState, Endpoint, EventType, Secret
 
 app = typer.Typer(
     help="See who is called back and how that went, and send again.",
@@ -19,7 +21,22 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-EndpointId = Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint's id, cep_ and 32 digits.")]
+
+def _one_of(names: type[StrEnum]) -> Callable[[Any], Any]:
+    """Make the callback of an option that takes one of these, or some."""
+
+    def check(value: list[str] | str | None) -> list[str] | str | None:
+        for each in [value] if isinstance(value, str) else value or []:
+            if each not in set(names):
+                raise typer.BadParameter(f"takes one of {', '.join(names)}; {each!r} is none of them")
+        return value
+
+    return check
+
+
+EndpointId = Annotated[
+    str, typer.Argument(metavar="ENDPOINT", help="The endpoint's id, cep_ and 32 digits.", callback=id_like("cep_"))
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Objects, one a line, for a program.")]
 
 _LOOK_SECONDS = 0.2
@@ -41,7 +58,10 @@ def _moment(text: str) -> datetime:
 @app.command()
 def add(
     url: Annotated[str, typer.Argument(help="Where callbacks shall go.")],
-    event: Annotated[list[str] | None, typer.Option(help="A type of event; may be given again. All when none.")] = None,
+    event: Annotated[
+        list[str] | None,
+        typer.Option(help="A type of event; may be given again. All when none.", callback=_one_of(EventType)),
+    ] = None,
     description: Annotated[str | None, typer.Option(help="A note for yourself.")] = None,
     server: Server = None,
     data_dir: DataDir = None,
@@ -94,8 +114,11 @@ def disable(endpoint: EndpointId, server: Server = None, data_dir: DataDir = Non
 
 @app.command("list")
 def list_(
-    status: Annotated[CallbackState | None, typer.Option(help="Only those that stand so.")] = None,
-    endpoint: Annotated[str | None, typer.Option(help="Only those to this endpoint.")] = None,
+    status: Annotated[
+        str | None,
+        typer.Option(help=f"Only those that stand so: {', '.join(CallbackState)}.", callback=_one_of(CallbackState)),
+    ] = None,
+    endpoint: Annotated[str | None, typer.Option(help="Only those to this endpoint.", callback=id_like("cep_"))] = None,
     of: Annotated[str | None, typer.Option(help="Only those about this comparison or batch.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100, help="How many.")] = 20,
     after: Annotated[str | None, typer.Option(help="Begin after this callback's id.")] = None,
@@ -117,7 +140,9 @@ def list_(
 
 @app.command()
 def show(
-    callback: Annotated[str, typer.Argument(metavar="ID", help="The callback's id, cbk_ and 32 digits.")],
+    callback: Annotated[
+        str, typer.Argument(metavar="ID", help="The callback's id, cbk_ and 32 digits.", callback=id_like("cbk_"))
+    ],
     server: Server = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
@@ -132,11 +157,15 @@ def show(
 
 @app.command()
 def replay(
-    callback: Annotated[str | None, typer.Argument(metavar="[ID]", help="One callback.")] = None,
+    callback: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="One callback.", callback=id_like("cbk_"))
+    ] = None,
     since: Annotated[
         str | None, typer.Option(help="Or everything dead of events since then: 12h, 2026-11-24T22:00.")
     ] = None,
-    endpoint: Annotated[str | None, typer.Option(help="With --since: to this endpoint alone.")] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(help="With --since: to this endpoint alone.", callback=id_like("cep_"))
+    ] = None,
     server: Server = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
@@ -184,7 +213,10 @@ def send_test(
 @app.command("rotate-secret")
 def rotate_secret(
     endpoint: Annotated[
-        str | None, typer.Argument(metavar="[ENDPOINT]", help="An endpoint; without one, your default secret.")
+        str | None,
+        typer.Argument(
+            metavar="[ENDPOINT]", help="An endpoint; without one, your default secret.", callback=id_like("cep_")
+        ),
     ] = None,
     grace: Annotated[str, typer.Option(help="How long the earlier secret signs too; 0s ends it at once.")] = "24h",
     server: Server = None,

@@ -67,7 +67,7 @@ def examine(chosen: Settings) -> Iterator[Finding]:
 def _look(part: str, look: Callable[[], str]) -> Finding:
     try:
         return Finding(part, ok=True, says=look())
-    except (ClientError, LocalStackError, Problem, RedisError, OSError, ValueError) as error:
+    except (ClientError, LocalStackError, Problem, RedisError, typer.BadParameter, OSError, ValueError) as error:
         return Finding(part, ok=False, says=str(error))
 
 

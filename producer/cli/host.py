@@ -1,7 +1,7 @@
 """What commands share that work on the host, straight in the database, and spans of time on the command line."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -50,11 +50,22 @@ def records(data_dir: Path | None, *, application: str) -> Iterator[Database]:
 
 
 def id_of(text: str, prefix: str, option: str | None = None) -> UUID:
-    """Understand an id as it is typed; without an option's name it is for the callback of an argument."""
+    """Understand an id as it is typed; a callback needs not say what the option is called."""
     found = ids.parse_prefixed(text, prefix)
     if found is None:
         raise typer.BadParameter(f"looks like {prefix} and 32 hexadecimal digits; this is none", param_hint=option)
     return found
+
+
+def id_like(prefix: str) -> Callable[[str | None], str | None]:
+    """Make the callback of an option or argument that takes an id, so that it is told by the name it has there."""
+
+    def check(value: str | None) -> str | None:
+        if value is not None:
+            id_of(value, prefix)
+        return value
+
+    return check
 
 
 def span(text: str, option: str) -> float:

@@ -30,6 +30,12 @@ def migrate() -> None:
     except NotOpenedError as error:
         raise Problem(BAD_SETTING, f"NIGHTCOURT_SECRET_KEYS: a callback secret cannot be opened; {error}.") from None
     except SQLAlchemyError as error:
+        if "database_url" not in chosen.model_fields_set:
+            raise Problem(
+                BAD_SETTING,
+                "NIGHTCOURT_DATABASE_URL is not set, and no Postgres takes us where it is looked for then. The "
+                "embedded stack needs no migrating by hand: `nightcourt up` migrates its own tables.",
+            ) from None
         raise Problem(
             UNAVAILABLE,
             f"The tables could not be migrated ({type(error).__name__}). Is NIGHTCOURT_DATABASE_URL right, and is "

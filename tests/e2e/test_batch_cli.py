@@ -237,7 +237,7 @@ class TestEnds:
         assert "Accuracy" not in ended.out
         assert len(read(tmp_path / "long.results.jsonl")) == 2
         retried = cli("batch", "retry", batch_id)
-        assert (retried.status, retried.out.split()[:2]) == (0, [batch_id, "in_progress"])
+        assert (retried.status, retried.out.split()[:2], retried.err) == (0, [batch_id, "in_progress"], "")
         wait_until(lambda: stands(service, batch_id)["status"] == "failed", within=20, what="it has failed again")
         assert "line 1: context_length_exceeded: 2 lines ended so" in cli("batch", "status", batch_id).out
 
@@ -263,6 +263,10 @@ class TestEnds:
         ended = cli("batch", "run", file)
         assert ended.status == 1
         assert f"Back at {batch_id}" in ended.err
+        retried = cli("batch", "retry", batch_id)
+        assert (retried.status, retried.out.split()[:2]) == (0, [batch_id, "cancelled"])
+        assert retried.err.startswith("Nothing errored, so nothing is judged again.")
+        assert "nightcourt batch run FILE --fresh" in retried.err
         assert re.search(r"it was cancelled; \d+ lines were not judged", ended.err)
         assert len(read(tmp_path / "many.results.jsonl")) == 2000
 

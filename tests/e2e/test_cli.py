@@ -19,6 +19,7 @@ from support.program import ROOT, Cli, Ended, running
 from support.waiting import wait_until
 from typer.testing import CliRunner
 
+from infra.local.finding import free_port
 from producer.cli.app import make_app
 from producer.client import Client
 from schemas.problems import INTERNAL, Problem
@@ -347,6 +348,20 @@ class TestDoctor:
         assert "no.gguf: No such file or directory" in ended.out
         for part, advice in {"api": "nightcourt up", "postgres": "NIGHTCOURT_DATABASE_URL", "redis": "reached"}.items():
             assert re.search(rf"^wrong {part} .*{advice}", ended.out, re.MULTILINE)
+
+
+class TestMigrate:
+    def test_without_a_database(self, tmp_path: Path):
+        """Where no database is named that is said, and that the embedded stack's own needs nothing."""
+        cli = Cli(tmp_path)
+        cli.environment["PGPORT"] = str(free_port())
+        ended = cli("migrate")
+        assert ended.status == 1
+        assert "NIGHTCOURT_DATABASE_URL is not set" in ended.err
+        assert "`nightcourt up` migrates its own tables" in ended.err
+        named = cli("migrate", database_url="postgresql://127.0.0.1/nightcourt")
+        assert named.status == 3
+        assert "Is NIGHTCOURT_DATABASE_URL right" in named.err
 
 
 class TestUp:
