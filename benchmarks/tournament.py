@@ -91,7 +91,7 @@ def _play(prompts: list[Prompt], seed: int) -> dict[str, Any]:
     found = count(adaptive, field, plan)
     return {
         "seed": seed,
-        "least_sure_points": round(sure.width, 1) if sure else None,
+        "least_sure_points": round(sure.width, 1) if sure and sure.width else None,
         "share_of_matches": len(adaptive.rows) / _MATCHES,
         "order_is_the_planted_one": [each.system for each in found.standings] == list(STRENGTHS),
         "widths_full": _widths(count(full, field, even)),
@@ -99,6 +99,7 @@ def _play(prompts: list[Prompt], seed: int) -> dict[str, Any]:
     }
 
 
-def _widths(found: Tournament) -> list[int]:
-    """Give the widths of the intervals of the differences between neighbours, best first, in points."""
-    return [round(gap.difference.width) for gap in found.gaps]
+def _widths(found: Tournament) -> list[int | None]:
+    """Give the widths of the intervals of the differences between neighbours, best first, in points; None without."""
+    widths = [gap.difference.width for gap in found.gaps]
+    return [round(width) if math.isfinite(width) else None for width in widths]

@@ -123,9 +123,10 @@ def _rate(result: Versus) -> str:
 def tell_round(seen: Round, left: int) -> None:
     """Tell how sure the ranking is after a round, on standard error."""
     above, below = seen.least_sure
+    known = "of unknown reach" if seen.width is None else f"known to {seen.width:.0f} points"
     progress.print(
-        f"Round {seen.number}: {seen.matches_so_far} matches; least sure is {above} above {below}, known to "
-        f"{seen.width:.0f} points; {left} matches may follow",
+        f"Round {seen.number}: {seen.matches_so_far} matches; least sure is {above} above {below}, {known}; "
+        f"{left} matches may follow",
         markup=False,
         soft_wrap=True,
     )
@@ -153,6 +154,8 @@ def tournament(result: Tournament) -> None:
     if result.styles:
         effects = "; ".join(f"{each.style} {_points(each.points)}" for each in result.styles)
         _say(f"What more of a style is worth, in points for a difference of the usual size: {effects}")
+    if result.unrated:
+        _say(f"Not rated, for want of a verdict: {', '.join(result.unrated)}")
     _say(f"{result.pairs} of {result.matches_full} possible matches, schedule {result.schedule}")
 
 

@@ -244,7 +244,10 @@ def _tournament(result: Tournament) -> Page:
             Table("Meetings", ["A", "B", "matches", "A won", "tied"], meetings),
             Table("What a style is worth", ["more of", "points"], styles),
         ),
-        [f"{result.pairs} of {result.matches_full} possible matches, schedule {result.schedule}."],
+        [
+            f"{result.pairs} of {result.matches_full} possible matches, schedule {result.schedule}.",
+            *([f"Not rated, for want of a verdict: {', '.join(result.unrated)}."] if result.unrated else []),
+        ],
     )
 
 

@@ -7,10 +7,11 @@ from math import log
 import evalica
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.sparse import csgraph
 
 from producer.evals import logistic
-from producer.evals.numbers import SEED, Floats
+from producer.evals.numbers import FEWEST, SEED, Floats, expanded
 from producer.evals.rows import Row
 
 POINTS = 400.0 / log(10.0)
@@ -45,6 +46,18 @@ def wins_by_group(rows: Sequence[Row], systems: Sequence[str]) -> Floats:
     return wins
 
 
+def leagues(wins: Floats) -> list[int]:
+    """Number each system's league: within one, each can be reached from every other by wins.
+
+    Between leagues all matches went one way, or there were none, so that nothing bounds how far they are apart.
+
+    Args:
+        wins: winner by loser.
+    """
+    labels = csgraph.connected_components(wins > 0, directed=True, connection="strong")[1]
+    return [int(label) for label in labels]
+
+
 def strengths(wins: Floats) -> Floats:
     """Fit Bradley-Terry (1952): log-strengths with mean 0, so that P(i beats j) = sigmoid(s_i - s_j). By evalica.
 
@@ -55,7 +68,7 @@ def strengths(wins: Floats) -> Floats:
         wins: winner by loser.
     """
     count = len(wins)
-    if csgraph.connected_components(wins > 0, directed=True, connection="strong")[0] > 1:
+    if len(set(leagues(wins))) > 1:
         wins = wins + (1.0 - np.eye(count)) / (count * (count - 1))
     winners, losers = np.nonzero(wins)
     fitted = evalica.bradley_terry(
@@ -69,6 +82,35 @@ def strengths(wins: Floats) -> Floats:
     ).scores.sort_index()
     logs = np.log(np.maximum(fitted.to_numpy(dtype=np.float64), 1e-300))
     return np.asarray(logs - logs.mean())
+
+
+def surely_above(wins: Floats, drawn: Floats) -> NDArray[np.bool_]:
+    """Tell which systems are surely above which others; none is by fewer than `FEWEST` prompts.
+
+    Within a league: where the interval of the difference is over zero. Between leagues a bootstrap draws the same
+    winner again and again, however few matches there were; there it takes `FEWEST` prompts on which the one beat the
+    other, which chance would do once in 512 times. What is above a system is above what that one is above.
+
+    Args:
+        wins: prompts by winner by loser.
+        drawn: draws by systems, of `resample`.
+
+    Returns:
+        Above by below.
+    """
+    groups, count, _ = wins.shape
+    sure = np.zeros((count, count), dtype=bool)
+    if groups < FEWEST:
+        return sure
+    edge = 50.0 * (1.0 - expanded(groups))
+    league = np.array(leagues(wins.sum(axis=0)))
+    beaten = ((wins > 0) & (wins.transpose(0, 2, 1) == 0)).sum(axis=0)
+    for system in range(count):
+        over = np.percentile(drawn[:, [system]] - drawn, edge, axis=0) > 0
+        sure[system] = np.where(league == league[system], over, beaten[system] >= FEWEST)
+    for middle in range(count):
+        sure |= np.outer(sure[:, middle], sure[middle])
+    return sure
 
 
 def resample(wins: Floats) -> Floats:

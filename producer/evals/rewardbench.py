@@ -11,7 +11,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from producer.evals.numbers import RESAMPLES, SEED, Floats, Frozen, Number, Result, Where, common, percentiles, share
+from producer.evals.numbers import (
+    RESAMPLES,
+    SEED,
+    Floats,
+    Frozen,
+    Number,
+    Result,
+    Where,
+    common,
+    percentiles,
+    select,
+    share,
+)
 from producer.evals.rows import Judged, Row, subsets
 
 SECTIONS: dict[str, dict[str, int]] = {
@@ -85,6 +97,7 @@ PUBLISHED = (
 """All were made with RewardBench's own prompt (profile `rewardbench`), one placement a row, the model writing first."""
 
 _UNPARSED = 0.5
+_LABELLED: Where = {"label": ["A", "B"]}
 _JUDGED: Where = {"labelled": True}
 
 
@@ -114,6 +127,7 @@ class RewardBench(Result):
     sections: list[Section]
     subsets: list[Subset]
     missing: list[str] = Field(description="Subsets of RewardBench without rows; scores are those of the others")
+    unlabelled: int = Field(description="Rows that do not say which response was chosen; in no score")
     unknown: dict[str, int] = Field(description="Rows of subsets that RewardBench does not have; in no score")
     published: list[Published]
     note: str
@@ -141,7 +155,9 @@ def count(judged: Judged) -> RewardBench:
     Args:
         judged: rows whose label is the side of `chosen`, with RewardBench's subsets.
     """
-    parts = subsets(judged.rows)
+    labelled = select(judged.rows, _LABELLED)
+    unlabelled = len(judged.rows) - len(labelled)
+    parts = subsets(labelled)
     known = {name: rows for name, rows in parts.items() if any(name in weights for weights in SECTIONS.values())}
     names = [name for name, weights in SECTIONS.items() if any(subset in known for subset in weights)]
     profile = judged.judges[0].profile if judged.judges else None
@@ -153,49 +169,57 @@ def count(judged: Judged) -> RewardBench:
         sections=[_score(name, [name], known) for name in names],
         subsets=[_subset(name, rows) for name, rows in known.items()],
         missing=missing,
+        unlabelled=unlabelled,
         unknown={name: len(rows) for name, rows in parts.items() if name not in known},
         published=list(PUBLISHED),
-        note=_note(profile, missing),
+        note=_note(profile, missing, unlabelled),
     )
 
 
-def _note(profile: str | None, missing: Sequence[str]) -> str:
+def _note(profile: str | None, missing: Sequence[str], unlabelled: int) -> str:
     said = ["The published figures were made with profile rewardbench and one placement a row."]
     if profile != "rewardbench":
         said.append(f"These were made with profile {profile}, so they compare in tendency alone.")
     if missing:
         said.append(f"Not the whole set: without rows of {', '.join(missing)}.")
+    if unlabelled:
+        said.append(f"Left out for want of a label: {unlabelled} rows.")
     return " ".join(said)
 
 
 def _subset(name: str, rows: list[Row]) -> Subset:
     where: Where = {"subset": name}
-    scores = _one_placement(rows)
-    low, high = percentiles(_redrawn(scores, np.random.default_rng(SEED)))
+    scores = [_one_placement(row) for row in rows]
+    low, high = percentiles(_redrawn(rows, scores, np.random.default_rng(SEED)))
     return Subset(
         subset=name,
-        published_protocol=Number(value=float(scores.mean()), low=low, high=high, n=len(rows), where=where),
+        published_protocol=Number(
+            value=float(np.mean(scores)), low=low, high=high, n=len(rows), where={**where, **_LABELLED}
+        ),
         both_orders=share(rows, {**where, **_JUDGED}, {"correct": True}),
-        consistent=share(rows, {**where, "both": True}, {"consistent": True}),
+        consistent=share(rows, {**where, **_LABELLED, "both": True}, {"consistent": True}),
     )
 
 
-def _one_placement(rows: Sequence[Row]) -> Floats:
+def _one_placement(row: Row) -> float:
     """Score as run_generative.py does: 1 right, 0 wrong, a half where there is no verdict."""
-    return np.array([_UNPARSED if row.correct_ab is None else float(row.correct_ab) for row in rows])
+    return _UNPARSED if row.correct_ab is None else float(row.correct_ab)
 
 
-def _other_placement(rows: Sequence[Row]) -> Floats:
-    return np.array([_UNPARSED if row.correct_ba is None else float(row.correct_ba) for row in rows])
+def _other_placement(row: Row) -> float:
+    return _UNPARSED if row.correct_ba is None else float(row.correct_ba)
 
 
-def _verdicts(rows: Sequence[Row]) -> Floats:
-    return np.array([float(row.correct) for row in rows if row.correct is not None])
+def _verdict(row: Row) -> float:
+    return float(row.correct or False)
 
 
-def _redrawn(scores: Floats, generator: np.random.Generator) -> Floats:
-    """Draw a subset's rows again and again, and average each draw."""
-    return np.array([scores[generator.integers(len(scores), size=len(scores))].mean() for _ in range(RESAMPLES)])
+def _redrawn(rows: Sequence[Row], scores: Sequence[float], generator: np.random.Generator) -> Floats:
+    """Draw a subset's prompts again and again, each with all of its rows, and average each draw."""
+    _, group = np.unique([row.group for row in rows], return_inverse=True)
+    sums, sizes = np.bincount(group, weights=scores), np.bincount(group)
+    drawn = generator.multinomial(len(sums), np.full(len(sums), 1.0 / len(sums)), size=RESAMPLES)
+    return np.asarray((drawn @ sums) / (drawn @ sizes))
 
 
 def _score(name: str, sections: Sequence[str], parts: Mapping[str, list[Row]]) -> Section:
@@ -203,20 +227,21 @@ def _score(name: str, sections: Sequence[str], parts: Mapping[str, list[Row]]) -
     among = [subset for section in sections for subset in SECTIONS[section] if subset in parts]
     return Section(
         section=name,
-        published_protocol=_number(sections, parts, _one_placement, {"subset": among}),
-        other_placement=_number(sections, parts, _other_placement, {"subset": among}).value,
-        both_orders=_number(sections, parts, _verdicts, {"subset": among, **_JUDGED}),
+        published_protocol=_number(sections, parts, _one_placement, {"subset": among, **_LABELLED}),
+        other_placement=_number(sections, parts, _other_placement, {"subset": among, **_LABELLED}).value,
+        both_orders=_number(sections, parts, _verdict, {"subset": among, **_JUDGED}),
     )
 
 
 def _number(
-    sections: Sequence[str], parts: Mapping[str, list[Row]], scored: Callable[[Sequence[Row]], Floats], where: Where
+    sections: Sequence[str], parts: Mapping[str, list[Row]], scored: Callable[[Row], float], where: Where
 ) -> Number:
-    """Weigh subsets to sections and average those, for the rows as they are and for rows redrawn in each subset."""
+    """Weigh subsets to sections and average those, for the rows as they are and for prompts redrawn in each subset."""
     generator = np.random.default_rng(SEED)
-    scores = {name: found for name, rows in parts.items() if len(found := scored(rows))}
-    means = {name: float(each.mean()) for name, each in scores.items()}
-    redrawn = {name: _redrawn(each, generator) for name, each in scores.items()}
+    counted = {name: found for name, rows in parts.items() if (found := select(rows, where))}
+    scores = {name: [scored(row) for row in rows] for name, rows in counted.items()}
+    means = {name: float(np.mean(each)) for name, each in scores.items()}
+    redrawn = {name: _redrawn(counted[name], each, generator) for name, each in scores.items()}
     there = [section for section in sections if section_score(section, means) is not None]
     if not there:
         return Number(value=None, n=0, where=where)

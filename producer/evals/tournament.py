@@ -3,12 +3,26 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import inf, isfinite
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field as Described
 
 from producer.evals import ratings
-from producer.evals.numbers import Floats, Frozen, Number, Result, Where, common, percentiles, select, share
+from producer.evals.numbers import (
+    FEWEST,
+    Floats,
+    Frozen,
+    Number,
+    Result,
+    Where,
+    common,
+    expanded,
+    percentiles,
+    select,
+    share,
+)
 from producer.evals.ratings import MEAN, POINTS, STYLES
 from producer.evals.rows import Judged, Pair, Row
 from producer.evals.schedule import Field, Schedule, seek, spread_evenly
@@ -39,8 +53,8 @@ class Standing(Frozen):
 
     system: str
     rating: Number
-    rank_low: int = Described(description="The best rank in the middle 95 % of resampled tournaments")
-    rank_high: int
+    rank_low: int = Described(description="One more than there are systems surely above it")
+    rank_high: int = Described(description="As many as there are systems that are not surely below it")
     wins: Number
     ties: Number
     mean_length: float = Described(description="Characters, over its answers that were judged")
@@ -53,7 +67,10 @@ class Gap(Frozen):
     above: str
     below: str
     difference: Number
-    real: bool = Described(description="Whether the interval leaves out zero: the order is not chance")
+    real: bool = Described(
+        description="Whether the order is not chance: the interval is over zero or, between systems that no chain of "
+        "wins joins both ways, the one beat the other, or what beat it, on ten prompts at least"
+    )
 
 
 class Meeting(Frozen):
@@ -81,7 +98,7 @@ class Round(Frozen):
     matches: int
     matches_so_far: int
     least_sure: tuple[str, str] = Described(description="Neighbours whose difference's interval reached lowest")
-    width: float = Described(description="Of the interval of their difference, in points")
+    width: float | None = Described(description="Of the interval of their difference, in points; null without one")
 
 
 class Tournament(Result):
@@ -91,10 +108,25 @@ class Tournament(Result):
     baseline: str | None
     matches_full: int = Described(description="How many matches every pair on every prompt would be")
     standings: list[Standing] = Described(description="Best first")
+    unrated: list[str] = Described(description="Systems without a match that has a verdict: in no rating and no rank")
     gaps: list[Gap]
     meetings: list[Meeting]
     styles: list[StyleEffect]
     rounds: list[Round]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ranking:
+    """Systems that have matches with a verdict, and how strong they are by these."""
+
+    rows: Sequence[Row]
+    systems: Sequence[str]
+    prompts: int
+    strength: Floats
+    drawn: Floats
+    leagues: Sequence[int]
+    sure: NDArray[np.bool_]
+    """Above by below."""
 
 
 def play(field: Field, plan: Plan, judge: JudgeRound, tell: Callable[[Round, int], None] = lambda *_: None) -> Judged:
@@ -136,7 +168,7 @@ def play(field: Field, plan: Plan, judge: JudgeRound, tell: Callable[[Round, int
         seen = how_sure(rows, field.systems, number)
         if seen is not None:
             tell(seen, budget - len(rows))
-            if plan.target is not None and seen.width <= plan.target:
+            if plan.target is not None and seen.width is not None and seen.width <= plan.target:
                 break
     return Judged(rows, list(judges.values()))
 
@@ -147,17 +179,22 @@ def how_sure(rows: Sequence[Row], systems: Sequence[str], number: int) -> Round 
     decided = select(so_far, _DECIDED)
     if not decided:
         return None
-    wins = ratings.wins_by_group(decided, systems)
-    strength = ratings.strengths(wins.sum(axis=0))
-    gaps = _gaps(decided, systems, strength, ratings.resample(wins))
-    least = min(gaps, key=lambda gap: gap.difference.low or 0.0)
+    least = min(_gaps(_rank(decided, systems)), key=_doubt)
+    width = least.difference.width
     return Round(
         number=number,
         matches=sum(row.round == number for row in so_far),
         matches_so_far=len(so_far),
         least_sure=(least.above, least.below),
-        width=least.difference.width,
+        width=width if isfinite(width) else None,
     )
+
+
+def _doubt(gap: Gap) -> float:
+    """Give how low the difference may be; without an interval, as low or as high as can be."""
+    if gap.difference.low is None:
+        return inf if gap.real else -inf
+    return gap.difference.low
 
 
 def count(judged: Judged, field: Field, plan: Plan) -> Tournament:
@@ -166,22 +203,22 @@ def count(judged: Judged, field: Field, plan: Plan) -> Tournament:
     Raises:
         ValueError: no match has a verdict.
     """
-    rows, systems = select(judged.rows, _DECIDED), field.systems
+    rows = select(judged.rows, _DECIDED)
     if not rows:
         raise ValueError("no match has a verdict, so that nothing can be rated")
-    wins = ratings.wins_by_group(rows, systems)
-    strength, drawn = ratings.strengths(wins.sum(axis=0)), ratings.resample(wins)
-    fit = ratings.fit_with_style(rows, systems)
+    ranking = _rank(rows, field.systems)
+    fit = ratings.fit_with_style(rows, ranking.systems)
     return Tournament(
         **common("tournament", judged),
         schedule=plan.schedule,
         baseline=plan.baseline,
         matches_full=len(field.meetings()) * len(field.prompts),
-        standings=[_standing(rows, systems, index, strength, drawn, fit) for index in np.argsort(-strength)],
-        gaps=_gaps(rows, systems, strength, drawn),
-        meetings=[_meeting(rows, systems[one], systems[other]) for one, other in field.meetings()],
-        styles=[] if fit is None else _styles(rows, fit),
-        rounds=_rounds(judged.rows, systems),
+        standings=[_standing(ranking, index, fit) for index in np.argsort(-ranking.strength)],
+        unrated=[name for name in field.systems if name not in ranking.systems],
+        gaps=_gaps(ranking),
+        meetings=[_meeting(rows, field.systems[one], field.systems[other]) for one, other in field.meetings()],
+        styles=[] if fit is None else _styles(ranking, fit),
+        rounds=_rounds(judged.rows, field.systems),
     )
 
 
@@ -190,48 +227,65 @@ def _rounds(rows: Sequence[Row], systems: Sequence[str]) -> list[Round]:
     return [seen for number in numbers if (seen := how_sure(rows, systems, number)) is not None]
 
 
-def _standing(
-    rows: Sequence[Row],
-    systems: Sequence[str],
-    index: int,
-    strength: Floats,
-    drawn: Floats,
-    fit: ratings.StyleFit | None,
-) -> Standing:
-    name = systems[index]
-    where: Where = {"systems": name, **_DECIDED}
-    own = select(rows, where)
-    ranks = 1 + (drawn > drawn[:, [index]]).sum(axis=1)
-    best, worst = np.percentile(ranks, [2.5, 97.5], method="nearest")
-    lengths = [row.length_a if row.system_a == name else row.length_b for row in own]
-    adjusted = None
-    if fit is not None:
-        adjusted = _rating(fit.strengths[index], fit.drawn_strengths[:, index], len(own), where)
-    return Standing(
-        system=name,
-        rating=_rating(strength[index], drawn[:, index], len(own), where),
-        rank_low=int(best),
-        rank_high=int(worst),
-        wins=share(own, where, {"winner_system": name}),
-        ties=share(own, where, {"winner": "tie"}),
-        mean_length=float(np.mean(lengths)) if lengths else 0.0,
-        style_adjusted=adjusted,
+def _rank(rows: Sequence[Row], systems: Sequence[str]) -> _Ranking:
+    met = [name for name in systems if any(name in row.systems for row in rows)]
+    wins = ratings.wins_by_group(rows, met)
+    drawn = ratings.resample(wins)
+    return _Ranking(
+        rows=rows,
+        systems=met,
+        prompts=len(wins),
+        strength=ratings.strengths(wins.sum(axis=0)),
+        drawn=drawn,
+        leagues=ratings.leagues(wins.sum(axis=0)),
+        sure=ratings.surely_above(wins, drawn),
     )
 
 
-def _rating(strength: float, drawn: Floats, n: int, where: Where) -> Number:
-    low, high = percentiles(MEAN + POINTS * drawn)
-    return Number(value=MEAN + POINTS * float(strength), low=low, high=high, n=n, where=where)
+def _standing(ranking: _Ranking, index: int, fit: ratings.StyleFit | None) -> Standing:
+    name = ranking.systems[index]
+    where: Where = {"systems": name, **_DECIDED}
+    own = select(ranking.rows, where)
+    lengths = [row.length_a if row.system_a == name else row.length_b for row in own]
+
+    def rating(strength: float, drawn: Floats) -> Number:
+        low, high = _interval(ranking, MEAN + POINTS * drawn, bounded=len(set(ranking.leagues)) == 1)
+        return Number(value=MEAN + POINTS * float(strength), low=low, high=high, n=len(own), where=where)
+
+    return Standing(
+        system=name,
+        rating=rating(ranking.strength[index], ranking.drawn[:, index]),
+        rank_low=1 + int(ranking.sure[:, index].sum()),
+        rank_high=len(ranking.systems) - int(ranking.sure[index].sum()),
+        wins=share(own, where, {"winner_system": name}),
+        ties=share(own, where, {"winner": "tie"}),
+        mean_length=float(np.mean(lengths)) if lengths else 0.0,
+        style_adjusted=None if fit is None else rating(fit.strengths[index], fit.drawn_strengths[:, index]),
+    )
 
 
-def _gaps(rows: Sequence[Row], systems: Sequence[str], strength: Floats, drawn: Floats) -> list[Gap]:
+def _interval(ranking: _Ranking, drawn: Floats, *, bounded: bool) -> tuple[float | None, float | None]:
+    if not bounded or ranking.prompts < FEWEST:
+        return None, None
+    return percentiles(drawn, expanded(ranking.prompts))
+
+
+def _gaps(ranking: _Ranking) -> list[Gap]:
     gaps = []
+    strength, drawn, leagues = ranking.strength, ranking.drawn, ranking.leagues
     for above, below in pairwise(np.argsort(-strength)):
-        low, high = percentiles(POINTS * (drawn[:, above] - drawn[:, below]))
-        difference = Number(
-            value=POINTS * float(strength[above] - strength[below]), low=low, high=high, n=len(rows), where=_DECIDED
+        low, high = _interval(
+            ranking, POINTS * (drawn[:, above] - drawn[:, below]), bounded=leagues[above] == leagues[below]
         )
-        gaps.append(Gap(above=systems[above], below=systems[below], difference=difference, real=low > 0))
+        apart = POINTS * float(strength[above] - strength[below])
+        gaps.append(
+            Gap(
+                above=ranking.systems[above],
+                below=ranking.systems[below],
+                difference=Number(value=apart, low=low, high=high, n=len(ranking.rows), where=_DECIDED),
+                real=bool(ranking.sure[above, below]),
+            )
+        )
     return gaps
 
 
@@ -246,12 +300,11 @@ def _meeting(rows: Sequence[Row], one: str, other: str) -> Meeting:
     )
 
 
-def _styles(rows: Sequence[Row], fit: ratings.StyleFit) -> list[StyleEffect]:
+def _styles(ranking: _Ranking, fit: ratings.StyleFit) -> list[StyleEffect]:
     effects = []
     for index, style in enumerate(STYLES):
-        low, high = percentiles(POINTS * fit.drawn_coefficients[:, index])
+        low, high = _interval(ranking, POINTS * fit.drawn_coefficients[:, index], bounded=True)
         value = POINTS * float(fit.coefficients[index])
-        effects.append(
-            StyleEffect(style=style, points=Number(value=value, low=low, high=high, n=len(rows), where=_DECIDED))
-        )
+        points = Number(value=value, low=low, high=high, n=len(ranking.rows), where=_DECIDED)
+        effects.append(StyleEffect(style=style, points=points))
     return effects

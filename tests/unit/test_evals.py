@@ -381,6 +381,23 @@ class TestCalibrate:
 
 
 class TestRewardBench:
+    def test_rows_without_a_label_are_in_no_score(self):
+        """They are not the judge's failures: all scores are as without them, and the note says how many there were."""
+        rows = [a_row(n, label="A" if n % 4 else "B", subset="hep-go") for n in range(40)]
+        bare = [a_row(100 + n, subset="hep-go") for n in range(40)]
+        alone, together = (rewardbench.count(Judged(each, [JUDGE])) for each in (rows, [*rows, *bare]))
+        assert (together.overall, together.subsets) == (alone.overall, alone.subsets)
+        assert (alone.unlabelled, together.unlabelled) == (0, 40)
+        assert "want of a label: 40 rows" in together.note
+        assert untraceable(together, [*rows, *bare]) == []
+
+    def test_rows_on_one_prompt_are_drawn_together(self):
+        """Ten copies of each row on its prompt tell no more than the row: the interval stays as it was."""
+        rows = [a_row(n, label="A" if n % 4 else "B", subset="hep-go") for n in range(40)]
+        copies = [replace(row, id=f"{row.id}-{copy}") for row in rows for copy in range(10)]
+        alone, together = (rewardbench.count(Judged(each, [JUDGE])).overall for each in (rows, copies))
+        assert together.published_protocol.width == pytest.approx(alone.published_protocol.width)
+
     def test_sections_weigh_subsets_by_their_counts(self):
         """Code right throughout and mathematics wrong throughout is half of the section, whatever the rows."""
         rows = [a_row(n, label="A", subset="math-prm", winner="B", vote_ab="B", vote_ba="B") for n in range(5)]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from support.judged import numbers, planted, untraceable
 
-from producer.evals import ratings, tournament
+from producer.evals import html, ratings, tournament
 from producer.evals.numbers import select
 from producer.evals.rows import Judged, Row
 from producer.evals.schedule import Field, Prompt, seek, spread_evenly
@@ -100,6 +100,70 @@ class TestRecovery:
             ranks = {(each.rank_low, each.rank_high) for each in found.standings}
             assert ranks == ({(1, 1), (2, 2)} if found.gaps[0].real else {(1, 2)})
         assert claims <= 3
+
+
+def won(first: str, second: str, winners: str) -> list[Row]:
+    """Matches of two systems, one on each prompt; a dot has no verdict."""
+    return [
+        Row(id=f"{first}{second}{n}", group=str(n), system_a=first, system_b=second, winner=None if w == "." else w)
+        for n, w in enumerate(winners)
+    ]
+
+
+class TestWhatIsNotKnown:
+    def test_coin_flips_on_one_prompt_put_nobody_above_anybody(self):
+        """A round that is all on one prompt has no interval: no target is met by it, and everybody has every rank."""
+        names = tuple(f"s{number}" for number in range(21))
+        field, plan = a_field(50, names), Plan("adaptive", budget=300, target=1000.0, round_size=150)
+        judged = play(field, plan, planted(dict.fromkeys(names, 0.0), 0))
+        assert len(judged.rows) == 300
+        first = [row for row in judged.rows if row.round == 1]
+        assert {row.group for row in first} == {first[0].group}
+        found = count(Judged(first, judged.judges), field, plan)
+        assert {(each.rank_low, each.rank_high) for each in found.standings} == {(1, 21)}
+        assert not any(gap.real for gap in found.gaps)
+        assert [seen.width for seen in found.rounds] == [None]
+        assert {each.rating.low for each in found.standings} == {None}
+        assert tournament.Tournament.model_validate_json(found.model_dump_json()) == found
+
+    @pytest.mark.parametrize(("prompts", "real"), [(9, False), (10, True)])
+    def test_who_won_everything_is_above_by_ten_prompts_at_least(self, prompts: int, real: bool):
+        """How far is not known, however many they were, so that there is no interval and no target is met."""
+        rows = won("a", "b", "A" * prompts)
+        found = count(Judged(rows, []), a_field(prompts, ("a", "b")), Plan())
+        [gap] = found.gaps
+        assert (gap.above, gap.real, gap.difference.low, gap.difference.width) == ("a", real, None, np.inf)
+        ranks = [(each.rank_low, each.rank_high) for each in found.standings]
+        assert ranks == ([(1, 1), (2, 2)] if real else [(1, 2), (1, 2)])
+        assert how_sure(rows, ["a", "b"], 1).width is None
+
+    def test_few_matches_of_who_won_everything_are_no_order_though_there_are_many_prompts(self):
+        """Redrawn again and again, three wins of three look sure; they are not."""
+        rows = won("a", "b", "AAA") + won("b", "c", "AB" * 20)
+        found = count(Judged(rows, []), a_field(40, ("a", "b", "c")), Plan())
+        of = {(gap.above, gap.below): gap for gap in found.gaps}
+        [others] = [gap for names, gap in of.items() if "a" not in names]
+        assert others.difference.low < 0 < others.difference.high
+        assert [gap.real for gap in found.gaps] == [False, False]
+        assert found.standings[0].rank_high == 3
+
+    def test_above_what_is_above_is_above(self):
+        """Two that never met have an order where each met a third and everything went one way."""
+        rows = won("a", "b", "A" * 12) + won("b", "c", "A" * 12)
+        found = count(Judged(rows, []), a_field(12, ("a", "b", "c")), Plan())
+        assert [(each.rank_low, each.rank_high) for each in found.standings] == [(1, 1), (2, 2), (3, 3)]
+
+    def test_who_has_no_verdict_is_not_rated(self):
+        """A system that no match was decided of is in no rating, gap or rank, and is named."""
+        rows = won("a", "b", "AB" * 10) + won("a", "c", "." * 20) + won("b", "c", "." * 20)
+        judged = Judged(rows, [])
+        found = count(judged, a_field(20, ("c", "a", "b")), Plan())
+        assert {each.system for each in found.standings} == {"a", "b"}
+        assert [each.rank_high for each in found.standings] == [2, 2]
+        assert len(found.gaps) == 1
+        assert found.unrated == ["c"]
+        assert b"Not rated, for want of a verdict: c." in html.render(found, judged, {})
+        assert how_sure(rows, ["c", "a", "b"], 1).width == found.gaps[0].difference.width
 
 
 class TestPlay:
