@@ -1,6 +1,7 @@
 """`nightcourt batch run`: file all pairs of a file, watch them being judged, write the results and sum them up."""
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,8 +18,11 @@ from producer.cli.written import check_file
 from producer.client import Client, InvalidRequest, ServerProblem, ServerUnreachable
 from producer.client.bulk import batch_request
 from schemas.batch import Batch, BatchStatus
+from schemas.comparison import Comparison
+from schemas.ids import batch_id, parse_comparison_id
 from schemas.problems import (
     BAD_INPUT_FILE,
+    BAD_OUTPUT_FILE,
     BATCH_FAILED,
     NO_SERVER,
     NOT_FOUND,
@@ -53,6 +57,8 @@ class Run:
     place: runs.Place
     where: str
     """The options that find the same service again."""
+    overwrites: bool = True
+    """Whether the output may be written over: not where nobody named it."""
 
     @property
     def key(self) -> str:
@@ -77,7 +83,9 @@ def run(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="Where to write the results; - for stdout. FILE's name .results.jsonl by default."),
+        typer.Option(
+            help="Where to write the results; - for stdout. By default FILE's name .results.jsonl, if that is free."
+        ),
     ] = None,
     order: Annotated[str | None, typer.Option(help="both, ab or ba, for lines that do not say.")] = None,
     profile: Annotated[
@@ -119,6 +127,7 @@ def run(
         output=destination,
         place=runs.find_place(chosen),
         where=(f" --server {server}" if server else "") + (f" --data-dir {data_dir}" if data_dir else ""),
+        overwrites=output is not None,
     )
     with Client(asked.place.url, api_key=asked.place.key) as client:
         batch = find_or_file(client, asked, fresh=fresh)
@@ -141,6 +150,12 @@ def find_or_file(client: Client, asked: Run, *, fresh: bool) -> Batch:
     try:
         key = asked.key
         batch = None if fresh else _remembered(client, runs.recall(asked.place, key))
+        if not asked.overwrites and asked.output.exists() and not _of_batch(asked.output, batch):
+            raise Problem(
+                BAD_OUTPUT_FILE,
+                f"{asked.output} is there already and is not of this run. Name a file with --output, which is written "
+                "over; nothing was filed.",
+            )
         if batch is not None:
             return batch
         batch = _file(client, asked)
@@ -150,6 +165,14 @@ def find_or_file(client: Client, asked: Run, *, fresh: bool) -> Batch:
     if not runs.remember(asked.place, key, batch.id, asked.file):
         progress.print(f"The id could not be written to {asked.place.folder}; note it down.", soft_wrap=True)
     return batch
+
+
+def _of_batch(results: Path, batch: Batch | None) -> bool:
+    """Tell whether a file holds the results of a batch, by the id that its first line has."""
+    with suppress(OSError, ValueError), results.open("rb") as lines:
+        key = parse_comparison_id(Comparison.model_validate_json(lines.readline()).id)
+        return batch is not None and key is not None and batch_id(key.filing_id) == batch.id
+    return False
 
 
 def _read(client: Client, asked: Run, batch: Batch) -> Report:
@@ -239,6 +262,8 @@ def _remembered(client: Client, batch_id: str | None) -> Batch | None:
 
 def _file(client: Client, asked: Run) -> Batch:
     with inputs.json_lines(asked.file, asked.baseline) as source:
+        if inputs.is_empty(source):
+            raise Problem(BAD_INPUT_FILE, f"{asked.file}: {inputs.EMPTY}.")
         sent = following.send(client, source)
     batch = _create(client, asked, sent.id)
     lines = f"{sent.lines} comparison{'' if sent.lines == 1 else 's'}"

@@ -16,7 +16,10 @@ from producer.cli.output import temporary_folder
 from schemas.lines import BadLineError, parse, unwrap
 from schemas.problems import BAD_INPUT_FILE, Problem
 
+EMPTY = "there is nothing in it; give one JSON object a line"
 _PARQUET_ROWS = 1000
+_BLANK = b"\xef\xbb\xbf \t\r\n"
+"""What a line may hold that holds nothing; a file may begin with a byte order mark."""
 KINDS = ("subset", "topic", "dataset")
 """The columns that say which part of a set a row belongs to; the first that a row has counts."""
 
@@ -96,6 +99,13 @@ def raw(file: Path) -> Iterator[IO[bytes]]:
         raise _bad(file, error.strerror or str(error)) from None
 
 
+def is_empty(file: Path) -> bool:
+    """Tell whether all lines of a file are blank."""
+    with suppress(Problem), opened(file) as lines:
+        return not any(line.strip(_BLANK) for line in lines)
+    return False  # what is wrong with it, the service says
+
+
 def known(file: Path) -> Iterator[Known]:
     """Read what the lines of a file say beside their comparisons. What is no comparison is passed over."""
     with opened(file) as lines:
@@ -129,17 +139,23 @@ def _zipped(file: Path, baseline: Path) -> Iterator[dict[str, Any]]:
 
     An instruction that stands several times is matched in the order in which it stands.
     """
-    answers: dict[tuple[str, int], str] = {}
-    for instruction, output, nth, _ in outputs(baseline):
-        answers[instruction, nth] = output
+    answers = {(instruction, nth): output for instruction, output, nth, _ in outputs(baseline)}
+    unmatched = {key: number for number, key in enumerate(answers, start=1)}
     for index, (instruction, output, nth, row) in enumerate(outputs(file)):
         answer = answers.get((instruction, nth))
         if answer is None:
             raise _bad(
                 file, f"the instruction of row {index + 1} stands not in {baseline}; both must be of the same set"
             )
+        del unmatched[instruction, nth]
         pair = {"custom_id": str(index), "prompt": instruction, "response_a": answer, "response_b": output}
         yield pair | ({"dataset": row["dataset"]} if "dataset" in row else {})
+    if unmatched:
+        raise _bad(
+            baseline,
+            f"the instruction of row {min(unmatched.values())} stands not in {file}, and of {len(answers)} "
+            f"{len(unmatched)} do not; both must be of the same set",
+        )
 
 
 def outputs(file: Path) -> Iterator[tuple[str, str, int, dict[str, Any]]]:
@@ -155,12 +171,16 @@ def outputs(file: Path) -> Iterator[tuple[str, str, int, dict[str, Any]]]:
             raise _bad(file, f"row {number} is no AlpacaEval output: an object with the texts instruction and output")
         yield instruction, output, seen[instruction], row
         seen[instruction] += 1
+    if not seen:
+        raise _bad(file, EMPTY)
 
 
 def _rows(file: Path) -> Iterator[Any]:
     """Read the rows of AlpacaEval outputs: a line each, or one array of all of them, as AlpacaEval writes them."""
     with opened(file) as lines:
-        first = next((line for line in lines if line.strip()), b"")
+        first = next((line for line in lines if line.strip(_BLANK)), b"")
+        if not first:
+            return
         try:
             if first.lstrip(b"\xef\xbb\xbf \t").startswith(b"["):
                 yield from from_json((first + lines.read()).removeprefix(b"\xef\xbb\xbf"))

@@ -109,8 +109,33 @@ class TestRun:
         assert {**same, "output": None} == {**summary, "output": None}
         assert summary["subsets"]["s"]["labelled"] == 1
         assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "pairs.results.jsonl").read_bytes()
-        others = [cli("batch", "run", moved, "--json", *more).objects[0] for more in (["--fresh"], ["--order", "ab"])]
+        others = [
+            cli("batch", "run", moved, "--json", "--output", elsewhere / "more.jsonl", *more).objects[0]
+            for more in (["--fresh"], ["--order", "ab"])
+        ]
         assert len({summary["batch_id"], *(other["batch_id"] for other in others)}) == 3
+
+    def test_results_of_another_run_stay(self, cli: Cli, service: Service, tmp_path: Path):
+        """Where nobody names the output, what is there and is not of the same run is refused before filing."""
+        (tmp_path / "a").mkdir()
+        file, results = write(tmp_path / "a" / "pref.jsonl", [{**PAIR, "prompt": "Stays?"}]), "a/pref.results.jsonl"
+        other = write(tmp_path / "a" / "pref.json", [{**PAIR, "prompt": "Lost?"}])
+        first = cli("batch", "run", file, "--json")
+        before = (tmp_path / results).read_bytes()
+        filed = len(service.http.get("/v1/batches", params={"limit": 100}).json()["data"])
+        for asked in ([other], [file, "--order", "ab"], [file, "--fresh"]):
+            ended = cli("batch", "run", *asked)
+            assert ended.status == 1
+            assert f"{tmp_path / results} is there already and is not of this run" in ended.err
+        assert (tmp_path / results).read_bytes() == before
+        assert len(service.http.get("/v1/batches", params={"limit": 100}).json()["data"]) == filed
+        again = cli("batch", "run", file, "--json")
+        assert again.objects == first.objects
+        named = cli("batch", "run", file, "--order", "ab", "--output", tmp_path / results)
+        assert named.status == 0, named.err
+        assert (tmp_path / results).read_bytes() != before
+        write(tmp_path / results, [{"notes": "mine"}])
+        assert "is not of this run" in cli("batch", "run", file).err
 
     def test_results_to_standard_output(self, cli: Cli, tmp_path: Path):
         """With --output - the results are all that is on standard output, unless the summary is asked for as JSON."""
@@ -213,15 +238,18 @@ class TestBadLines:
         assert (good["status"], [each["error"]["code"] for each in bad]) == ("succeeded", ["bad_line", "bad_line"])
         assert bad[1]["error"]["message"].startswith("winner: ")
 
-    @pytest.mark.parametrize(("content", "says"), [("", "there is nothing in it"), (None, "No such file")])
+    @pytest.mark.parametrize(
+        ("content", "says"), [("", "there is nothing in it"), (" \n\n", "there is nothing"), (None, "No such file")]
+    )
     def test_a_file_of_nothing(self, cli: Cli, tmp_path: Path, content: str | None, says: str):
-        """An empty file and one that is not there are told apart."""
+        """An empty file and one that is not there are told apart, and nothing is filed."""
         file = tmp_path / "pairs.jsonl"
         if content is not None:
             file.write_text(content)
         ended = cli("batch", "run", file)
         assert ended.status == 1
         assert says in ended.err
+        assert "Filed as" not in ended.err
 
 
 class TestEnds:
