@@ -17,7 +17,8 @@ from schemas.ids import parse_comparison_id
 from schemas.lines import BadLineError, parse, read_line
 from schemas.problems import BAD_INPUT_FILE, Problem
 
-_EMPTY = "there is nothing in it; give one JSON object a line"
+_OPTIONS = ("order", "profile", "tie_margin")
+"""Fields of a line that say how it is judged."""
 
 
 def _bad(file: Path, why: str) -> Problem:
@@ -41,7 +42,9 @@ def read_pairs(file: Path, baseline: Path | None = None) -> list[Pair]:
             raise _bad(file, f"line {number}: another line has the same id; ids must be unique")
         pairs[found.id] = found
     if not pairs:
-        raise _bad(file, _EMPTY)
+        raise _bad(file, inputs.EMPTY)
+    if baseline is not None and names[0] == names[1]:
+        raise _same_name(file, baseline, names[0])
     return list(pairs.values())
 
 
@@ -71,7 +74,7 @@ def read_preferences(file: Path, *, skip: bool = False) -> Source:
             raise _bad(file, f"line {number}: {why}. With --on-bad-line skip the others are curated")
         unreadable.append(f"line {number}")
     if not pairs and not unreadable:
-        raise _bad(file, _EMPTY)
+        raise _bad(file, inputs.EMPTY)
     return Source(list(pairs.values()), unreadable)
 
 
@@ -104,12 +107,17 @@ def _pair(raw: bytes, number: int, names: tuple[str | None, str | None]) -> Pair
         group=_mark(asked["prompt"]),
         system_a=names[0],
         system_b=names[1],
+        options={name: asked[name] for name in _OPTIONS if asked.get(name) is not None},
     )
 
 
 def _mark(prompt: Any) -> str:
     """Name a prompt by its text."""
     return hashlib.sha256(json.dumps(prompt).encode()).hexdigest()[:16]
+
+
+def _same_name(file: Path, other: Path, name: str | None) -> Problem:
+    return _bad(file, f"its system is called {name} as that of {other}; give each a generator of its own")
 
 
 def read_field(files: Sequence[Path], *, seed: int) -> Field:
@@ -125,9 +133,7 @@ def read_field(files: Sequence[Path], *, seed: int) -> Field:
     for file in files:
         name = inputs.generator(file)
         if name in systems:
-            raise _bad(
-                file, f"its system is called {name} as that of {systems[name]}; give each a generator of its own"
-            )
+            raise _same_name(file, systems[name], name)
         systems[name] = file
         found = {(instruction, nth): (output, row) for instruction, output, nth, row in inputs.outputs(file)}
         if not places:

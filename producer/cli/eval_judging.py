@@ -19,7 +19,7 @@ from producer.cli.eval_inputs import read_verdicts
 from producer.cli.output import Exit, progress, temporary_folder
 from producer.cli.stack import check_model, say
 from producer.client import Client, ServerUnreachable
-from producer.evals.rows import Judged, Pair, judged
+from producer.evals.rows import Judged, Pair, judged, unmarked
 from schemas.batch import BatchStatus
 from schemas.comparison import Comparison
 from schemas.problems import BAD_INPUT_FILE, LOCAL_STACK, NO_SERVER, Problem
@@ -77,7 +77,7 @@ class Service:
                 raise typer.Exit(Exit.INTERRUPTED) from None
             except ServerUnreachable as error:
                 raise Problem(NO_SERVER, f"{error} {batch.id} is filed. {asked.come_back(batch)}") from None
-        return judged(pairs, decided, round_number=round_number)
+        return judged(pairs, {pair.id: decided[pair.custom_id] for pair in pairs}, round_number=round_number)
 
 
 def _line(pair: Pair) -> bytes:
@@ -95,16 +95,30 @@ class Given:
         """Find the verdict of each pair.
 
         Raises:
-            Problem: a pair has none in the file.
+            Problem: a pair has none in the file, or one of other texts.
         """
-        missing = [pair.id for pair in pairs if pair.id not in self.comparisons]
+        # An id without a mark is a line's of a file that `batch run` was given: it is taken at its word.
+        names = {
+            pair.id: next((name for name in (pair.custom_id, pair.id) if name in self.comparisons), None)
+            for pair in pairs
+        }
+        found = {each: self.comparisons[name] for each, name in names.items() if name is not None}
+        missing = [pair.id for pair in pairs if pair.id not in found]
+        other = {unmarked(name) for name in self.comparisons}.intersection(missing) if missing else set()
+        first = next((each for each in missing if each in other), None)
+        if first is not None:
+            raise Problem(
+                BAD_INPUT_FILE,
+                f"{self.file}: these verdicts are of other texts, or the files were given in another order: of "
+                f"{len(pairs)} pairs {len(other)} differ, the first is {first}.",
+            )
         if missing:
             raise Problem(
                 BAD_INPUT_FILE,
                 f"{self.file}: of {len(pairs)} pairs {len(missing)} have no line here, the first is {missing[0]}. "
                 "Lines are matched by custom_id, or by the number of the line that they were filed from.",
             )
-        return judged(pairs, self.comparisons, round_number=round_number)
+        return judged(pairs, found, round_number=round_number)
 
 
 @contextmanager

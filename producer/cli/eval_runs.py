@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from infra import settings
 from producer.cli import eval_show
 from producer.cli.eval_inputs import read_field, read_pairs, read_preferences
@@ -46,6 +48,11 @@ class Asked:
     output: Path | None
     fresh: bool
     as_json: bool
+
+    def __post_init__(self) -> None:
+        for option, value in (("--profile", self.profile), ("--tie-margin", self.tie_margin)):
+            if self.verdicts is not None and value is not None:
+                raise typer.BadParameter("goes not with --verdicts, which are judged already", param_hint=option)
 
     def judge(self) -> AbstractContextManager[JudgePairs]:
         """Open what judges."""

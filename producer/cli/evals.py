@@ -100,6 +100,8 @@ def tournament(
         raise typer.BadParameter("give two files at least", param_hint="FILES")
     if schedule == "adaptive" and budget is None and target is None:
         raise typer.BadParameter("say when it is enough, by --budget or --target", param_hint="--schedule")
+    if target is not None and schedule != "adaptive":
+        raise typer.BadParameter("goes with --schedule adaptive", param_hint="--target")
     if (schedule == "baseline") != (baseline is not None):
         raise typer.BadParameter("goes with --schedule baseline, and that with it", param_hint="--baseline")
     written.check_report(output, [*files, verdicts], systems=True)

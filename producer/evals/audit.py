@@ -102,6 +102,7 @@ def _pair(pair: Pair, name: str, response: Any, changed: str) -> Pair:
         group=pair.group,
         system_a="as it was",
         system_b=name,
+        options=pair.options,
     )
 
 

@@ -1,8 +1,10 @@
 """Pairs to be judged, and rows: what came of each, in the form that everything is counted from."""
 
+import hashlib
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from producer.evals.style import NO_STYLE, Style, style
@@ -12,6 +14,10 @@ from schemas.verdict import Ballot, Judge, Winner
 Side = Literal["A", "B"]
 _EDGE = 1e-9
 """A probability that rounded to 0 or 1 is held to be this far from it: a margin of 20.7 at most."""
+_MARK = 12
+"""Hexadecimal digits of a hash: as many as never meet by chance."""
+_LONGEST = 256
+"""Characters that a `custom_id` may have; an id with no room for a mark is sent without."""
 BINS = 10
 """Of the reliability table: each a twentieth wide, from a confidence of one half to one."""
 
@@ -21,7 +27,7 @@ class Pair:
     """A comparison to be judged, and what is known of it beforehand."""
 
     id: str
-    """Unique within an eval; sent as `custom_id`."""
+    """Unique within an eval."""
     prompt: Any
     response_a: Any
     response_b: Any
@@ -32,11 +38,21 @@ class Pair:
     """Pairs on the same prompt have the same group, and are drawn together when intervals are made."""
     system_a: str | None = None
     system_b: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """How it is to be judged, where its line says so."""
+
+    @property
+    def custom_id(self) -> str:
+        """The name that it is sent by: its id and a mark of its texts, which tells a verdict of other texts."""
+        texts = json.dumps([self.prompt, self.response_a, self.response_b], sort_keys=True)
+        named = f"{self.id}#{hashlib.sha256(texts.encode()).hexdigest()[:_MARK]}"
+        return named if len(named) <= _LONGEST else self.id
 
     def line(self) -> dict[str, Any]:
         """Give the line that it is in a batch file."""
         return {
-            "custom_id": self.id,
+            **self.options,
+            "custom_id": self.custom_id,
             "prompt": self.prompt,
             "response_a": self.response_a,
             "response_b": self.response_b,
@@ -296,12 +312,18 @@ class Judged:
         return " ".join(dict.fromkeys(judge.caveat for judge in self.judges if judge.caveat)) or None
 
 
+def unmarked(custom_id: str) -> str:
+    """Take the mark of the texts off a pair's `custom_id`."""
+    name, hash_sign, mark = custom_id.rpartition("#")
+    return name if hash_sign and len(mark) == _MARK else custom_id
+
+
 def judged(pairs: Iterable[Pair], comparisons: Mapping[str, Comparison], *, round_number: int | None = None) -> Judged:
     """Put comparisons beside the pairs that they came from.
 
     Args:
         pairs: what was sent.
-        comparisons: what came back, by `custom_id`.
+        comparisons: what came back, by the pair's id.
         round_number: of a tournament.
 
     Raises:

@@ -1,6 +1,9 @@
 """Mistakes in the use of `nightcourt eval` are told before anything is judged or written, with no service there."""
 
 import json
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,12 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from producer.cli.app import make_app
+from producer.cli.eval_inputs import read_pairs
+from producer.cli.eval_judging import Given
+from producer.evals.rows import Pair
+from schemas.comparison import Comparison, ComparisonError, ComparisonStatus
+from schemas.lines import read_line
+from schemas.problems import Problem
 
 PAIR = {"prompt": "Which?", "chosen": "this", "rejected": "that"}
 
@@ -20,6 +29,12 @@ def run(*arguments: object) -> Result:
 def said(ended: Result) -> str:
     """All that it said, without the frame that it is said in."""
     return " ".join(ended.output.replace("│", " ").split())
+
+
+def problem(ended: Result) -> str:
+    """The detail of the problem that a command ended with."""
+    assert isinstance(ended.exception, Problem), ended.output
+    return ended.exception.detail
 
 
 def write(file: Path, *rows: dict) -> Path:
@@ -78,3 +93,110 @@ class TestWhatIsReadIsNotWritten:
         ended = run("gold", write(tmp_path / "pairs.jsonl", PAIR), "--output", write(tmp_path / "report"))
         assert ended.exit_code == 2, ended.output
         assert "is no folder" in said(ended)
+
+
+def outputs(file: Path, prompts: int, generator: str) -> Path:
+    """AlpacaEval outputs of a system."""
+    return write(
+        file,
+        *[{"instruction": f"Do {n}", "output": f"{generator} did {n}", "generator": generator} for n in range(prompts)],
+    )
+
+
+class TestWhatDoesNotFit:
+    @pytest.mark.parametrize("option", [("--profile", "card"), ("--tie-margin", "0.2")])
+    def test_options_of_judging_with_verdicts(self, tmp_path: Path, option: tuple[str, str]):
+        """What would change verdicts is refused where they are given, and not ignored."""
+        file = write(tmp_path / "pairs.jsonl", PAIR)
+        ended = run("gold", file, "--verdicts", tmp_path / "v.jsonl", *option)
+        assert ended.exit_code == 2, ended.output
+        assert "goes not with --verdicts" in said(ended)
+
+    def test_a_target_without_rounds(self, tmp_path: Path):
+        """Only an adaptive tournament can stop at a target."""
+        files = [outputs(tmp_path / f"{name}.jsonl", 2, name) for name in "ab"]
+        ended = run("tournament", *files, "--target", "40")
+        assert ended.exit_code == 2, ended.output
+        assert "goes with --schedule adaptive" in said(ended)
+
+    def test_a_part_of_the_baseline(self, tmp_path: Path):
+        """Three of thirty instructions are no comparison of two systems on the same set."""
+        ours, theirs = outputs(tmp_path / "a.jsonl", 3, "a"), outputs(tmp_path / "b.jsonl", 30, "b")
+        ended = run("versus", ours, theirs)
+        assert ended.exit_code == 1
+        assert f"{theirs}: the instruction of row 4 stands not in {ours}, and of 30 27 do not" in problem(ended)
+
+    def test_two_systems_of_one_name(self, tmp_path: Path):
+        """A report could not tell them apart."""
+        ended = run("versus", *[outputs(tmp_path / f"{name}.jsonl", 3, "m") for name in "ab"])
+        assert "its system is called m as that of" in problem(ended)
+
+    @pytest.mark.parametrize("content", ["[]", "", "\n"])
+    @pytest.mark.parametrize("command", ["versus", "tournament"])
+    @pytest.mark.parametrize("first", [True, False])
+    def test_outputs_of_nothing(self, tmp_path: Path, command: str, content: str, *, first: bool):
+        """A file with no rows is named, whichever it is."""
+        (empty := tmp_path / "empty.json").write_text(content)
+        files = [empty, outputs(tmp_path / "a.jsonl", 3, "a")]
+        assert f"{empty}: there is nothing in it" in problem(run(command, *(files if first else reversed(files))))
+
+
+def answer(custom_id: str) -> Comparison:
+    """A comparison that came back, under the name that it was sent by."""
+    now = datetime.now(UTC)
+    return Comparison(
+        id=f"cmp_{7:032x}_1",
+        status=ComparisonStatus.ERRORED,
+        created_at=now,
+        decided_at=now,
+        custom_id=custom_id,
+        metadata={},
+        verdict=None,
+        error=ComparisonError(code="engine_error", message="It would not."),
+    )
+
+
+class TestVerdictsOfOtherTexts:
+    PAIRS = tuple(
+        Pair(id=f"{n}:0-1", prompt=f"Do {n}", response_a="this", response_b=f"that {n}", options={"order": "ab"})
+        for n in range(3)
+    )
+
+    def verdicts(self, pairs: Iterable[Pair], name: str = "custom_id") -> Given:
+        """Verdicts as they come back from a service that was sent these pairs."""
+        return Given(
+            Path("v.jsonl"),
+            {getattr(pair, name): answer(custom_id=getattr(pair, name)) for pair in pairs},
+        )
+
+    def test_the_same_texts(self):
+        """Each pair finds its own."""
+        rows = self.verdicts(self.PAIRS)(list(self.PAIRS)).rows
+        assert [row.id for row in rows] == [pair.id for pair in self.PAIRS]
+
+    def test_files_in_another_order(self):
+        """The verdicts of swapped responses are refused, and not taken for their opposites."""
+        swapped = [replace(pair, response_a=pair.response_b, response_b=pair.response_a) for pair in self.PAIRS]
+        with pytest.raises(Problem, match=r"of other texts, or the files were given in another order: of 3 pairs 3"):
+            self.verdicts(self.PAIRS)(swapped)
+
+    def test_plain_names_go_by_position(self):
+        """Verdicts of `batch run` have no mark, and are taken at their word."""
+        assert len(self.verdicts(self.PAIRS, "id")(list(self.PAIRS)).rows) == 3
+
+    def test_a_pair_that_has_none(self):
+        """What was never judged is told as such."""
+        with pytest.raises(Problem, match="of 3 pairs 1 have no line here, the first is 2:0-1"):
+            self.verdicts(self.PAIRS[:2])(list(self.PAIRS))
+
+    @pytest.mark.parametrize("length", [1, 243, 244, 256])
+    def test_every_name_can_be_sent(self, length: int):
+        """A mark takes no name over what a comparison's may be."""
+        line = replace(self.PAIRS[0], id="x" * length).line()
+        assert read_line(json.dumps(line).encode()).custom_id.startswith("x" * length)
+
+    def test_what_a_line_says_of_its_judging(self, tmp_path: Path):
+        """Order, margin and profile of a line are sent with it, as `batch run` sends them."""
+        says = {"order": "ab", "tie_margin": 0.25, "profile": "card"}
+        [pair] = read_pairs(write(tmp_path / "pairs.jsonl", PAIR | says))
+        assert read_line(json.dumps(pair.line()).encode()).request.items() >= says.items()
