@@ -149,8 +149,9 @@ def find_or_file(client: Client, asked: Run, *, fresh: bool) -> Batch:
     """Find the batch that the same run made before, or make it."""
     try:
         key = asked.key
-        batch = None if fresh else _remembered(client, runs.recall(asked.place, key))
-        if not asked.overwrites and asked.output.exists() and not _of_batch(asked.output, batch):
+        before = runs.recall(asked.place, key)
+        batch = None if fresh else _remembered(client, before)
+        if not asked.overwrites and asked.output.exists() and not _of_batch(asked.output, before):
             raise Problem(
                 BAD_OUTPUT_FILE,
                 f"{asked.output} is there already and is not of this run. Name a file with --output, which is written "
@@ -167,11 +168,11 @@ def find_or_file(client: Client, asked: Run, *, fresh: bool) -> Batch:
     return batch
 
 
-def _of_batch(results: Path, batch: Batch | None) -> bool:
+def _of_batch(results: Path, batch: str | None) -> bool:
     """Tell whether a file holds the results of a batch, by the id that its first line has."""
     with suppress(OSError, ValueError), results.open("rb") as lines:
         key = parse_comparison_id(Comparison.model_validate_json(lines.readline()).id)
-        return batch is not None and key is not None and batch_id(key.filing_id) == batch.id
+        return key is not None and batch_id(key.filing_id) == batch
     return False
 
 

@@ -123,7 +123,7 @@ class TestRun:
         first = cli("batch", "run", file, "--json")
         before = (tmp_path / results).read_bytes()
         filed = len(service.http.get("/v1/batches", params={"limit": 100}).json()["data"])
-        for asked in ([other], [file, "--order", "ab"], [file, "--fresh"]):
+        for asked in ([other], [file, "--order", "ab"]):
             ended = cli("batch", "run", *asked)
             assert ended.status == 1
             assert f"{tmp_path / results} is there already and is not of this run" in ended.err
@@ -131,6 +131,8 @@ class TestRun:
         assert len(service.http.get("/v1/batches", params={"limit": 100}).json()["data"]) == filed
         again = cli("batch", "run", file, "--json")
         assert again.objects == first.objects
+        [anew] = cli("batch", "run", file, "--fresh", "--json").objects
+        assert read(tmp_path / results)[0]["id"].startswith(anew["batch_id"].replace("batch", "cmp"))
         named = cli("batch", "run", file, "--order", "ab", "--output", tmp_path / results)
         assert named.status == 0, named.err
         assert (tmp_path / results).read_bytes() != before
