@@ -1,5 +1,6 @@
 """The command line: `nightcourt`, composition root of what a person starts by hand."""
 
+import os
 import sys
 
 _INTERRUPTED = 130
@@ -14,7 +15,9 @@ def main() -> None:
         run()
     except KeyboardInterrupt:  # one that comes while a command runs is that command's own
         sys.stderr.write("Interrupted.\n")
-        sys.exit(_INTERRUPTED)
+        sys.stderr.flush()
+        # Not sys.exit: where the signal came in an `exec`, Python ends by it, even if it was caught.
+        os._exit(_INTERRUPTED)
 
 
 __all__ = ["main"]

@@ -58,11 +58,10 @@ def service(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serv
         assert status == 0, said
 
 
+# As while a dataclass is made: what is interrupted in `exec` Python ends by the signal, even where it was caught.
 INTERRUPTED_AT_IMPORT = """
 import os, signal
-os.kill(os.getpid(), signal.SIGINT)
-while True:
-    pass
+exec("os.kill(os.getpid(), signal.SIGINT)\\nwhile True: pass")
 """
 
 
@@ -391,6 +390,12 @@ class TestUp:
         ended = cli("up", "--data-dir", service.folder, "--port", port, engine="simulated")
         assert ended.status == 1
         assert f"already running (pid {service.pid}) on {service.folder}" in ended.err
+
+    def test_a_folder_that_cannot_be(self, cli: Cli, service: Service):
+        """It is told of before a port that is busy, too."""
+        ended = cli("up", "--data-dir", "/proc/nope", "--port", service.url.rpartition(":")[2], engine="simulated")
+        assert ended.status == 1
+        assert "/proc/nope cannot hold nightcourt's data" in ended.err
 
     @pytest.mark.parametrize(
         ("number", "when", "ends"),
