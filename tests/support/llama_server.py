@@ -50,7 +50,7 @@ def write_hugging_face_files(model: Path, folder: Path) -> Path:
 
         kept: list[list]
 
-        def _skip_array(self) -> int:
+        def _skip_array(self, header: gguf.GgufHeader, key: str) -> None:
             kind, length = int(self._number("<I")), int(self._number("<Q"))
             if kind == gguf._STRING:
                 self.kept.append([self._text(gguf.MAX_TEXT) for _ in range(length)])
@@ -58,7 +58,6 @@ def write_hugging_face_files(model: Path, folder: Path) -> Path:
                 layout = self._layout(kind)
                 start = self._take(length * struct.calcsize(layout))
                 self.kept.append(list(struct.unpack_from(f"<{length}{layout[1:]}", self._view, start)))
-            return length
 
     header = gguf.read_gguf(model)
     reader = Arrays(model.read_bytes(), model)
