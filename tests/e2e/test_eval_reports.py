@@ -40,6 +40,7 @@ def outputs(folder: Path, prompts: int) -> list[Path]:
 def test_from_two_files_to_a_page_that_works(tmp_path: Path, prompts: int):
     """One command starts the stack, judges by the embedded model and writes a page; sorting and pairs work in it."""
     cli = Cli(tmp_path)
+    cli.within = 600.0
     report = tmp_path / "report"
     ended = cli("eval", "versus", *outputs(tmp_path, prompts), "--data-dir", tmp_path / "data", "--output", report)
     assert ended.status == 0, ended.err

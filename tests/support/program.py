@@ -61,10 +61,13 @@ class Cli:
             start_new_session=True,
         )
 
+    within = 120.0
+    """Seconds in which a command has to come to its end."""
+
     def __call__(self, *arguments: object, given: str = "", **settings: object) -> Ended:
         """Run a command to its end. What it says into a pipe is plain text, and never a trace."""
         process = self.start(*arguments, out=subprocess.PIPE, err=subprocess.PIPE, **settings)
-        out, err = process.communicate(given.encode(), timeout=120)
+        out, err = process.communicate(given.encode(), timeout=self.within)
         ended = Ended(process.returncode, out.decode(), err.decode())
         assert "\x1b" not in ended.out + ended.err
         assert "Traceback" not in ended.out + ended.err
