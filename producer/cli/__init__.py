@@ -3,7 +3,7 @@
 import os
 import sys
 
-_INTERRUPTED = 130
+_INTERRUPTED = 130  # producer.cli.output.Exit has it too, and is slow to load
 
 
 def main() -> None:

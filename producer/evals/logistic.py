@@ -1,9 +1,11 @@
 """Logistic regression: what length-adjusted win rates, style-adjusted ratings and temperatures are fitted by."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import optimize, special
 
-from producer.evals.numbers import Floats
+from producer.evals.numbers import SEED, Floats
 
 
 def log_loss(logits: Floats, targets: Floats) -> Floats:
@@ -44,3 +46,28 @@ def fit(
     begin = np.zeros(design.shape[1]) if start is None else start
     found = optimize.minimize(loss, begin, jac=True, method="L-BFGS-B", options={"gtol": 1e-7})
     return np.asarray(found.x)
+
+
+def refit(groups: Sequence[str], design: Floats, targets: Floats, *, ridge: float, start: Floats, times: int) -> Floats:
+    """Fit again on groups of rows that are drawn anew, each with all of its rows.
+
+    Args:
+        groups: by row.
+        design: as in `fit`, like `targets`, `ridge` and `start`.
+        targets: as in `fit`.
+        ridge: as in `fit`.
+        start: as in `fit`.
+        times: how many draws.
+
+    Returns:
+        Draws by coefficients.
+    """
+    _, group = np.unique(groups, return_inverse=True)
+    size = int(group.max()) + 1
+    generator = np.random.default_rng(SEED)
+
+    def once() -> Floats:
+        weights = generator.multinomial(size, np.full(size, 1.0 / size))[group].astype(np.float64)
+        return fit(design, targets, weights=weights, ridge=ridge, start=start)
+
+    return np.array([once() for _ in range(times)])

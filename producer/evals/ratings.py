@@ -167,18 +167,9 @@ def fit_with_style(rows: Sequence[Row], systems: Sequence[str]) -> StyleFit | No
         return None
     design = np.hstack([met, differences / np.where(scale > 0, scale, 1.0)])
     targets = np.array([_HALF[row.winner or "tie"][0] for row in rows])
-    _, group = np.unique([row.group for row in rows], return_inverse=True)
-    generator = np.random.default_rng(SEED)
-    size = int(group.max()) + 1
-
     fitted = logistic.fit(design, targets, ridge=_RIDGE)
-
-    def refit() -> Floats:
-        weights = generator.multinomial(size, np.full(size, 1.0 / size))[group].astype(np.float64)
-        return logistic.fit(design, targets, weights=weights, ridge=_RIDGE, start=fitted)
-
+    drawn = logistic.refit([row.group for row in rows], design, targets, ridge=_RIDGE, start=fitted, times=_REFITS)
     count = len(systems)
-    drawn = np.array([refit() for _ in range(_REFITS)])
     return StyleFit(
         strengths=fitted[:count] - fitted[:count].mean(),
         coefficients=fitted[count:],

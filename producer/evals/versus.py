@@ -10,7 +10,6 @@ from producer.evals import logistic
 from producer.evals.numbers import (
     FEWEST,
     LEVEL,
-    SEED,
     Floats,
     Frozen,
     Number,
@@ -178,18 +177,12 @@ def adjust_for_length(rows: Sequence[Row]) -> LengthAdjusted | None:
 def _interval(
     groups: Sequence[str], design: Floats, targets: Floats, fitted: Floats
 ) -> tuple[float | None, float | None]:
-    """Refit on redrawn prompts, each with all of its rows; too few have no interval."""
-    _, group = np.unique(groups, return_inverse=True)
-    size = int(group.max()) + 1
-    if size < FEWEST:
+    """Refit on redrawn prompts; too few have no interval."""
+    prompts = len(set(groups))
+    if prompts < FEWEST:
         return None, None
-    generator = np.random.default_rng(SEED)
-
-    def refit() -> float:
-        weights = generator.multinomial(size, np.full(size, 1.0 / size))[group].astype(np.float64)
-        return float(logistic.fit(design, targets, weights=weights, ridge=1e-6, start=fitted)[0])
-
-    return percentiles(special.expit(np.array([refit() for _ in range(_REFITS)])), expanded(size))
+    drawn = logistic.refit(groups, design, targets, ridge=1e-6, start=fitted, times=_REFITS)
+    return percentiles(special.expit(drawn[:, 0]), expanded(prompts))
 
 
 def _sentence(win_rate: Number, spread: float | None, system: str, baseline: str) -> str:
