@@ -6,9 +6,10 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
-from schemas.comparison import CallbackUrl, MetadataKey, MetadataValue, Orders, Profile
+from schemas.bodies import Body, Metadata
+from schemas.comparison import CallbackUrl, Orders, Profile
 
 
 class BatchStatus(StrEnum):
@@ -49,27 +50,23 @@ _YEAR_3000 = 32_503_680_000
 """In Unix seconds. What lies beyond is in milliseconds."""
 
 
-class Window(BaseModel):
+class Window(Body):
     """The hours of each day in which a batch may run, by the wall clock. `end` before `start` is over midnight."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     start: WallClock
     end: WallClock
     timezone: Annotated[str, AfterValidator(_zone)] = "UTC"
 
 
-class BatchRequest(BaseModel):
+class BatchRequest(Body):
     """What to make of an uploaded file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     input_file_id: str
     endpoint: Literal["/v1/comparisons"]
     completion_window: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,3}[mhd]$")] = Field(
         description="How long until what is undecided expires, from `not_before` where that is set: 90m, 24h, 7d"
     )
-    metadata: dict[MetadataKey, MetadataValue] | None = Field(default=None, max_length=16)
+    metadata: Metadata | None = None
     order: Orders | None = Field(default=None, description="For lines that do not say")
     profile: Profile | None = Field(default=None, description="For lines that do not say")
     tie_margin: float | None = Field(default=None, ge=0, lt=0.5, allow_inf_nan=False)

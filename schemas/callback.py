@@ -6,10 +6,11 @@ from enum import StrEnum
 from typing import Literal
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, Field
 
 from schemas import ids
-from schemas.comparison import CallbackUrl, MetadataValue
+from schemas.bodies import Body, MetadataValue
+from schemas.comparison import CallbackUrl
 from schemas.ids import SINGLE_LINE, ComparisonKey
 
 
@@ -125,10 +126,8 @@ def event_body(event: UUID, type_: str, at: datetime, subject: UUID, line: int) 
     return json.dumps(body, separators=(",", ":")).encode()
 
 
-class EndpointRequest(BaseModel):
+class EndpointRequest(Body):
     """Where callbacks shall go from now on."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     url: CallbackUrl = Field(description="https, on a public host")
     events: list[EventType] = Field(default_factory=list, max_length=32, description="Which; all where none is named")
@@ -216,19 +215,15 @@ class CallbackPage(BaseModel):
     has_more: bool
 
 
-class ReplayRequest(BaseModel):
+class ReplayRequest(Body):
     """What to send again: everything dead of events since a moment."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     since: AwareDatetime = Field(description="ISO 8601 with its zone")
     endpoint_id: str | None = Field(default=None, description="Of one endpoint alone")
 
 
-class Rotation(BaseModel):
+class Rotation(Body):
     """How to go from one secret to the next."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     grace_seconds: float = Field(
         default=24 * 3600.0, ge=0, le=7 * 24 * 3600.0, description="How long the earlier secret signs too"

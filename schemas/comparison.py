@@ -14,6 +14,7 @@ from pydantic import (
     Tag,
 )
 
+from schemas.bodies import Body, Metadata, storable
 from schemas.states import ComparisonStatus
 from schemas.verdict import Verdict
 
@@ -21,34 +22,15 @@ Profile = Literal["own", "card", "pocket", "rewardbench"]
 Orders = Literal["both", "ab", "ba"]
 
 
-HAS_NUL = "contains a NUL character (U+0000), which cannot be stored; remove it"
+Text = Annotated[str, BeforeValidator(storable)]
+Filled = Annotated[str, StringConstraints(min_length=1), BeforeValidator(storable)]
+CustomId = Annotated[str, StringConstraints(min_length=1, max_length=256), BeforeValidator(storable)]
+
+CallbackUrl = Annotated[str, StringConstraints(min_length=1, max_length=2048), BeforeValidator(storable)]
 
 
-def _storable(value: object) -> object:
-    """Refuse text that Postgres cannot store, before anything else is said of it."""
-    if isinstance(value, str):
-        if "\x00" in value:
-            raise ValueError(HAS_NUL)
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(
-                f"contains a lone surrogate at character {error.start}, which is not text; remove it"
-            ) from None
-    return value
-
-
-Text = Annotated[str, BeforeValidator(_storable)]
-Filled = Annotated[str, StringConstraints(min_length=1), BeforeValidator(_storable)]
-MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64), BeforeValidator(_storable)]
-MetadataValue = Annotated[str, StringConstraints(max_length=512), BeforeValidator(_storable)]
-CustomId = Annotated[str, StringConstraints(min_length=1, max_length=256), BeforeValidator(_storable)]
-
-CallbackUrl = Annotated[str, StringConstraints(min_length=1, max_length=2048), BeforeValidator(_storable)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+class _Strict(Body):
+    model_config = ConfigDict(strict=True)
 
 
 class PromptTurn(_Strict):
@@ -92,14 +74,15 @@ def _alternates(turns: list[ResponseTurn]) -> list[ResponseTurn]:
     return turns
 
 
+# Of turns that are wrong the first is told: a thousand of them with an error for each member would take minutes.
+_TURNS = Field(min_length=1, max_length=1024, fail_fast=True)
+
 PromptInput = Annotated[
-    Annotated[Filled, Tag("text")]
-    | Annotated[list[PromptTurn], Field(min_length=1, max_length=1024), AfterValidator(_ends_with_user), Tag("turns")],
+    Annotated[Filled, Tag("text")] | Annotated[list[PromptTurn], _TURNS, AfterValidator(_ends_with_user), Tag("turns")],
     _FORM,
 ]
 ResponseInput = Annotated[
-    Annotated[Text, Tag("text")]
-    | Annotated[list[ResponseTurn], Field(min_length=1, max_length=1024), AfterValidator(_alternates), Tag("turns")],
+    Annotated[Text, Tag("text")] | Annotated[list[ResponseTurn], _TURNS, AfterValidator(_alternates), Tag("turns")],
     _FORM,
 ]
 
@@ -141,9 +124,7 @@ class ComparisonRequest(_Strict):
         description="Call it a tie when probability_a is within this of 0.5. Without it there are no ties",
     )
     custom_id: CustomId | None = Field(default=None, description="Your own name for it, given back as it is")
-    metadata: dict[MetadataKey, MetadataValue] = Field(
-        default_factory=dict, max_length=16, description="Up to 16 pairs of text, given back as they are"
-    )
+    metadata: Metadata = Field(default_factory=dict, description="Up to 16 pairs of text, given back as they are")
     callback_url: CallbackUrl | None = Field(
         default=None, description="Where a signed callback goes when it has ended, signed with your default secret"
     )

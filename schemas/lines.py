@@ -15,7 +15,8 @@ from typing import Any, Literal, NamedTuple
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from schemas.comparison import HAS_NUL, ComparisonRequest
+from schemas.bodies import HAS_NUL
+from schemas.comparison import ComparisonRequest
 from schemas.problems import field_path
 
 ENDPOINT = "/v1/comparisons"
@@ -70,10 +71,11 @@ def read_line(raw: bytes) -> Line:
     try:
         ComparisonRequest.model_validate(line.request)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
+        errors = error.errors(include_url=False, include_input=False)
+        first = errors[0]
         where = field_path(first["loc"])
         message = first["msg"].removeprefix("Value error, ")
-        named = not any(each["loc"][:1] == ("custom_id",) for each in error.errors(include_url=False))
+        named = not any(each["loc"][:1] == ("custom_id",) for each in errors)
         raise BadLineError(
             "invalid_request",
             f"{where or 'line'}: {message}",

@@ -70,6 +70,7 @@ def get(path: str, status: int, code: str, **headers: str) -> Request:
     return Request("GET", path, headers, b"", status, code)
 
 
+_MANY = {f"m{number}": 0 for number in range(100_000)}
 _PURPOSE = ('name="purpose"', b"batch")
 _LINE = json.dumps(PAIR).encode() + b"\n"
 
@@ -90,6 +91,9 @@ REQUESTS = {
     "a turn of two texts": comparison(pair(prompt=[{"role": "user", "content": ["x", "y"]}])),
     "null for a response": comparison(pair(response_a=None)),
     "a negative margin": comparison(pair(tie_margin=-0.1)),
+    "a hundred thousand members": comparison(pair(**_MANY)),
+    "metadata of a hundred thousand numbers": comparison(pair(metadata=_MANY)),
+    "a batch of a hundred thousand members": post("/v1/batches", batch(**_MANY), 422, "invalid_request"),
     "a custom_id of nothing": comparison(pair(custom_id="")),
     "a custom_id without end": comparison(pair(custom_id="x" * 100_000)),
     "NUL in a custom_id": comparison(pair(custom_id="a\0b")),
@@ -182,6 +186,8 @@ BAD_LINES: dict[str, tuple[bytes, str, str | None]] = {
     "a wrong order": (pair(order="abba"), "invalid_request", "order"),
     "a margin too wide": (pair(tie_margin=0.5), "invalid_request", "tie_margin"),
     "an unknown profile": (pair(profile="mine"), "invalid_request", "profile"),
+    "a hundred thousand members": (pair(**_MANY), "invalid_request", None),
+    "metadata of a hundred thousand numbers": (pair(metadata=_MANY), "invalid_request", "metadata"),
     "a label that is none": (pair(label="both"), "invalid_request", "label"),
     "a label that is a list": (pair(label=["A"]), "invalid_request", "label"),
     "a label that is an object": (pair(label={}), "invalid_request", "label"),

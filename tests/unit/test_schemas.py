@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from schemas import ids
+from schemas.batch import BatchRequest, Window
+from schemas.callback import EndpointRequest, ReplayRequest, Rotation
 from schemas.comparison import ComparisonRequest
 from schemas.ids import SINGLE_LINE, ComparisonKey, comparison_id, new_filing_id, parse_comparison_id
 from schemas.problems import NOT_FOUND, FieldError, Problem, field_path, invalid_request
@@ -17,6 +19,7 @@ from schemas.problems import NOT_FOUND, FieldError, Problem, field_path, invalid
 GOOD = {"prompt": "What is the capital of Australia?", "response_a": "Sydney.", "response_b": "Canberra."}
 USER = {"role": "user", "content": "Why?"}
 ASSISTANT = {"role": "assistant", "content": "Because."}
+MANY = {str(number): 0 for number in range(100_000)}
 
 
 def request(**changes: Any) -> ComparisonRequest:
@@ -229,6 +232,37 @@ class TestABadRequest:
     def test_nobody_s_text_is_repeated(self, changes):
         """A problem document holds nothing of the contents that were refused."""
         assert "SECRET" not in problem_of({**GOOD, **changes}).document().model_dump_json()
+
+    @pytest.mark.parametrize(
+        ("changes", "field"),
+        [
+            (MANY, ""),
+            ({"metadata": MANY}, "metadata"),
+            ({"prompt": [{**USER, **MANY}]}, "prompt[0]"),
+            ({"response_a": [MANY] * 3}, "response_a[0]"),
+        ],
+        ids=["unknown members", "metadata", "a turn's", "each turn's"],
+    )
+    def test_an_object_of_many_members_is_one_fault(self, changes, field):
+        """Each of a hundred thousand would be an error of its own, and telling them all would stop the service."""
+        problem = problem_of({**GOOD, **changes})
+        assert problem.errors is not None
+        assert [each.field for each in problem.errors] == [field]
+        assert str(len(MANY))[:3] in problem.errors[0].message
+
+    def test_of_many_wrong_turns_the_first_is_told(self):
+        """As many turns as may be, with as many members as are told one by one, make no more errors than one."""
+        turns = [{**ASSISTANT, **{str(number): 0 for number in range(62)}}] * 1024
+        with pytest.raises(ValidationError) as refusal:
+            ComparisonRequest.model_validate({"prompt": turns, "response_a": turns, "response_b": turns})
+        assert refusal.value.error_count() == 3 * 62
+
+    @pytest.mark.parametrize("model", [BatchRequest, Window, EndpointRequest, ReplayRequest, Rotation])
+    def test_no_other_body_is_told_member_by_member(self, model):
+        """What a comparison is kept to holds for everything that is sent."""
+        with pytest.raises(ValidationError) as refusal:
+            model.model_validate(MANY)
+        assert refusal.value.error_count() == 1
 
     def test_a_request_cannot_be_changed_afterwards(self):
         """What was validated stays as it was."""
