@@ -7,7 +7,9 @@ which know tenants and not keys: a key's limit says how full its tenant's share 
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +24,7 @@ from schemas.problems import (
     RATE_LIMITED,
     TOKENS_USED_UP,
     TOO_MANY_BATCHES,
+    TOO_MANY_STREAMS,
     FieldError,
     Problem,
     ProblemKind,
@@ -108,6 +111,35 @@ class Rates:
             },
             wait=wait,
         )
+
+
+class Streams:
+    """Counts the streams of events that are open in this process, and by whose key."""
+
+    def __init__(self, *, most: int, of_a_key: int) -> None:
+        self._most = most
+        self._of_a_key = of_a_key
+        self._open: Counter[str] = Counter()
+
+    @contextmanager
+    def one(self, caller: Caller) -> Iterator[None]:
+        """Count a stream while it is open.
+
+        Raises:
+            Problem: as many are open as may be, by the caller's key or by all together.
+        """
+        key = caller.key_id or ""
+        if self._open[key] >= self._of_a_key:
+            raise _too_many_streams("by your key", self._of_a_key)
+        if self._open.total() >= self._most:
+            raise _too_many_streams("in this process of the service", self._most)
+        self._open[key] += 1
+        try:
+            yield
+        finally:
+            self._open[key] -= 1
+            if not self._open[key]:
+                del self._open[key]
 
 
 @dataclass(slots=True)
@@ -254,6 +286,16 @@ def _full(queued: int, most: int) -> Problem:
         QUEUE_FULL,
         f'"queued-comparisons";q={most}',
         f'"queued-comparisons";r={max(0, most - queued)}',
+        _SOON,
+    )
+
+
+def _too_many_streams(where: str, most: int) -> Problem:
+    return _refused(
+        f"{most} streams of events are open {where}, as many as may be. Close one, or read the batch now and then.",
+        TOO_MANY_STREAMS,
+        f'"event-streams";q={most}',
+        '"event-streams";r=0',
         _SOON,
     )
 

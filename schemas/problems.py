@@ -46,6 +46,7 @@ TOO_MANY_WRONG_KEYS = ProblemKind(
 RATE_LIMITED = ProblemKind("rate_limited", HTTPStatus.TOO_MANY_REQUESTS, "The key sends too many requests")
 QUEUE_FULL = ProblemKind("queue_full", HTTPStatus.TOO_MANY_REQUESTS, "Too many comparisons are queued")
 TOO_MANY_BATCHES = ProblemKind("too_many_batches", HTTPStatus.TOO_MANY_REQUESTS, "Too many batches have not ended")
+TOO_MANY_STREAMS = ProblemKind("too_many_streams", HTTPStatus.TOO_MANY_REQUESTS, "Too many streams of events are open")
 TOKENS_USED_UP = ProblemKind("tokens_used_up", HTTPStatus.TOO_MANY_REQUESTS, "The tokens of the day are used up")
 FORM_REFUSED = ProblemKind("form_refused", HTTPStatus.FORBIDDEN, "The form was not sent from here")
 SCOPE_MISSING = ProblemKind("scope_missing", HTTPStatus.FORBIDDEN, "The key may not do this")

@@ -20,7 +20,7 @@ from producer.api import batch_report, batches, callbacks, comparisons, files, h
 from producer.api.requests import Requests
 from producer.dashboard import routes as dashboard
 from producer.keyring import Keyring
-from producer.limits import Limiter
+from producer.limits import Limiter, Streams
 from producer.results import Waiter
 from schemas.problems import ProblemDocument
 
@@ -37,7 +37,10 @@ _SWITCH_SECONDS = 0.0005
 are understood in a thread, and each answer of Postgres, and whoever else asks, would wait this long for its turn."""
 
 _REQUESTS_AT_ONCE = 1000
-"""In one process; half of them may be held until a comparison is decided, so that the rest, and probes, get answers."""
+"""In one process. Half of them may be held until a comparison is decided, and a quarter be streams of events: the rest,
+and probes, get answers."""
+
+_STREAMS_OF_A_KEY = 50
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -75,6 +78,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.meters = Meters("api")
     app.state.traces = traces.begin("api", endpoint=settings.traces_endpoint, share=settings.traces_share)
     app.state.limiter = Limiter(settings)
+    app.state.streams = Streams(most=_REQUESTS_AT_ONCE // 4, of_a_key=_STREAMS_OF_A_KEY)
     app.state.allowed = Allowed.parse(settings.callback_allow)
     app.state.seals = settings.seals()
     app.include_router(comparisons.router)

@@ -17,6 +17,7 @@ from producer.api.bodies import JsonRoute
 from producer.api.problems import DOCUMENTED_AS_OPENAI
 from producer.api.requests import IdempotencyKey, known_key
 from producer.files import SHARD_LINES
+from producer.streams import EventStream
 from schemas import ids
 from schemas.batch import Batch, BatchRequest, BatchStatus
 from schemas.problems import Problem
@@ -144,12 +145,11 @@ async def results(caller: Reader, batch_id: str, request: Request) -> StreamingR
 
 
 @router.get("/{batch_id}/events", response_class=StreamingResponse)
-async def events(caller: Reader, batch_id: str, request: Request) -> StreamingResponse:
+async def events(caller: Reader, batch_id: str, request: Request) -> EventStream:
     """Follow a batch as server-sent events: the batch object whenever it has changed, until it has ended."""
     key = key_of(batch_id)
     await read_batch(request, caller, key)
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_follow(request, caller, key), media_type="text/event-stream", headers=headers)
+    return EventStream(request, caller, _follow(request, caller, key))
 
 
 async def _follow(request: Request, caller: Caller, key: UUID) -> AsyncIterator[str]:

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from fastapi import Request
-from fastapi.responses import StreamingResponse
 
 from producer.dashboard import access, render
+from producer.streams import EventStream
 
 _LOOKS = 5
 """After so many looks the session is looked up again: it may have ended, or its key."""
@@ -25,7 +25,7 @@ def stream(
     *,
     every: float,
     ended: Callable[[dict[str, Any]], bool] = lambda _: False,
-) -> StreamingResponse:
+) -> EventStream:
     """Follow a page until its reader leaves, it has ended, or the server ends.
 
     Args:
@@ -35,10 +35,8 @@ def stream(
         every: seconds from one look to the next.
         ended: whether nothing will change any more.
     """
-    headers = {**render.HEADERS, "X-Accel-Buffering": "no"}
-    return StreamingResponse(
-        _follow(request, template, look, every, ended), media_type="text/event-stream", headers=headers
-    )
+    events = _follow(request, template, look, every, ended)
+    return EventStream(request, request.state.caller, events, render.HEADERS)
 
 
 async def _follow(

@@ -3,11 +3,13 @@
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import httpx2
 import pytest
 from sqlalchemy import Connection, text
+from support.dockets import batch as insert_batch
 from support.edge import open_edge
 from support.keys import a_key, bearer
 from support.service import QUESTION
@@ -16,6 +18,7 @@ from support.waiting import wait_until
 from producer import limits
 from producer.api import app
 from producer.limits import WINDOW, Rates
+from schemas import ids
 from schemas.keys import KeyLimits
 
 _QUEUING = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
@@ -215,6 +218,52 @@ class TestBatches:
             connection.execute(text("COMMIT"))
             statuses = [each.result().status_code for each in made]
         assert sorted(statuses) == [200] * 5 + [429] * 15
+
+
+class TestStreams:
+    def test_neither_a_key_nor_all_together_open_more_than_they_may(
+        self, database_url: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
+    ):
+        """Where a key may have two of three streams, its third is refused, as is the fourth of all."""
+        monkeypatch.setattr(app, "_REQUESTS_AT_ONCE", 12)
+        monkeypatch.setattr(app, "_STREAMS_OF_A_KEY", 2)
+        path = f"/v1/batches/{ids.batch_id(insert_batch(connection, 1))}/events"
+        with open_edge(database_url) as http, ExitStack() as streams:
+            edge = Edge(http, database_url)
+            key, other, third = edge.key(), edge.key(), edge.key()
+
+            def ask(key: dict[str, str]) -> httpx2.Response:
+                return streams.enter_context(http.stream("GET", path, headers=key))
+
+            assert [ask(key).status_code, ask(key).status_code] == [200, 200]
+            refused = ask(key)
+            refused.read()
+            assert refusal(refused) == (429, "too_many_streams", 10)
+            assert '"event-streams";q=2' in refused.headers["ratelimit-policy"]
+            assert ask(other).status_code == 200
+            refused = ask(third)
+            refused.read()
+            assert refusal(refused) == (429, "too_many_streams", 10)
+            assert http.get("/v1/comparisons", headers=third).status_code == 200
+
+    def test_the_dashboards_count_and_one_that_is_left_makes_room(
+        self, database_url: str, monkeypatch: pytest.MonkeyPatch
+    ):
+        """A page that keeps up is a stream of its session's key; whoever leaves one may open another."""
+        monkeypatch.setattr(app, "_STREAMS_OF_A_KEY", 1)
+        with open_edge(database_url) as http:
+            assert http.post("/dashboard/login", data={"key": a_key(database_url)}).status_code == 303
+            with http.stream("GET", "/dashboard/events") as first:
+                assert first.status_code == 200
+                refused = http.get("/dashboard/events")
+                assert (refused.status_code, refused.headers["retry-after"]) == (429, "10")
+                assert "too_many_streams" in refused.text
+
+            def room() -> bool:
+                with http.stream("GET", "/dashboard/events") as answer:
+                    return answer.status_code == 200
+
+            wait_until(room, within=10, what="there is room")
 
 
 class TestTokens:
