@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from producer.client.errors import BatchNotEnded, InvalidRequest
 from producer.client.forms import FileForm, FileLike, OnProgress, open_file
-from producer.client.plans import Outcome, Plan, Plans, invalid, retry_delay
+from producer.client.plans import Outcome, Plan, Plans, invalid, retry_delay, surely_undone
 from schemas import comparison as words
 from schemas.batch import Batch, BatchPage, BatchRequest, File, Window
 from schemas.comparison import Comparison
@@ -73,7 +73,7 @@ class BulkPlans(Plans):
         """Upload a file of comparisons, one JSON object a line; gzip and zstd too. It is never whole in memory.
 
         A file of which no batch is made does no harm, so an upload that failed in passing is sent again, whole, where
-        the file can be read again.
+        the file can be read again or nothing of it was read yet.
 
         Args:
             file: a path, an open binary file, or the bytes.
@@ -85,9 +85,10 @@ class BulkPlans(Plans):
             if opened is not file:
                 ends.enter_context(opened)
             form = FileForm(opened, filename or name, on_progress)
-            once = not form.repeatable
             return (
-                yield from self.call(File, "POST", _FILES, form.headers, patience=_PATIENCE, once=once, stream=form)
+                yield from self.call(
+                    File, "POST", _FILES, form.headers, patience=_PATIENCE, again=lambda _: form.whole, stream=form
+                )
             )
 
     def create_batch(
@@ -132,7 +133,7 @@ class BulkPlans(Plans):
 
         Two calls may judge them twice, so this one is not repeated by itself where it may have been carried out.
         """
-        return self.call(Batch, "POST", f"{_one(batch_id)}/retry", patience=_PATIENCE, once=True)
+        return self.call(Batch, "POST", f"{_one(batch_id)}/retry", patience=_PATIENCE, again=surely_undone)
 
     def wait_batch(self, batch_id: str, timeout: float) -> Plan[Batch]:
         """Wait up to `timeout` seconds for a batch to end, well or not: read its `status`.

@@ -9,7 +9,7 @@ from standardwebhooks.webhooks import EmptyWebhookSecretError
 
 from producer.client.bulk import BulkPlans
 from producer.client.errors import CallbackRefused, InvalidRequest
-from producer.client.plans import Plan, invalid
+from producer.client.plans import Plan, invalid, surely_undone
 from schemas.callback import (
     Callback,
     CallbackEvent,
@@ -92,7 +92,7 @@ class CallbackPlans(BulkPlans):
             raise InvalidRequest(
                 invalid_request(error.errors(include_url=False, include_input=False)).document()
             ) from None
-        return self.call(NewEndpoint, "POST", _ENDPOINTS, _JSON, once=True, content=request.model_dump_json())
+        return self.call(NewEndpoint, "POST", _ENDPOINTS, _JSON, again=surely_undone, content=request.model_dump_json())
 
     def endpoints(self) -> Plan[EndpointPage]:
         """Read all endpoints, and how each has been doing."""
@@ -121,7 +121,7 @@ class CallbackPlans(BulkPlans):
         """
         path = _DEFAULT_SECRET if endpoint_id is None else f"{_endpoint(endpoint_id)}/rotate-secret"
         body = Rotation.model_construct(grace_seconds=grace_seconds).model_dump_json()
-        return self.call(Secret, "POST", path, _JSON, once=True, content=body)
+        return self.call(Secret, "POST", path, _JSON, again=surely_undone, content=body)
 
     def callbacks(
         self,

@@ -27,9 +27,11 @@ class FileForm(httpx2.SyncByteStream, httpx2.AsyncByteStream):
 
     def __init__(self, file: BinaryIO, filename: str, on_progress: OnProgress | None) -> None:
         self._file, self._on_progress = file, on_progress
-        self.repeatable = file.seekable()
-        self._start = file.tell() if self.repeatable else 0
-        self._size = file.seek(0, io.SEEK_END) - self._start if self.repeatable else None
+        self._seekable = file.seekable()
+        self.whole = True
+        """Whether all of it can be sent, another time too. What was read of a pipe is gone, wherever it went."""
+        self._start = file.tell() if self._seekable else 0
+        self._size = file.seek(0, io.SEEK_END) - self._start if self._seekable else None
         boundary = uuid4().hex
         quoted = "".join(f"%{ord(c):02X}" if c in '"\r\n' else c for c in filename)
         self._head = (
@@ -61,12 +63,13 @@ class FileForm(httpx2.SyncByteStream, httpx2.AsyncByteStream):
         yield self._tail
 
     def _begin(self) -> int:
-        if self.repeatable:
+        if self._seekable:
             self._file.seek(self._start)
         return self._tell(0)
 
     def _piece(self, sent: int) -> bytes:
         """Read on. No more is sent of a file that grows meanwhile than was announced."""
+        self.whole = self._seekable
         if self._size is None:
             return self._file.read(_PIECE)
         piece = self._file.read(min(_PIECE, self._size - sent))

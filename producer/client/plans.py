@@ -234,13 +234,13 @@ class Plans:
         give_up_at: float = math.inf,
         pause: float = 0.0,
         patience: float = 0.0,
-        once: bool = False,
+        again: Callable[[Outcome], bool] = lambda _: True,
         **parts: Any,
     ) -> Plan[_Model]:
         """Make one call, again and again until it succeeds, trying is of no use, or `give_up_at` would pass.
 
-        With `once`, a call that may have been carried out is not made again. `patience` is how many seconds more than
-        usual an answer may take.
+        `again` tells whether what failed in passing may be made again. `patience` is how many seconds more than usual
+        an answer may take.
         """
         attempt = 0
         while True:
@@ -248,7 +248,7 @@ class Plans:
             sent = (headers or {}) | ({"Prefer": f"wait={held:.3f}"} if held else {})
             outcome = yield pause, self.request(method, path, sent, patience=held + patience, **parts)
             delay = retry_delay(attempt, outcome, self.max_retries, random.random)
-            if once and not surely_undone(outcome):
+            if not again(outcome):
                 return self.read(model, path, outcome, unsure=True)
             if delay is None or time.monotonic() + delay >= give_up_at:
                 return self.read(model, path, outcome)

@@ -120,9 +120,9 @@ DROP = Answer(0, b"")
 
 
 class Court:
-    """A server that gives the scripted answers in turn, the last one forever."""
+    """A server that gives the scripted answers in turn, the last one forever; `away`, not before it has arrived."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, away: bool = False) -> None:
         self.script: list[Answer] = []
         self.asked: list[Asked] = []
         court = self
@@ -164,16 +164,24 @@ class Court:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler, bind_and_activate=False)
+        self.server.server_bind()
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
+        if not away:
+            self.arrive()
+
+    def arrive(self) -> None:
+        """Listen."""
+        self.server.server_activate()
         self.thread.start()
 
     def close(self) -> None:
         """Stop listening."""
-        self.server.shutdown()
+        if self.thread.is_alive():
+            self.server.shutdown()
+            self.thread.join()
         self.server.server_close()
-        self.thread.join()
 
 
 @pytest.fixture
@@ -184,12 +192,25 @@ def court() -> Iterator[Court]:
     server.close()
 
 
+class Pipe(io.RawIOBase):
+    """Two lines that can be read once."""
+
+    def __init__(self) -> None:
+        self.rest = [b"[1]\n", b"[2]\n"]
+
+    def read(self, size: int = -1) -> bytes:
+        """Read what comes next."""
+        return self.rest.pop(0) if self.rest else b""
+
+
 class Caller:
     """Calls a method of one of the two clients, without sleeping between attempts."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.naps = 0
+        self.meanwhile: Callable[[], None] = lambda: None
+        """What happens at the first nap."""
 
     def __call__(self, url: str, method: str, *args: Any, client: dict[str, Any] | None = None, **kwargs: Any) -> Any:
         """Open a client, call, close."""
@@ -208,7 +229,10 @@ class Caller:
         return asyncio.run(call())
 
     def _nap(self, seconds: float) -> None:
-        self.naps += seconds > 0
+        if seconds > 0:
+            self.naps += 1
+            if self.naps == 1:
+                self.meanwhile()
 
     async def _nap_async(self, seconds: float) -> None:
         self._nap(seconds)
@@ -266,14 +290,6 @@ class TestUpload:
 
     def test_what_can_be_read_once_is_sent_once(self, court: Court, call: Caller) -> None:
         """A pipe has no size and no second reading: it is sent as it comes, and not again after a failure."""
-
-        class Pipe(io.RawIOBase):
-            def __init__(self) -> None:
-                self.rest = [b"[1]\n", b"[2]\n"]
-
-            def read(self, size: int = -1) -> bytes:
-                return self.rest.pop(0) if self.rest else b""
-
         court.script = [file()]
         told: list[tuple[int, int | None]] = []
         call(court.url, "upload", Pipe(), on_progress=lambda *now: told.append(now))
@@ -282,7 +298,21 @@ class TestUpload:
         court.script = [DROP, file()]
         with pytest.raises(ServerUnreachable):
             call(court.url, "upload", Pipe())
-        assert len(court.asked) == 2
+        court.script = [problem(429, "busy"), file()]
+        with pytest.raises(ServerProblem) as raised:
+            call(court.url, "upload", Pipe())
+        assert raised.value.code == "busy"
+        assert [form(asked)[0]["file"] for asked in court.asked] == [b"[1]\n[2]\n"] * 3
+
+    def test_a_pipe_that_was_not_begun_is_sent_later(self, call: Caller) -> None:
+        """An attempt that found no server took nothing from it."""
+        court = Court(away=True)
+        court.script, call.meanwhile = [file()], court.arrive
+        try:
+            call(court.url, "upload", Pipe())
+        finally:
+            court.close()
+        assert [form(asked)[0]["file"] for asked in court.asked] == [b"[1]\n[2]\n"]
 
     def test_a_failed_upload_is_sent_again_from_where_it_began(self, court: Court, call: Caller) -> None:
         """Each attempt carries all of the file, from where the caller had read to, and progress begins anew."""
