@@ -1,23 +1,23 @@
 """What a batch may be made of: JSON lines as they are, Parquet files, and two systems' AlpacaEval outputs."""
 
-import gzip
 import io
 import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple
 
-import zstandard
 from pydantic_core import from_json
 
 from producer.cli.output import temporary_folder
+from producer.files import unfolder
 from schemas.lines import BadLineError, parse, unwrap
 from schemas.problems import BAD_INPUT_FILE, Problem
 
 EMPTY = "there is nothing in it; give one JSON object a line"
 _PARQUET_ROWS = 1000
+_PIECE = 64 * 1024
 _BLANK = b"\xef\xbb\xbf \t\r\n"
 """What a line may hold that holds nothing; a file may begin with a byte order mark."""
 KINDS = ("subset", "topic", "dataset")
@@ -64,25 +64,49 @@ def json_lines(file: Path, baseline: Path | None) -> Iterator[Path]:
         yield converted
 
 
+class _Pieces(io.RawIOBase):
+    """Bytes that come in pieces, as a file."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._left = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, into: Any) -> int:
+        while not self._left:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            self._left = memoryview(piece)
+        taken = min(len(into), len(self._left))
+        into[:taken] = self._left[:taken]
+        self._left = self._left[taken:]
+        return taken
+
+
 @contextmanager
 def opened(file: Path) -> Iterator[IO[bytes]]:
-    """Open a file, unfolding gzip and zstd by their first bytes, as the server does."""
+    """Open a file, unfolding gzip and zstd by their first bytes, as the server does.
+
+    Raises:
+        Problem: it cannot be read, or its compression cannot be undone to its end; then reading raises it.
+    """
+    with raw(file) as found:
+        yield io.BufferedReader(_Pieces(_unfolded(file, found)), _PIECE)
+
+
+def _unfolded(file: Path, found: IO[bytes]) -> Iterator[bytes]:
+    unfold = unfolder(found.read(4))
+    found.seek(0)
     try:
-        with file.open("rb") as raw:
-            beginning = raw.read(4)
-            raw.seek(0)
-            if beginning.startswith(b"\x1f\x8b"):
-                with gzip.open(raw) as unfolded:
-                    yield cast("IO[bytes]", unfolded)
-            elif beginning == b"\x28\xb5\x2f\xfd":
-                reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-                yield io.BufferedReader(reader)
-            else:
-                yield raw
-    except (EOFError, gzip.BadGzipFile, zstandard.ZstdError):
+        while piece := found.read(_PIECE):
+            yield from unfold.unfold(piece)
+    except Problem:
         raise _bad(file, "its compression cannot be undone") from None
-    except OSError as error:
-        raise _bad(file, error.strerror or str(error)) from None
+    if not unfold.whole:
+        raise _bad(file, "its compression ends in the middle; it is not all there")
 
 
 @contextmanager

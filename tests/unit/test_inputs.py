@@ -1,0 +1,75 @@
+"""Files that commands read themselves: whole, or not at all, however they are compressed."""
+
+import gzip
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from producer.cli.inputs import is_empty, opened
+from schemas.problems import Problem
+
+LETTERS = random.Random(7).choices("abcdefghij", k=40 * 3000)
+LINES = "".join(
+    json.dumps({"prompt": str(n), "response_a": "".join(LETTERS[40 * n : 40 * n + 40]), "response_b": "b"}) + "\n"
+    for n in range(3000)
+).encode()
+"""What takes a few blocks of either compression, so that it may end or be damaged behind some lines."""
+COMPRESS = {"gzip": gzip.compress, "zstd": zstandard.ZstdCompressor(write_checksum=True).compress}
+
+
+def unfolded(file: Path) -> bytes:
+    """All of a file, read by lines."""
+    with opened(file) as lines:
+        return b"".join(lines)
+
+
+def damaged(data: bytes) -> bytes:
+    """The same with some bytes changed, where a block says how it is coded."""
+    return data[:20] + bytes(each ^ 0x5A for each in data[20:60]) + data[60:]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda data: data,
+        *COMPRESS.values(),
+        lambda data: gzip.compress(data[:999]) + gzip.compress(data[999:]),
+        lambda data: zstandard.compress(data[:999]) + zstandard.compress(data[999:]),
+    ],
+    ids=["plain", *COMPRESS, "gzip in members", "zstd in frames"],
+)
+@pytest.mark.parametrize("data", [LINES, b"", b"{}"], ids=["lines", "nothing", "two bytes"])
+def test_what_is_whole_comes_out_as_it_was(tmp_path: Path, form: Callable[[bytes], bytes], data: bytes):
+    """Plain or compressed, in one part or in several, to the last byte."""
+    (file := tmp_path / "pairs").write_bytes(form(data))
+    assert unfolded(file) == data
+    assert is_empty(file) == (not data)
+
+
+@pytest.mark.parametrize("kind", COMPRESS)
+@pytest.mark.parametrize(
+    ("hurt", "says"),
+    [
+        (lambda data: data[: 2 * len(data) // 3], "its compression ends in the middle"),
+        (lambda data: data[:-1], "its compression ends in the middle"),
+        (damaged, "its compression cannot be undone"),
+        (lambda data: data + b"rubbish", "its compression cannot be undone"),
+    ],
+    ids=["cut", "cut by a byte", "damaged", "with rubbish behind it"],
+)
+def test_what_is_not_whole_is_told(tmp_path: Path, kind: str, hurt: Callable[[bytes], bytes], says: str):
+    """The lines before the fault are never taken for all of them."""
+    (file := tmp_path / "pairs").write_bytes(hurt(COMPRESS[kind](LINES)))
+    with pytest.raises(Problem, match=says) as raised:
+        unfolded(file)
+    assert str(file) in raised.value.detail
+
+
+def test_a_file_that_is_not_there(tmp_path: Path):
+    """It is named, with what is the matter with it."""
+    with pytest.raises(Problem, match="none: No such file or directory"):
+        unfolded(tmp_path / "none")
