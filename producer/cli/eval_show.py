@@ -82,7 +82,7 @@ def _show(table: Table) -> None:
     if console.is_terminal:
         console.print(table)
     else:
-        Console(file=console.file, width=_WIDE, highlight=False).print(table)
+        Console(file=console.file, width=_WIDE, highlight=False, emoji=False).print(table)
 
 
 def _consistency(consistent: Number, first_slot: Number, bias: Number) -> None:

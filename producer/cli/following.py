@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -44,7 +43,7 @@ def follow(client: Client, batch: Batch) -> Batch:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[told]}"),
+        TextColumn("{task.fields[told]}", markup=False),
     )
     every, quiet_until = _SOON, 0.0
     said: str | None = None
@@ -54,7 +53,7 @@ def follow(client: Client, batch: Batch) -> Batch:
         task = bar.add_task("judging", total=batch.request_counts.total, told="")
         while not batch.status.final:
             told = describe(batch, seen=(batch.progress.decided - had) / max(time.monotonic() - began, 0.001))
-            bar.update(task, completed=batch.progress.decided, told=escape(told))
+            bar.update(task, completed=batch.progress.decided, told=told)
             waits = batch.progress.waiting_for
             stays = waits == before and waits != said  # a reason that is gone at the next glance is none
             if bar.disable and every == _OFTEN and (stays or time.monotonic() > quiet_until):

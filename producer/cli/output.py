@@ -36,9 +36,10 @@ _EXITS = {
     NOT_DECIDED.code: Exit.NOT_DECIDED,
 }
 
-console = Console(highlight=False)
+# A name such as eval:cat:1 is somebody's own, and no picture of a cat.
+console = Console(highlight=False, emoji=False)
 """Standard output: results."""
-progress = Console(stderr=True, highlight=False)
+progress = Console(stderr=True, highlight=False, emoji=False)
 """Standard error: everything else."""
 
 

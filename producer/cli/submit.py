@@ -130,7 +130,10 @@ def file_all(client: Client, pairs: Sequence[Pair], *, as_json: bool) -> list[Co
 def print_filed(filed: Sequence[Comparison], *, as_json: bool) -> None:
     """Print what was filed: ids, or objects, one a line."""
     for comparison in filed:
-        console.print(comparison.model_dump_json() if as_json else comparison.id, soft_wrap=True, markup=False)
+        if as_json:
+            print_json(comparison.model_dump(mode="json"))
+        else:
+            console.print(comparison.id, soft_wrap=True, markup=False)
 
 
 def show(decided: verdicts.Decided, *, as_json: bool) -> None:

@@ -1,0 +1,71 @@
+"""What is printed is what there is: no text of a user's is rewritten on its way to the screen or into a pipe."""
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import pytest
+from rich.markup import escape
+
+from producer.cli import eval_show
+from producer.cli.output import console, fail, progress
+from producer.cli.pairs import Pair
+from producer.cli.submit import print_filed
+from producer.cli.verdicts import Decided, print_line
+from schemas.comparison import Comparison, ComparisonError, ComparisonRequest
+from schemas.problems import BAD_INPUT_FILE, Problem
+
+NAMED = "eval:cat:1"
+"""What a terminal's library may take for a picture of a cat."""
+NOW = datetime(2026, 1, 31, tzinfo=UTC)
+ERRORED = Comparison(
+    id=f"cmp_{7:032x}_1",
+    status="errored",
+    created_at=NOW,
+    decided_at=NOW,
+    custom_id=NAMED,
+    metadata={"of": "[bold]"},
+    verdict=None,
+    error=ComparisonError(code="engine_error", message="It would not."),
+)
+PAIR = Pair(ComparisonRequest(prompt="Which?", response_a="this", response_b="that"), label=None, topic=None)
+
+
+def table() -> None:
+    """Show a table in which it stands."""
+    shown = eval_show._table("system")
+    shown.add_row(escape(NAMED))
+    eval_show._show(shown)
+
+
+def problem() -> None:
+    """End with a problem that names it."""
+    with pytest.raises(SystemExit):
+        fail(Problem(BAD_INPUT_FILE, f"{NAMED}: there is nothing in it.").document())
+
+
+@pytest.mark.parametrize(
+    "say",
+    [
+        lambda: print_filed([ERRORED], as_json=True),
+        lambda: print_line(Decided(PAIR, ERRORED)),
+        table,
+        problem,
+        lambda: console.print(NAMED, markup=False),
+        lambda: progress.print(NAMED),
+    ],
+    ids=["JSON", "a verdict", "a table", "a problem", "results", "progress"],
+)
+def test_a_name_stays_as_it_is(say: Callable[[], None], capsys: pytest.CaptureFixture[str]):
+    """A word between colons is no picture."""
+    say()
+    said = capsys.readouterr()
+    assert NAMED in said.out + said.err
+
+
+def test_what_was_filed_reads_back(capsys: pytest.CaptureFixture[str]):
+    """Each line for a program is the object itself."""
+    print_filed([ERRORED, ERRORED], as_json=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert [Comparison.model_validate_json(line) for line in lines] == [ERRORED, ERRORED]
+    assert json.loads(lines[0])["object"] == "comparison"
