@@ -4,7 +4,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 from http import HTTPStatus
 from pathlib import Path
@@ -73,12 +73,12 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def write_lines(lines: Iterable[bytes], path: Path) -> None:
-    """Write lines to a file, all of them or none; `-` is standard output.
+    """Write lines to a file, all of them or none; `-` is standard output, which takes each as it comes.
 
     Raises:
         Problem: the file cannot be written.
     """
-    if str(path) == "-":
+    if str(path) == "-" or _is_standard_output(path):
         for line in lines:
             sys.stdout.buffer.write(line + b"\n")
         sys.stdout.buffer.flush()
@@ -95,14 +95,30 @@ def write_bytes(data: bytes, path: Path) -> None:
     _write([data], path)
 
 
+def _is_standard_output(path: Path) -> bool:
+    """Tell whether a path is another name of standard output, where what else is printed has its turn."""
+    with suppress(OSError, ValueError):
+        return os.path.samestat(path.stat(), os.fstat(sys.stdout.fileno()))
+    return False
+
+
 def _write(pieces: Iterable[bytes], path: Path) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as file:
-            for piece in pieces:
-                file.write(piece)
-        part.replace(path)
+        if path.exists() and not path.is_file():
+            # A device or a pipe, such as the shell's >(...), is written to and not replaced.
+            with path.open("wb") as there:
+                there.writelines(pieces)
+        else:
+            _replace(pieces, path.resolve())
     except OSError as error:
         raise Problem(BAD_OUTPUT_FILE, f"{path}: {error.strerror or error}.") from None
+
+
+def _replace(pieces: Iterable[bytes], target: Path) -> None:
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.writelines(pieces)
+        part.replace(target)
     finally:
         part.unlink(missing_ok=True)
