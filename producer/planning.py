@@ -7,7 +7,7 @@ what the hardware could do at best are never mixed.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, time, timedelta, tzinfo
+from datetime import UTC, datetime, time, timedelta, tzinfo
 from typing import Literal
 
 from pydantic import BaseModel, Field, PositiveFloat
@@ -211,17 +211,19 @@ def next_time(start: datetime, at: time, zone: tzinfo | None) -> datetime:
         start: aware.
         at: the time on the clock.
         zone: None for that of this machine.
+
+    Returns:
+        It in UTC: between two moments of one zone Python counts what the clocks show, and not what passes.
     """
     day = start.astimezone(zone).date()
-    for later in range(3):
-        moment = _in_zone(datetime.combine(day + timedelta(days=later), at), zone)
-        if moment > start:
-            return moment
-    raise AssertionError("clocks show every time within two days")
+    walls = (datetime.combine(day + timedelta(days=later), at) for later in range(3))
+    # A time that a change of clocks repeats comes twice, and its second time is told by the fold.
+    moments = (_in_zone(wall.replace(fold=fold), zone) for wall in walls for fold in (0, 1))
+    return next(moment for moment in moments if moment > start)
 
 
 def _in_zone(wall: datetime, zone: tzinfo | None) -> datetime:
-    return wall.astimezone() if zone is None else wall.replace(tzinfo=zone)
+    return (wall if zone is None else wall.replace(tzinfo=zone)).astimezone(UTC)
 
 
 def _listed(gpus: Iterable[str]) -> str:

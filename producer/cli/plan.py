@@ -128,7 +128,7 @@ def _deadline(made: Plan, by: str, start: str | None, timezone: str | None) -> d
     needed = planning.gpus_needed(made.job, made.rate, seconds)
     return {
         "start": begins.astimezone(zone).isoformat(timespec="minutes"),
-        "by": at.isoformat(timespec="minutes"),
+        "by": at.astimezone(zone).isoformat(timespec="minutes"),
         "hours": round(seconds / 3600, 3),
         "gpus_needed": needed,
         "enough": needed <= made.gpus,

@@ -1,7 +1,7 @@
 """Planning a night: the arithmetic, where its rates are from, and how the command says so."""
 
 import json
-from datetime import UTC, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -121,6 +121,30 @@ class TestClocks:
         """Tonight or tomorrow, and a night of changing clocks is as long as it is."""
         assert (planning.next_time(start, at, BERLIN) - start).total_seconds() == hours * 3600
 
+    @pytest.mark.parametrize(
+        ("noon", "hours"),
+        [
+            (datetime(2026, 1, 10, 12, tzinfo=UTC), 8),
+            (datetime(2026, 3, 28, 12, tzinfo=UTC), 7),  # clocks go forward
+            (datetime(2026, 10, 24, 12, tzinfo=UTC), 9),  # and back
+        ],
+    )
+    def test_a_night_from_one_time_to_another(self, noon, hours):
+        """Between two times on the clock of one zone lie the hours that pass, and not those that the clock shows."""
+        begins = planning.next_time(noon, time(22, 0), BERLIN)
+        assert (planning.next_time(begins, time(6, 0), BERLIN) - begins).total_seconds() == hours * 3600
+
+    @pytest.mark.parametrize(("start", "minutes"), [(time(2, 30), 15), (time(2, 30, fold=1), 15), (time(2, 50), 55)])
+    def test_a_time_that_comes_twice(self, start, minutes):
+        """In the night in which clocks go back, a quarter to three comes before that and after."""
+        begins = datetime.combine(date(2026, 10, 25), start, BERLIN).astimezone(UTC)
+        assert planning.next_time(begins, time(2, 45), BERLIN) - begins == timedelta(minutes=minutes)
+
+    def test_a_time_that_is_left_out(self):
+        """In the night in which clocks go forward, half past two is when it would have been."""
+        begins = datetime(2026, 3, 29, 0, 0, tzinfo=UTC)  # one o'clock
+        assert planning.next_time(begins, time(2, 30), BERLIN) - begins == timedelta(minutes=90)
+
     def test_this_machines_zone_by_default(self):
         """The moment found shows the time that was asked for."""
         found = planning.next_time(datetime.now(UTC), time(6, 30), None)
@@ -158,6 +182,11 @@ class TestTheCommand:
         assert planned(*when, "--gpus", 2)["deadline"]["enough"]
         assert planned(*when, "--order", "ab")["deadline"]["gpus_needed"] == 1
         assert "2 needed, 1 too few" in run("--lines", 1_000_000, "--tokens", 1500, *when).stdout
+
+    def test_both_times_are_told_in_the_zone(self):
+        """As a clock on the wall there shows them."""
+        found = planned("--start", "22:00", "--by", "06:00", "--timezone", "Asia/Kolkata")["deadline"]
+        assert (found["start"][11:], found["by"][11:]) == ("22:00+05:30", "06:00+05:30")
 
     def test_reuse_is_stated_as_an_assumption(self):
         """What is assumed to be shared stands in the answer."""
