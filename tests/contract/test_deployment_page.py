@@ -2,11 +2,21 @@
 
 import re
 import shutil
+import socket
+import ssl
 import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
-from support.deployed import ROOT
+import trustme
+import yaml
+from sqlalchemy.engine import URL, make_url
+from support.deployed import KUBERNETES, ROOT, pod_of, rendered
 
 from infra import settings
 
@@ -14,6 +24,8 @@ PAGE = (ROOT / "docs" / "deployment.md").read_text()
 KUBECTL = """#!/bin/sh
 printf '%s\\n' "$@" end >> "$TOLD"
 """
+_REFUSED = b"SFATAL\0C28000\0Mmet over TLS\0\0"
+"""An ErrorResponse of Postgres' protocol, without its head."""
 
 
 def block(language: str, having: str) -> str:
@@ -60,3 +72,83 @@ class TestSecrets:
             process = name.removeprefix("nightcourt-")
             if process in passwords:
                 assert f"//nightcourt_{process}:{passwords[process]}@" in values["NIGHTCOURT_DATABASE_URL"]
+
+
+@contextmanager
+def tls_postgres(authority: trustme.CA) -> Iterator[URL]:
+    """The TLS of a Postgres on this machine, which refuses whoever has agreed to it."""
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(server)
+    server.set_alpn_protocols(["postgresql"])
+
+    def answer() -> None:
+        with suppress(OSError):  # a client that does not trust it hangs up first
+            client, _ = listener.accept()
+            with client:
+                client.recv(8)
+                client.sendall(b"S")
+                with server.wrap_socket(client, server_side=True) as within:
+                    within.recv(1000)
+                    within.sendall(b"E" + (len(_REFUSED) + 4).to_bytes(4, "big") + _REFUSED)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        pool.submit(answer)
+        yield make_url(f"postgresql://somebody@localhost:{listener.getsockname()[1]}/nightcourt")
+
+
+def refusal(url: URL, query: dict[str, Any]) -> str:
+    """Why libpq cannot connect."""
+    with pytest.raises(psycopg.OperationalError) as caught:
+        psycopg.connect(url.set(query=query).render_as_string(hide_password=False), connect_timeout=10)
+    return str(caught.value)
+
+
+class TestTls:
+    @pytest.fixture(autouse=True)
+    def as_in_an_image(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """No file of this machine's own says whom to trust."""
+        monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
+        monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+        monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+
+    def test_libpq_finds_whom_to_trust(self, secrets: dict[str, dict[str, str]]) -> None:
+        """The file that the page names is Debian's, which the images have: libpq reads it, and knows a stranger."""
+        query = dict(make_url(secrets["nightcourt-api"]["NIGHTCOURT_DATABASE_URL"]).query)
+        assert query["sslmode"] == "verify-full"
+        assert query["sslrootcert"] == "/etc/ssl/certs/ca-certificates.crt"
+        if not Path(query["sslrootcert"]).exists():
+            pytest.skip("this machine is no Debian with public authorities, as the images are")
+        with tls_postgres(trustme.CA()) as url:
+            assert "certificate verify failed" in refusal(url, query)
+
+    def test_an_authority_of_ones_own_is_trusted_where_it_is_named(self, tmp_path: Path) -> None:
+        """With its file named as the page has it, libpq agrees to TLS, and hears what the server says within."""
+        authority = trustme.CA()
+        [named] = set(re.findall(r"sslrootcert=(/ca/[\w.]+)", PAGE))
+        file = tmp_path / named.removeprefix("/ca/")
+        authority.cert_pem.write_to_path(str(file))
+        with tls_postgres(authority) as url:
+            assert "met over TLS" in refusal(url, {"sslmode": "verify-full", "sslrootcert": str(file)})
+
+    def test_every_pod_is_given_that_file(self) -> None:
+        """The patch of the page fits all that makes pods, which then mount the authority where the address has it."""
+        [patch] = yaml.safe_load(block("yaml", "mountPath: /ca"))["patches"]
+        assert "create configmap ca --from-file=ca.crt" in PAGE
+        pods = [each for name in ("base", "cpu", "gpu") for each in rendered(KUBERNETES / name) if pod_of(each)]
+        for manifest in pods:
+            assert re.fullmatch(patch["target"]["kind"], manifest["kind"])
+            for step in yaml.safe_load(patch["patch"]):
+                extend(manifest, step)
+            assert {"name": "ca", "configMap": {"name": "ca"}} in pod_of(manifest)["volumes"]
+            mounts = pod_of(manifest)["containers"][0]["volumeMounts"]
+            assert {"name": "ca", "mountPath": "/ca", "readOnly": True} in mounts
+
+
+def extend(manifest: Any, step: dict[str, Any]) -> None:
+    """Carry out a step of a JSON patch that adds to the end of a list."""
+    assert step["op"] == "add"
+    *path, last = step["path"].strip("/").split("/")
+    assert last == "-"
+    for name in path:
+        manifest = manifest[int(name) if isinstance(manifest, list) else name]
+    manifest.append(step["value"])
