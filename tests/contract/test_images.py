@@ -111,6 +111,14 @@ class TestInstalls:
         else:
             assert "--require-hashes --only-binary :all:" in command
 
+    def test_nvidias_versions_are_not_ours(self):
+        """Wherever pip runs on NVIDIA's image, by the Dockerfile or by hand, the image's constraints are put aside."""
+        by_hand = re.findall(r"^.*pip install .*$", (ROOT / "docs" / "gpu.md").read_text(), re.MULTILINE)
+        of_image = [command.strip() for stage, command in INSTALLS if stage == "judge-gpu-environment"]
+        assert by_hand
+        assert of_image
+        assert all(command.startswith("PIP_CONSTRAINT='' ") for command in [*by_hand, *of_image])
+
     def test_every_environment_gets_the_project_itself(self):
         """Three images, three installs of our wheel."""
         assert sum("--find-links /wheels" in command for _, command in INSTALLS) == len(IMAGES)
