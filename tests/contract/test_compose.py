@@ -6,7 +6,7 @@ import subprocess
 import tomllib
 
 import pytest
-from support.deployed import COMPOSE, ROOT, SECRETS, TMP, compose, stages
+from support.deployed import COMPOSE, ROOT, SECONDS_TO_END, SECRETS, TMP, compose, stages
 
 from infra import settings
 from infra.roles import REDIS_RULES, REDIS_USER
@@ -198,6 +198,11 @@ class TestOurServices:
             fields.pop("callback_allow", None)
         assert set(fields) <= set(Settings.model_fields)
         settings.load(**fields)
+
+    def test_it_has_the_time_to_end_that_it_needs(self, name):
+        """What it has begun is ended before docker kills it, with some seconds to spare."""
+        told = re.fullmatch(r"(\d+)(s|m)", OURS[name].get("stop_grace_period", "10s"))
+        assert int(told[1]) * {"s": 1, "m": 60}[told[2]] > 1.5 * SECONDS_TO_END.get(name.partition("-")[0], 0)
 
     def test_a_pulse_is_looked_for_where_it_is_left(self, name):
         """The file that the probe looks at is the one that the image tells the process to touch."""

@@ -10,7 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from cloudcoil.models.keda import v1alpha1 as keda
-from support.deployed import KUBERNETES, ROOT, TMP, containers_of, pod_of, rendered, stages
+from support.deployed import KUBERNETES, ROOT, SECONDS_TO_END, TMP, containers_of, pod_of, rendered, stages
 
 from infra import settings
 from infra.settings import Settings
@@ -151,6 +151,14 @@ class TestEveryPod:
             fields = {key.removeprefix("NIGHTCOURT_").lower(): value for key, value in given.items()}
             assert set(fields) <= set(Settings.model_fields)
             settings.load(**fields)
+
+    def test_it_has_the_time_to_end_that_it_needs(self, name):
+        """What it has begun is ended before it is killed, what comes before it is told included."""
+        if PODS[name]["kind"] == "Deployment":
+            pod = pod_of(PODS[name])
+            before = pod["containers"][0].get("lifecycle", {}).get("preStop", {"sleep": {"seconds": 0}})
+            left = pod["terminationGracePeriodSeconds"] - before["sleep"]["seconds"]
+            assert left > 1.5 * SECONDS_TO_END.get(component_of(PODS[name]), 0)
 
     def test_its_probes_mean_progress(self, name):
         """The API answers for itself; all others are asked for the pulse where their image leaves it."""

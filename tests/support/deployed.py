@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from infra.settings import Settings
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "infra" / "docker" / "Dockerfile"
 COMPOSE = ROOT / "docker-compose.yml"
@@ -23,6 +25,12 @@ SECRETS = {
     for name in ("POSTGRES", "API", "DISPATCHER", "WORKER", "CALLBACKS", "REDIS", "REDIS_SERVICE")
 } | {"SECRET_KEYS": "0123456789abcdef" * 4}
 """What infra/docker/secrets.sh would have written."""
+
+SECONDS_TO_END = {
+    "callbacks": Settings().callback_deadline_seconds,
+    "judge": Settings().drain_seconds,
+}
+"""How long a process may go on with what it has begun when it is told to end."""
 
 
 @dataclass
