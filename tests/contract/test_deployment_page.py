@@ -16,7 +16,7 @@ import pytest
 import trustme
 import yaml
 from sqlalchemy.engine import URL, make_url
-from support.deployed import KUBERNETES, ROOT, pod_of, rendered
+from support.deployed import KUBERNETES, ROOT, compose, containers_of, pod_of, rendered, stages
 
 from infra import settings
 
@@ -142,6 +142,60 @@ class TestTls:
             assert {"name": "ca", "configMap": {"name": "ca"}} in pod_of(manifest)["volumes"]
             mounts = pod_of(manifest)["containers"][0]["volumeMounts"]
             assert {"name": "ca", "mountPath": "/ca", "readOnly": True} in mounts
+
+
+class TestMonitoring:
+    def test_prometheus_reads_every_pod(self, tmp_path: Path) -> None:
+        """By the names of their ports it finds each pod that goes on running, once; Debian's takes the rest of it."""
+        config = yaml.safe_load(block("yaml", "kubernetes_sd_configs"))
+        [job] = config["scrape_configs"]
+        [found], [kept] = job.pop("kubernetes_sd_configs"), job["relabel_configs"]
+        assert found == {"role": "pod", "namespaces": {"names": ["nightcourt"]}}
+        for each in (each for name in ("cpu", "gpu") for each in rendered(KUBERNETES / name)):
+            if each["kind"] == "Deployment":
+                ports = [port for container in containers_of(each) for port in container.get("ports", [])]
+                assert [bool(re.fullmatch(kept["regex"], port["name"])) for port in ports] == [True]
+        check_config(config, tmp_path)
+
+    def test_prometheus_reads_every_service(self, tmp_path: Path) -> None:
+        """By their names it asks all services of compose that go on running, where their images serve."""
+        config = yaml.safe_load(block("yaml", "dns_sd_configs"))
+        [job] = config["scrape_configs"]
+        asked = {name: found["port"] for found in job["dns_sd_configs"] for name in found["names"]}
+        images = {name: stages()[service["build"]["target"]].environment for name, service in running().items()}
+        assert asked == {
+            name: int(image["NIGHTCOURT_PORT" if name == "api" else "NIGHTCOURT_METRICS_PORT"])
+            for name, image in images.items()
+        }
+        check_config(config, tmp_path)
+
+    def test_prometheus_is_where_all_of_them_are(self) -> None:
+        """The service that the page adds is on a network of every process that it reads."""
+        added = yaml.safe_load(block("yaml", "prom/prometheus"))["services"]["prometheus"]
+        assert all(set(added["networks"]) & set(service["networks"]) for service in running().values())
+
+    def test_the_labels_are_those_that_the_policies_ask_for(self) -> None:
+        """Each label of a namespace that the page sets is one by which a policy lets something through."""
+        policies = (KUBERNETES / "base" / "network.yaml").read_text()
+        told = set(re.findall(r"kubectl label namespace \S+ (nightcourt/[\w-]+)=true", PAGE))
+        assert told == set(re.findall(r'\{(nightcourt/[\w-]+): "true"\}', policies))
+
+
+def check_config(config: dict[str, Any], folder: Path) -> None:
+    """Have Prometheus' own tool read a configuration beside the alerts, where it is installed."""
+    (folder / "alerts.yaml").write_bytes((ROOT / "infra" / "grafana" / "alerts.yaml").read_bytes())
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    if shutil.which("promtool") is not None:
+        subprocess.run(["promtool", "check", "config", folder / "prometheus.yml"], check=True)  # noqa: S607
+
+
+def running() -> dict[str, dict[str, Any]]:
+    """The services of ours that go on running."""
+    return {
+        name: service
+        for name, service in compose()["services"].items()
+        if "build" in service and name not in {"migrate", "engine-build"}
+    }
 
 
 def extend(manifest: Any, step: dict[str, Any]) -> None:

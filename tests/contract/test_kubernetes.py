@@ -259,13 +259,39 @@ class TestNetwork:
         assert inside <= set(v4["except"])
         assert v6 == {"cidr": "2000::/3"}
 
-    def test_only_the_api_is_reached(self):
-        """Its port is, from namespaces that carry a label."""
-        [policy] = [policy for policy in POLICIES.values() if policy.get("ingress")]
+    def test_only_the_api_is_reached_by_producers(self):
+        """Its port is, from namespaces that carry a label; beside it the numbers alone are open to anybody."""
+        assert {name for name, policy in POLICIES.items() if policy.get("ingress")} == {"producers", "metrics"}
+        policy = POLICIES["producers"]
         [rule] = policy["ingress"]
         assert policy["podSelector"]["matchLabels"] == {"app.kubernetes.io/component": "api"}
         assert rule["ports"] == [{"protocol": "TCP", "port": 8300}]
         assert rule["from"] == [{"namespaceSelector": {"matchLabels": {"nightcourt/may-file": "true"}}}]
+
+    @pytest.mark.parametrize("component", ["api", "dispatcher", "callbacks", "judge"])
+    def test_prometheus_and_a_collector_are_let_through_by_their_namespaces(self, component):
+        """Numbers are read on the ports where each process serves them, and spans go out, where labels allow it."""
+        assert selects(POLICIES["metrics"], component)
+        [rule] = POLICIES["metrics"]["ingress"]
+        assert rule["from"] == [{"namespaceSelector": {"matchLabels": {"nightcourt/may-scrape": "true"}}}]
+        served = {
+            port["containerPort"]
+            for each in PODS.values()
+            if component_of(each) == component
+            for port in pod_of(each)["containers"][0]["ports"]
+        }
+        images = [stages()[name].environment for name in ("service", "judge-cpu", "judge-gpu")]
+        wanted = {int(each["NIGHTCOURT_METRICS_PORT"]) for each in images}
+        assert served == ({8300} if component == "api" else wanted)
+        assert served <= {port["port"] for port in rule["ports"]} == {8300} | wanted
+        assert {each["NIGHTCOURT_METRICS_HOST"] for each in images} == {"0.0.0.0"}  # noqa: S104 - in a container
+        assert selects(POLICIES["traces"], component)
+        assert POLICIES["traces"]["egress"] == [
+            {
+                "to": [{"namespaceSelector": {"matchLabels": {"nightcourt/takes-traces": "true"}}}],
+                "ports": [{"protocol": "TCP", "port": 4318}],
+            }
+        ]
 
 
 class TestScaling:

@@ -123,6 +123,13 @@ class TestStack:
         """What is filed over HTTP gets its verdict from the small judge."""
         assert judged(stack) == "succeeded"
 
+    def test_prometheus_could_read_all_of_it(self, stack):
+        """Every process but the API, which has them on its own port, serves its numbers where its image says."""
+        for name, each in stack.items():
+            port = each.port if name == "api" else each.metrics_port
+            text = httpx2.get(f"http://127.0.0.1:{port}/metrics").raise_for_status().text
+            assert "nightcourt_build_info{" in text, name
+
     def test_a_frozen_dispatcher_is_found(self, stack):
         """A process that does not get on has no pulse, and has one again when it does."""
         dispatcher = stack["dispatcher"]

@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy.engine import make_url
 
+from infra.local.finding import free_port
 from support.deployed import ROOT, TMP, compose, stages
 
 _SEAL = """
@@ -52,6 +53,8 @@ class Container:
     process: subprocess.Popen | None = None
     headers: dict[str, str] = field(default_factory=dict)
     """What a request to it needs."""
+    metrics_port: int = field(default_factory=free_port)
+    """The same port in every container is another for each process here."""
     service: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -66,6 +69,8 @@ class Container:
         given = self.stage.environment | self.service.get("environment", {})
         ours = {name: self._moved(value) for name, value in given.items() if name != "PATH"}
         ours |= self.stores | self._login(given)
+        ours["NIGHTCOURT_METRICS_HOST"] = "127.0.0.1"
+        ours["NIGHTCOURT_METRICS_PORT"] = str(self.metrics_port)
         ours |= {"PATH": f"{self.programs}:/usr/bin:/bin", "TMPDIR": str(self.scratch)}
         if "NIGHTCOURT_PORT" in ours:
             ours |= {"NIGHTCOURT_PORT": str(self.port), "NIGHTCOURT_HOST": "127.0.0.1"}
