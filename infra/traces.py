@@ -162,7 +162,7 @@ def begin(process: str, *, endpoint: str | None, share: float) -> Traces:
             for instance.
         share: of requests, and of runs of batches' shards, from 0 to 1.
     """
-    if endpoint is None:
+    if not endpoint:
         return Traces()
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
     from opentelemetry.sdk.resources import Resource  # noqa: PLC0415

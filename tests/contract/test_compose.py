@@ -18,6 +18,8 @@ PROFILES = {"plain": {"cpu"}, "gpu": {"gpu"}, "engine": {"engine"}, "without a j
 ALWAYS = {"postgres", "redis", "migrate", "api", "dispatcher", "callbacks"}
 SERVICES = compose()["services"]
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
+OF_COMPOSE = {"COMPOSE_PROFILES"}
+"""What compose itself reads in .env."""
 
 
 def variables_of_env_file(text: str) -> dict[str, str]:
@@ -179,6 +181,35 @@ class TestEveryService:
         assert compose()["networks"]["inside"] == {"internal": True}
 
 
+class TestSettings:
+    def test_what_the_page_says_to_set_is_passed_on(self):
+        """Whatever docs/deployment.md has an operator of compose set reaches a service by .env, or is in its image."""
+        page = (ROOT / "docs" / "deployment.md").read_text()
+        of_compose = page.partition("## A cluster")[0] + page.partition("## Metrics and traces")[2]
+        table = of_compose.partition("| in `.env` |")[2].partition("\n\n")[0]
+        told = {name for row in table.splitlines() for name in re.findall(r"`([A-Z_]+)", row.split("|")[1])}
+        told |= set(re.findall(r"`(NIGHTCOURT_\w+)`", of_compose))
+        passed = set(re.findall(r"\$\{(\w+)", COMPOSE.read_text()))
+        assert {"NIGHTCOURT_TRUSTED_PROXIES", "NIGHTCOURT_SLOTS", "PUBLISHED_PORT"} <= told
+        fixed = {name for service in OURS.values() for name in STAGES[service["build"]["target"]].environment}
+        assert told - passed - fixed <= OF_COMPOSE
+
+    def test_what_is_left_out_of_env_is_as_the_settings_have_it(self):
+        """A default in the compose file is the setting's own: it is written down twice, and must not differ."""
+        for name, default in re.findall(r"\$\{NIGHTCOURT_(\w+):-([^}]*)\}", COMPOSE.read_text()):
+            given = getattr(settings.load(**{name.lower(): default}), name.lower())
+            assert (given or None) == (Settings.model_fields[name.lower()].default or None), name
+
+    def test_who_files_and_who_sends_know_the_same_receivers(self):
+        """The API refuses a receiver that it does not know of, so it is told where callbacks may go too."""
+        allowed = {"NIGHTCOURT_CALLBACK_ALLOW": "hooks.internal"}
+        told = compose(SECRETS | allowed)["services"]
+        assert {name for name in OURS if allowed.items() <= told[name].get("environment", {}).items()} == {
+            "api",
+            "callbacks",
+        }
+
+
 @pytest.mark.parametrize("name", OURS)
 class TestOurServices:
     def test_its_command_is_one_that_we_have(self, name):
@@ -194,8 +225,6 @@ class TestOurServices:
         """Every variable that it is given is a setting, with a value that the setting can have."""
         given = OURS[name].get("environment", {})
         fields = {key.removeprefix("NIGHTCOURT_").lower(): value for key, value in given.items()}
-        if "callback_allow" not in Settings.model_fields:
-            fields.pop("callback_allow", None)
         assert set(fields) <= set(Settings.model_fields)
         settings.load(**fields)
 

@@ -23,9 +23,10 @@ def begin(collector: Collector, share: float = 1.0) -> Traces:
     return traces.begin("test", endpoint=collector.url, share=share)
 
 
-def test_without_an_endpoint_there_is_nothing():
+@pytest.mark.parametrize("endpoint", [None, ""])
+def test_without_an_endpoint_there_is_nothing(endpoint: str | None):
     """Every way to make a span makes none, and nothing is there to go on with."""
-    off = traces.begin("test", endpoint=None, share=1.0)
+    off = traces.begin("test", endpoint=endpoint, share=1.0)
     assert not off.on
     with off.request("a", SAMPLED) as first, off.follow("b", SAMPLED, {}) as second, off.step("c", {}) as third:
         for span in (first, second, third):
