@@ -45,14 +45,17 @@ def _wait_seconds(prefer: str | None, longest: float) -> float:
     return min(float(match[1]), longest)
 
 
-async def _wait_and_read(
-    request: Request, response: Response, caller: Caller, key: ComparisonKey, seconds: float
-) -> Comparison:
-    state = request.app.state
-    if seconds > 0 and await state.waiter.wait(key, seconds):
-        response.headers["Preference-Applied"] = f"wait={seconds:g}"
-    async with state.database.connect() as connection:
+async def _read(request: Request, caller: Caller, key: ComparisonKey) -> Comparison:
+    async with request.app.state.database.connect() as connection:
         return await results.read(connection, tenant=caller.tenant, key=key)
+
+
+async def _held(request: Request, response: Response, key: ComparisonKey, seconds: float) -> bool:
+    """Hold the answer until the comparison is decided. It is the caller's: how long this takes tells of it."""
+    if seconds <= 0 or not await request.app.state.waiter.wait(key, seconds):
+        return False
+    response.headers["Preference-Applied"] = f"wait={seconds:g}"
+    return True
 
 
 @router.post("", status_code=202, responses={200: {"model": Comparison, "description": "Decided in time"}})
@@ -81,7 +84,8 @@ async def file(
         response.headers["Idempotent-Replayed"] = "true"
     else:
         state.meters.add(metrics.FILED, lane=Lane.INTERACTIVE)
-    comparison = await _wait_and_read(request, response, caller, receipt.key, seconds)
+    await _held(request, response, receipt.key, seconds)
+    comparison = await _read(request, caller, receipt.key)
     response.headers["Location"] = f"/v1/comparisons/{comparison.id}"
     response.status_code = 200 if comparison.status.final else 202
     return comparison
@@ -109,7 +113,9 @@ async def read(
     key = _key(comparison_id)
     state = request.app.state
     seconds = _wait_seconds(prefer, state.settings.max_wait_seconds)
-    comparison = await _wait_and_read(request, response, caller, key, seconds)
+    comparison = await _read(request, caller, key)
+    if not comparison.status.final and await _held(request, response, key, seconds):
+        comparison = await _read(request, caller, key)
     if comparison.status.final:
         return comparison
     async with state.database.connect() as connection:

@@ -43,6 +43,15 @@ def test_anothers_ids_are_not_there(tenants: Tenants, method: str, path: str):
         assert words[0] == words[1]
 
 
+def test_no_wait_tells_of_anothers(tenants: Tenants):
+    """Whoever asks to be held is told at once that a comparison is not there, whether it is another's or nobody's."""
+    for theirs in tenants.ids["comparison_id"]:
+        for each in (theirs, nobodys(theirs)):
+            asked = {**tenants.beta, "Prefer": "wait=60"}
+            answer = tenants.http.get(f"/v1/comparisons/{each}", headers=asked, timeout=15)
+            assert (answer.status_code, "preference-applied" in answer.headers) == (404, False)
+
+
 @pytest.mark.parametrize(("method", "path"), ABOUT)
 def test_without_either_wall_they_are_there(unwalled: Tenants, method: str, path: str):
     """Each operation is kept from another's things by the walls alone: with both gone, it finds and answers."""
