@@ -11,6 +11,8 @@ from schemas.problems import MALFORMED_UPLOAD, Problem
 
 _FIELD_BYTES = 1024
 """The longest that a plain field of an upload may be."""
+_PARTS = 16
+"""More than any client sends: the fields are kept in memory until the file has come."""
 
 
 class Upload:
@@ -28,6 +30,7 @@ class Upload:
         self._pending: list[bytes] = []
         self.fields: dict[str, str] = {}
         self.filename: str | None = None
+        self._parts = 0
         self._in_file = False
         self._ended = False
         self._parser = MultipartParser(
@@ -65,6 +68,11 @@ class Upload:
             raise Problem(MALFORMED_UPLOAD, "The form has no part called file.")
 
     def _part_begin(self) -> None:
+        self._parts += 1
+        if self._parts > _PARTS:
+            raise Problem(
+                MALFORMED_UPLOAD, f"The form has more than {_PARTS} parts; purpose and file are all it needs."
+            )
         self._headers = {}
         self._value = bytearray()
         self._in_file = False

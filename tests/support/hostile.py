@@ -132,6 +132,11 @@ REQUESTS = {
     "a form that is none": upload(b"prompt=p", 400, "malformed_upload"),
     "a form that ends in the middle": upload(form(_PURPOSE)[:-12], 400, "malformed_upload"),
     "a form without a file": upload(form(_PURPOSE), 400, "malformed_upload"),
+    "a form of many fields": upload(
+        form(_PURPOSE, *((f'name="f{number}"', b"") for number in range(15)), ('name="file"; filename="x"', _LINE)),
+        400,
+        "malformed_upload",
+    ),
     "a file of no purpose": upload(form(('name="file"; filename="x"', _LINE)), 422, "invalid_request"),
     "another purpose": upload(
         form(('name="purpose"', b"fine-tune"), ('name="file"; filename="x"', _LINE)), 422, "invalid_request"
