@@ -69,7 +69,8 @@ BUILD = _metric(
 HTTP_REQUESTS = _metric(
     "counter",
     "http_requests_total",
-    "Requests that were answered. The route is a template such as /v1/comparisons/{comparison_id}, or `unmatched`.",
+    "Requests that were answered, or whose sender hung up before (499). The route is a template such as "
+    "/v1/comparisons/{comparison_id}, or `unmatched`.",
     "api",
     method=(),
     route=(),

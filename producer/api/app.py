@@ -90,7 +90,7 @@ def create_app(settings: Settings) -> FastAPI:
     for router in dashboard.ROUTERS:
         app.include_router(router)
     problems.install(app)
-    app.add_middleware(Requests, meters=app.state.meters, traces=app.state.traces)
+    app.add_middleware(Requests, meters=app.state.meters, traces=app.state.traces, answer_failed=problems.answer_failed)
     _describe_problems(app)
     return app
 

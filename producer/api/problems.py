@@ -90,6 +90,12 @@ def answer(request: Request, problem: Problem) -> Response:
     )
 
 
+def answer_failed(request: Request) -> Response:
+    """Answer a request in which something went wrong that nobody foresaw."""
+    detail = f"The mistake is ours, and logged under the request's id, {request.state.request_id}."
+    return answer(request, Problem(INTERNAL, detail))
+
+
 def _methods(request: Request) -> set[str]:
     """Collect the methods of all routes with this path: the framework names those of the first one only."""
     methods: set[str] = set()
@@ -101,7 +107,7 @@ def _methods(request: Request) -> set[str]:
 
 
 def install(app: FastAPI) -> None:
-    """Answer every exception of a request as a problem."""
+    """Answer what routes and the framework raise, and whoever cannot be reached, as problems."""
 
     @app.exception_handler(Problem)
     async def _problem(request: Request, problem: Problem) -> Response:
@@ -129,8 +135,3 @@ def install(app: FastAPI) -> None:
         log.warning("database_unreachable", error=type(error).__name__)
         detail = "The database cannot be reached. Send the request again, with the same Idempotency-Key."
         return answer(request, Problem(UNAVAILABLE, detail, headers={"Retry-After": "1"}))
-
-    @app.exception_handler(Exception)
-    async def _internal(request: Request, _error: Exception) -> Response:
-        detail = "The mistake is ours, and logged under the request's id."
-        return answer(request, Problem(INTERNAL, detail))

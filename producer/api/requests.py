@@ -3,12 +3,14 @@
 import re
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from http import HTTPStatus
 from typing import Annotated
 
 import structlog
-from fastapi import Header
+from fastapi import Header, Request, Response
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from infra import metrics
@@ -24,6 +26,9 @@ _KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
 
 _HELD = b"preference-applied"
 """The header of an answer that was held because its caller asked for that."""
+
+_HUNG_UP = 499
+"""What is counted where whoever asked was gone before they were answered; nobody gets to see it."""
 
 IdempotencyKey = Annotated[
     str | None,
@@ -52,8 +57,11 @@ _UNTRACED = frozenset({"/livez", "/readyz", "/metrics"})
 class Requests:
     """Sees every request through: its id, which is a caller's `X-Request-Id` or new; its log line, count and span."""
 
-    def __init__(self, app: ASGIApp, meters: Meters, traces: Traces) -> None:
+    def __init__(
+        self, app: ASGIApp, meters: Meters, traces: Traces, answer_failed: Callable[[Request], Response]
+    ) -> None:
         self._app = app
+        self._answer_failed = answer_failed
         self._meters = meters
         self._traces = traces
 
@@ -66,7 +74,7 @@ class Requests:
         given = headers.get(b"x-request-id", b"").decode("latin-1")
         request_id = given if _ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
         scope.setdefault("state", {})["request_id"] = request_id
-        status = 500
+        status = 0
         started = time.perf_counter()
 
         async def send_with_id(message: Message) -> None:
@@ -87,10 +95,16 @@ class Requests:
         with structlog.contextvars.bound_contextvars(**{REQUEST_ID: request_id}), self._span(scope, headers) as span:
             try:
                 await self._app(scope, receive, send_with_id)
+            except ClientDisconnect:
+                status = status or _HUNG_UP
             except Exception:
                 log.exception("request_failed")
-                raise
+                if status:
+                    raise
+                # Here, and not by the framework outside of this: the answer has the request's id as any other.
+                await self._answer_failed(Request(scope))(scope, receive, send_with_id)
             finally:
+                status = status or 500
                 self._meters.add(metrics.HTTP_UNDER_WAY, -1)
                 method = scope["method"] if scope["method"] in _METHODS else "other"
                 self._meters.add(metrics.HTTP_REQUESTS, method=method, route=_route(scope), status=str(status))
