@@ -194,10 +194,14 @@ class Waiter:
                     await asyncio.sleep(1)
                 await asyncio.sleep(self._every)
         finally:
-            self._closing = True
-            for events in self._waiting.values():
-                for event in events:
-                    event.set()
+            self.close()
+
+    def close(self) -> None:
+        """Let every waiter go, and hold nobody from now on."""
+        self._closing = True
+        for events in self._waiting.values():
+            for event in events:
+                event.set()
 
     async def _decided(self, keys: Sequence[ComparisonKey]) -> list[ComparisonKey]:
         filings: list[UUID] = [key.filing_id for key in keys]

@@ -1,6 +1,8 @@
 """Streams of events: counted while they are open, since each holds a request for as long as its reader likes."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
@@ -24,3 +26,10 @@ class EventStream(StreamingResponse):
         # Here, and not where it is made: whoever is gone by then is never counted, and leaves nothing behind.
         with self._counted:
             await super().__call__(scope, receive, send)
+
+
+async def rest(request: Request, seconds: float) -> None:
+    """Wait between one look and the next, and no longer than the server goes on."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await request.app.state.ending.wait()

@@ -1,6 +1,7 @@
 """The HTTP process: composition root of the edge."""
 
 import asyncio
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -59,7 +60,6 @@ def create_app(settings: Settings) -> FastAPI:
         try:
             yield
         finally:
-            app.state.ending.set()
             ticking.cancel()
             with suppress(asyncio.CancelledError):
                 await ticking
@@ -111,7 +111,7 @@ def _describe_problems(app: FastAPI) -> None:
 
 
 def serve(settings: Settings) -> None:
-    """Serve HTTP until SIGTERM or SIGINT; requests in flight get five seconds to end.
+    """Serve HTTP until SIGTERM or SIGINT; who is held is answered then, and requests in flight get five seconds to end.
 
     Raises:
         Problem: there is no key to seal callback secrets by.
@@ -119,7 +119,20 @@ def serve(settings: Settings) -> None:
     settings.require_seals()
     logs.configure(process="api", level=settings.log_level, style=settings.log_format)
     sys.setswitchinterval(_SWITCH_SECONDS)
-    uvicorn.run(create_app(settings), **serving(settings))
+    server = Server(uvicorn.Config(create_app(settings), **serving(settings)))
+    with suppress(KeyboardInterrupt):  # raised again after it was heeded
+        server.run()
+
+
+class Server(uvicorn.Server):
+    """A server whose app hears at once that it ends: what holds a request goes on until then, and is waited for."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let go what is held, and wait until all are answered."""
+        state = self.config.app.state  # type: ignore[union-attr]
+        state.ending.set()
+        state.waiter.close()
+        await super().shutdown(sockets)
 
 
 def serving(settings: Settings) -> dict[str, Any]:

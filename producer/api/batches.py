@@ -1,6 +1,5 @@
 """`/v1/batches`: OpenAI's batches, with pausing, resuming, retrying, progress events and results at any time beside."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Annotated, Any
@@ -17,7 +16,7 @@ from producer.api.bodies import JsonRoute
 from producer.api.problems import DOCUMENTED_AS_OPENAI
 from producer.api.requests import IdempotencyKey, known_key
 from producer.files import SHARD_LINES
-from producer.streams import EventStream
+from producer.streams import EventStream, rest
 from schemas import ids
 from schemas.batch import Batch, BatchRequest, BatchStatus
 from schemas.problems import Problem
@@ -171,5 +170,5 @@ async def _follow(request: Request, caller: Caller, key: UUID) -> AsyncIterator[
             yield ": still here\n\n"
         if batch.status not in progress.LIVE:
             return
-        await asyncio.sleep(_EVENT_SECONDS)
+        await rest(request, _EVENT_SECONDS)
         silent += _EVENT_SECONDS

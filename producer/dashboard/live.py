@@ -1,6 +1,5 @@
 """Pages that keep up: the parts of a page that have changed, as server-sent events, by the page's own template."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from fastapi import Request
 
 from producer.dashboard import access, render
-from producer.streams import EventStream
+from producer.streams import EventStream, rest
 
 _LOOKS = 5
 """After so many looks the session is looked up again: it may have ended, or its key."""
@@ -61,5 +60,5 @@ async def _follow(
         if ended(shown):
             yield "event: ended\ndata: {}\n\n"
             return
-        await asyncio.sleep(every)
+        await rest(request, every)
         silent += every

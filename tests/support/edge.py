@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from sqlalchemy import event
 
 from infra.settings import Settings
-from producer.api.app import create_app, serving
+from producer.api.app import Server, create_app, serving
 from support.canaries import watch_answer
 from support.waiting import wait_until
 
@@ -21,7 +21,7 @@ from support.waiting import wait_until
 def served(app: FastAPI, **how: Any) -> Iterator[str]:
     """Serve an app until the block ends, and give its address."""
     chosen = {"host": "127.0.0.1", "log_config": None, "timeout_graceful_shutdown": 1, **how, "port": 0}
-    server = uvicorn.Server(uvicorn.Config(app, **chosen))
+    server = Server(uvicorn.Config(app, **chosen))
     thread = threading.Thread(target=server.run, name="edge")
     thread.start()
     try:
