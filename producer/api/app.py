@@ -17,7 +17,7 @@ from infra.addresses import Allowed
 from infra.database import connect_async
 from infra.meters import Meters
 from infra.settings import Settings
-from producer.api import batch_report, batches, callbacks, comparisons, files, health, problems
+from producer.api import batch_report, batches, callbacks, comparisons, documentation, files, health, problems
 from producer.api.requests import Requests
 from producer.dashboard import routes as dashboard
 from producer.keyring import Keyring
@@ -72,6 +72,7 @@ def create_app(settings: Settings) -> FastAPI:
         version=version("nightcourt"),
         description=_DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,  # the framework's pages have another host's scripts run beside the dashboard
         redoc_url=None,
     )
     app.state.settings = settings
@@ -87,6 +88,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(batch_report.router)
     app.include_router(callbacks.router)
     app.include_router(health.router)
+    app.include_router(documentation.router)
     for router in dashboard.ROUTERS:
         app.include_router(router)
     problems.install(app)

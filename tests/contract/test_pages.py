@@ -1,0 +1,51 @@
+"""What the service shows to browsers: pages that need no other host, on machines that reach none."""
+
+import re
+from importlib import resources
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from infra.settings import Settings
+from producer.api.app import create_app
+
+APP = create_app(Settings())
+FOLDER = Path(str(resources.files("producer.dashboard")))
+SOURCES = [each for name in ("static", "templates") for each in sorted((FOLDER / name).iterdir())]
+NAMESPACE = 'xmlns="http://www.w3.org/2000/svg"'
+
+
+def foreign(text: str) -> list[str]:
+    """Find the hosts that a text names."""
+    return re.findall(r"//[A-Za-z0-9][\w.-]*\.[a-z]{2,}", text.replace(NAMESPACE, ""))
+
+
+@pytest.fixture(scope="module")
+def http() -> TestClient:
+    """A client of an edge with nothing behind it."""
+    return TestClient(APP, base_url="http://127.0.0.1")
+
+
+@pytest.mark.parametrize("path", ["/docs", "/dashboard/", "/dashboard/login", "/dashboard/nothing", "/redoc"])
+def test_no_page_names_another_host(http: TestClient, path: str):
+    """Nothing is fetched from anywhere else, nor does a page lead there."""
+    assert foreign(http.get(path).text) == []
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
+def test_nothing_that_pages_are_made_of_names_another_host(source: Path):
+    """What holds for the pages above holds for those that need somebody signed in."""
+    assert foreign(source.read_text()) == []
+
+
+def test_the_operations_are_listed(http: TestClient):
+    """The page that people are sent to has each operation of the document, runs nothing, and may fetch no script."""
+    answer = http.get("/docs")
+    policy = answer.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'")
+    assert "script-src" not in policy
+    assert "<script" not in answer.text
+    for path, methods in APP.openapi()["paths"].items():
+        for method in methods:
+            assert f"<code>{method.upper()} {path}</code>" in answer.text
