@@ -19,6 +19,7 @@ from schemas.problems import BODY_TOO_LARGE, FORM_REFUSED, KEY_MISSING, SCOPE_MI
 
 COOKIE = "nightcourt_session"
 _FORM_BYTES = 8192
+_FORM_FIELDS = 20
 
 
 async def visitor(request: Request) -> Caller | None:
@@ -68,7 +69,10 @@ async def fields(request: Request) -> dict[str, str]:
         body += chunk
         if len(body) > _FORM_BYTES:
             raise Problem(BODY_TOO_LARGE, "No form here is as large as this.", headers={"Connection": "close"})
-    return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=20))
+    try:
+        return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=_FORM_FIELDS))
+    except ValueError:
+        raise Problem(BODY_TOO_LARGE, f"No form here has more than {_FORM_FIELDS} fields.") from None
 
 
 def _sent_from_here(request: Request) -> None:

@@ -49,3 +49,10 @@ def test_the_operations_are_listed(http: TestClient):
     for path, methods in APP.openapi()["paths"].items():
         for method in methods:
             assert f"<code>{method.upper()} {path}</code>" in answer.text
+
+
+def test_a_form_of_many_fields_is_refused(http: TestClient):
+    """Anybody may send the form to sign in by; one that is no form of ours is their mistake, and not the service's."""
+    answer = http.post("/dashboard/login", data={f"field-{number}": "" for number in range(21)})
+    assert answer.status_code == 413
+    assert "body_too_large" in answer.text
