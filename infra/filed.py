@@ -8,6 +8,16 @@ from sqlalchemy import Row
 
 from schemas.lines import unwrap
 
+# Most lines have none, and looking for the word costs a fraction of understanding a line.
+METADATA = """
+    CASE WHEN position('"metadata"' IN c.body) > 0 THEN (
+        SELECT CASE WHEN line.url IS NULL OR line.body IS NULL THEN line.metadata ELSE line.body -> 'metadata' END
+        FROM json_to_record(c.body::json) AS line(url json, body json, metadata json)
+    ) END
+"""
+"""SQL for the metadata of a row `c` of `comparisons`, as JSON: from where `schemas.lines.unwrap` takes it in a line of
+that form, and so what was validated. What else a line calls metadata is none."""
+
 
 class Filed(NamedTuple):
     """A comparison as it was filed, its fields JSON-ready and what it left open filled in."""

@@ -14,6 +14,8 @@ from uuid import UUID
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from infra.filed import METADATA
+
 Kind = Literal["results", "output", "errors", "asked"]
 
 _RUN = 2000
@@ -27,13 +29,12 @@ _AHEAD = 2
 _HEX = "(SELECT replace(CAST(:id AS text), '-', ''))"
 
 # Text put together, since `json_build_object` on a million rows takes longer than everything else; what is not ours to
-# spell (names, messages, metadata) goes through `to_json`.
+# spell (names, messages) goes through `to_json`; a line's metadata is JSON of its own.
 _COMPARISON = f"""
     '{{"id":"cmp_' || {_HEX} || '_' || o.line || '","object":"comparison","status":"' || o.status
     || '","created_at":' || to_json(b.created_at) || ',"decided_at":' || to_json(o.decided_at)
     || ',"custom_id":' || coalesce(to_json(coalesce(c.custom_id, bad.custom_id))::text, 'null')
-    || ',"metadata":' || CASE WHEN position('"metadata"' IN c.body) > 0 THEN coalesce(
-           c.body::json -> 'body' ->> 'metadata', c.body::json ->> 'metadata', '{{}}') ELSE '{{}}' END
+    || ',"metadata":' || coalesce(({METADATA})::text, '{{}}')
     || ',"verdict":' || CASE WHEN o.tally IS NULL THEN 'null' ELSE
            left(o.tally::text, -1) || ',"judge":' || j.card::text || ',"usage":{{"prompt_tokens":' || o.prompt_tokens
            || ',"cached_tokens":' || o.cached_tokens || ',"gpu_seconds":' || o.gpu_seconds

@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from infra import docket
+from infra.filed import METADATA
 from schemas.comparison import Comparison, ComparisonError, ComparisonPage
 from schemas.ids import SINGLE_LINE, ComparisonKey, batch_id, comparison_id
 from schemas.problems import ALREADY_DECIDED, NOT_FOUND, PART_OF_A_BATCH, Problem
@@ -21,16 +22,16 @@ from schemas.verdict import Judge, Tally, Usage, Verdict
 
 log = structlog.get_logger()
 
-_COLUMNS = """
-    SELECT {filing} AS filing_id, c.line, c.custom_id,
-           coalesce(c.body::json -> 'body' -> 'metadata', c.body::json -> 'metadata') AS metadata, c.created_at,
+_COLUMNS = f"""
+    SELECT {{filing}} AS filing_id, c.line, c.custom_id,
+           {METADATA} AS metadata, c.created_at,
            o.status, o.tally, o.error_code, o.error_message, o.prompt_tokens, o.cached_tokens, o.gpu_seconds, o.reused,
            o.decided_at, j.card AS judge,
-           EXISTS (SELECT FROM shards s WHERE s.filing_id = {filing} AND s.state = 'running'
+           EXISTS (SELECT FROM shards s WHERE s.filing_id = {{filing}} AND s.state = 'running'
                    AND c.line BETWEEN s.first_line AND s.last_line) AS running
     FROM comparisons c
-    LEFT JOIN batches b ON b.id = {batch} AND b.file_id = c.source_id
-    LEFT JOIN outcomes o ON o.filing_id = {filing} AND o.line = c.line
+    LEFT JOIN batches b ON b.id = {{batch}} AND b.file_id = c.source_id
+    LEFT JOIN outcomes o ON o.filing_id = {{filing}} AND o.line = c.line
     LEFT JOIN judges j ON j.id = o.judge_id
 """
 

@@ -57,10 +57,15 @@ def file_and_judge(client: Any, court: Court, engine: ScriptedEngine) -> Any:
     body = {"prompt": "Question 2", "response_a": "this & that", "response_b": "<b>the other</b>", "custom_id": "spot"}
     single = client.post("/v1/comparisons", json=body).json()["id"]
     court.sit_until_quiet()
+    judge_batches(court)
+    lines = client.get(f"/v1/batches/{batch}/results").text.splitlines()
+    return SimpleNamespace(batch=batch, single=single, results=[json.loads(line) for line in lines])
+
+
+def judge_batches(court: Court) -> None:
+    """Open every batch, judge it, and end it."""
     court.connection.execute(text("UPDATE batches SET open = true"))
     while shards := docket.release_bulk(court.connection, room=100, limit=100):
         for shard in shards:
             judge_shard(court.bench, shard)
     court.connection.execute(text("UPDATE batches SET status = 'completed', ended_at = now(), open = false"))
-    lines = client.get(f"/v1/batches/{batch}/results").text.splitlines()
-    return SimpleNamespace(batch=batch, single=single, results=[json.loads(line) for line in lines])
