@@ -28,6 +28,7 @@ _OPEN = text("""
 """)
 
 # Whether anything is left is asked of two small indexes; sums over all shards are made of what has ended alone.
+# Lines that were cancelled stay so when the errored lines beside them are judged again.
 _END = text(f"""
     WITH over AS MATERIALIZED (
         SELECT id FROM batches
@@ -37,7 +38,7 @@ _END = text(f"""
                             AND state IN ('released', 'running'))
     )
     UPDATE batches SET open = false, ended_at = now(), status = CASE
-        WHEN batches.status = 'cancelling' THEN 'cancelled'
+        WHEN batches.status = 'cancelling' OR n.cancelled > 0 THEN 'cancelled'
         WHEN n.expired > 0 THEN 'expired'
         WHEN n.succeeded = 0 THEN 'failed'
         ELSE 'completed' END

@@ -2,11 +2,13 @@
 
 from datetime import UTC, datetime
 
+from fastapi.testclient import TestClient
 from sqlalchemy import Connection, text
 from support.dockets import an_outcome, batch, claim_one
 
 from infra import docket
 from producer import progress, windows
+from schemas.ids import batch_id
 
 
 def states(connection: Connection) -> list[str]:
@@ -99,3 +101,18 @@ class TestTheEnd:
         windows.tend(connection)
         row = connection.execute(text("SELECT status, open, ended_at FROM batches")).one()
         assert (row.status, row.open, row.ended_at is None) == ("completed", False, False)
+
+    def test_one_that_was_cancelled_and_is_retried(self, connection: Connection, client: TestClient):
+        """It ends as cancelled once more: of its lines only those that were errored have been judged."""
+        path = f"/v1/batches/{batch_id(batch(connection, 3))}"
+        docket.finish(connection, claim_one(connection).lease, [an_outcome(1, good=False)])
+        client.post(f"{path}/cancel")
+        windows.tend(connection)
+        assert client.get(path).json()["status"] == "cancelled"
+        assert client.post(f"{path}/retry").json()["status"] == "in_progress"
+        windows.tend(connection)
+        docket.finish(connection, claim_one(connection).lease, [an_outcome(1, good=True)])
+        windows.tend(connection)
+        ended = client.get(path).json()
+        assert (ended["status"], ended["cancelled_at"] is None) == ("cancelled", False)
+        assert (ended["request_counts"]["succeeded"], ended["request_counts"]["cancelled"]) == (1, 2)
