@@ -144,8 +144,12 @@ def _progress(row: Row[Any], decided: int, workers: int) -> Progress:
         judged = int(row.succeeded) + int(row.errored) - lines
         if seconds >= _SOON and judged > 0:
             rate = judged / seconds
-            # Text judged a second tells more of what is left than lines a second: lines differ in length.
-            eta = float(row.bytes_left) * seconds / max(float(row.bytes_done) - text_done, 1.0)
+            # Text judged a second tells more of what is left than lines a second: lines differ in length. Of lines that
+            # are judged again it is not known how much text they are.
+            if row.bytes_left:
+                eta = float(row.bytes_left) * seconds / max(float(row.bytes_done) - text_done, 1.0)
+            else:
+                eta = (row.total - decided) / rate
     return Progress(
         decided=decided,
         lines_per_second=rate,

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 
+import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import Connection, text
 from support.dockets import an_outcome, batch, claim_one
@@ -116,3 +117,22 @@ class TestTheEnd:
         ended = client.get(path).json()
         assert (ended["status"], ended["cancelled_at"] is None) == ("cancelled", False)
         assert (ended["request_counts"]["succeeded"], ended["request_counts"]["cancelled"]) == (1, 2)
+
+
+class TestTimeLeft:
+    def test_of_lines_that_are_judged_again(self, connection: Connection, client: TestClient):
+        """A batch that is retried takes as long as what is left of its errored lines does, at the rate so far."""
+        path = f"/v1/batches/{batch_id(batch(connection, 5))}"
+        for line in range(1, 6):
+            docket.finish(connection, claim_one(connection).lease, [an_outcome(line, good=line == 5)])
+        windows.tend(connection)
+        assert client.post(f"{path}/retry").json()["status"] == "in_progress"
+        windows.tend(connection)
+        noted = (
+            "UPDATE batches SET samples = jsonb_build_array(jsonb_build_array(extract(epoch FROM now()) - 10, 1, 10))"
+        )
+        connection.execute(text(noted))
+        docket.record(connection, claim_one(connection).lease, [an_outcome(1, good=True)], lease_seconds=60)
+        now = client.get(path).json()["progress"]
+        assert 0 < now["lines_per_second"] <= 0.1
+        assert now["eta_seconds"] == pytest.approx(3 / now["lines_per_second"])
