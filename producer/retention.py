@@ -30,12 +30,14 @@ LOCK_FILE = text("SELECT FROM files WHERE id = :id FOR UPDATE")
 CLOSE_FILE = text("""
     UPDATE files SET state = 'uploading' WHERE id = :id AND NOT EXISTS (SELECT FROM batches WHERE file_id = :id)
 """)
-# Single comparisons that have ended. Their ids sort by time, so the oldest stand first in the index.
+# Single comparisons that ended long ago. Their ids sort by time, so the oldest stand first in the index; none ended
+# before it was filed, which spares looking for the outcomes of all that are young.
 _OLD_SINGLES = text("""
     WITH old AS MATERIALIZED (
         SELECT c.source_id FROM comparisons c
         JOIN outcomes o ON o.filing_id = c.source_id AND o.line = 0
         WHERE c.line = 0 AND c.created_at < now() - make_interval(secs => :older_than)
+          AND o.decided_at < now() - make_interval(secs => :older_than)
           AND (CAST(:tenant AS text) IS NULL OR c.tenant = :tenant)
         ORDER BY c.tenant, c.source_id LIMIT :step
     ), shards_gone AS (DELETE FROM shards s USING old WHERE s.filing_id = old.source_id),

@@ -57,7 +57,8 @@ def batch(connection: Connection, *, tenant: str = "default", status: str) -> uu
 
 def age(connection: Connection) -> None:
     """Let everything be two days old."""
-    for table, column in (("comparisons", "created_at"), ("files", "created_at"), ("batches", "created_at")):
+    beginnings = [(table, "created_at") for table in ("comparisons", "files", "batches")]
+    for table, column in (*beginnings, ("outcomes", "decided_at")):
         connection.execute(text(f"UPDATE {table} SET {column} = {column} - interval '2 days'"))  # noqa: S608
 
 
@@ -75,6 +76,17 @@ def test_what_ended_long_ago_goes_and_the_rest_stays(database, connection):
     assert left["comparisons"] == 2 + 5
     assert connection.execute(text("SELECT id FROM batches")).scalar() == running
     assert left["outcomes"] == 1
+
+
+def test_a_comparison_is_kept_from_its_end_on(database, connection):
+    """One that was filed long ago, and waited, goes no sooner than others that ended with it."""
+    single(connection, decided=True)
+    connection.execute(text("UPDATE comparisons SET created_at = created_at - interval '2 days'"))
+    assert retention.delete_old(database, older_than=86400) == 0
+    assert (counts(connection)["comparisons"], counts(connection)["outcomes"]) == (1, 1)
+    connection.execute(text("UPDATE outcomes SET decided_at = decided_at - interval '2 days'"))
+    retention.delete_old(database, older_than=86400)
+    assert (counts(connection)["comparisons"], counts(connection)["outcomes"]) == (0, 0)
 
 
 def test_a_batch_goes_with_its_outcomes_and_leaves_its_file(database, connection):
