@@ -227,17 +227,20 @@ async def _lines(
             *whole, rest = (rest + plain).split(b"\n")
             for line in whole:
                 number += 1
+                if len(line) > limits.line_bytes:
+                    raise _too_long(number, limits)
                 if line.strip():
                     yield number, (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).strip()
             if len(rest) > limits.line_bytes:
-                raise Problem(
-                    BODY_TOO_LARGE,
-                    f"Line {number + 1} is longer than the {limits.line_bytes} bytes that a line may have.",
-                )
+                raise _too_long(number + 1, limits)
     if unfold is not None and not unfold.whole:
         raise Problem(BAD_COMPRESSION, "The file's compression ends in the middle; it did not arrive whole.")
     if rest.strip():
         yield number + 1, (rest.removeprefix(b"\xef\xbb\xbf") if number == 0 else rest).strip()
+
+
+def _too_long(number: int, limits: "Limits") -> Problem:
+    return Problem(BODY_TOO_LARGE, f"Line {number} is longer than the {limits.line_bytes} bytes that a line may have.")
 
 
 async def _beginning_with(least: int, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

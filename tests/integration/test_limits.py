@@ -1,5 +1,6 @@
 """Limits of keys, over HTTP on a real Postgres: what is let in, what is refused, and what the refusal says."""
 
+import json
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -106,6 +107,19 @@ class TestRequests:
         edge.http.get("/v1/batches", headers=key)
         error = edge.http.get("/v1/batches", headers=key).json()["error"]
         assert (error["type"], error["code"]) == ("rate_limit_error", "rate_limited")
+
+
+class TestLines:
+    @pytest.mark.parametrize("end", [b"\n", b"\n" + LINE, b""], ids=["whole", "followed", "last"])
+    def test_one_that_is_too_long(self, edge: Edge, end: bytes):
+        """Each line of a file has the limit of a body, wherever it ends; the file may be as long as it likes."""
+        key = edge.key(max_body_bytes=1000)
+        edge.upload(key, 100)
+        long = json.dumps({"prompt": "w" * 5000, "response_a": "this", "response_b": "that"}).encode()
+        form: Any = {"files": {"file": ("f.jsonl", LINE + long + end)}, "data": {"purpose": "batch"}}
+        answer = edge.http.post("/v1/files", headers=key, **form)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
+        assert "Line 2 " in answer.json()["error"]["message"]
 
 
 class TestTheQueue:
