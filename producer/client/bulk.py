@@ -10,7 +10,7 @@ from uuid import uuid4
 import httpx2
 from pydantic import ValidationError
 
-from producer.client.errors import BatchNotEnded, InvalidRequest
+from producer.client.errors import BatchNotEnded, ClientError, InvalidRequest
 from producer.client.forms import FileForm, FileLike, OnProgress, open_file
 from producer.client.plans import Outcome, Plan, Plans, invalid, retry_delay, surely_undone
 from schemas import comparison as words
@@ -138,13 +138,21 @@ class BulkPlans(Plans):
     def wait_batch(self, batch_id: str, timeout: float) -> Plan[Batch]:
         """Wait up to `timeout` seconds for a batch to end, well or not: read its `status`.
 
+        A service that is away meanwhile is waited for too.
+
         Raises:
             BatchNotEnded: it has not ended by then. This is a `TimeoutError` too.
         """
         path, give_up_at = _one(batch_id), time.monotonic() + timeout
+        now: Batch | None = None
         pause, every = 0.0, _SOON
         while True:
-            now = yield from self.call(Batch, "GET", path, give_up_at=give_up_at, pause=pause)
+            try:
+                now = yield from self.call(Batch, "GET", path, give_up_at=give_up_at, pause=pause, lasting=True)
+            except ClientError as error:
+                if now is None or not error.passing:
+                    raise
+                raise BatchNotEnded(now) from error
             if now.status.final:
                 return now
             pause, every = min(every, give_up_at - time.monotonic()), min(2 * every, _OFTEN)

@@ -55,6 +55,9 @@ def read_problem(status: int, body: bytes, request_id: str | None) -> ProblemDoc
 class ClientError(Exception):
     """Anything that a client raises about a call, worded for a person."""
 
+    passing = False
+    """Whether the same call may go well another time: nothing answered, or what did could not do it now."""
+
 
 class ServerProblem(ClientError):  # noqa: N818 - RFC 9457's own word; the names below say what is the matter
     """The server said no. `document` is what it sent, `status` the HTTP status, `code` a code that never changes."""

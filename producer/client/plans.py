@@ -13,6 +13,7 @@ import httpx2
 from pydantic import BaseModel, ValidationError
 
 from producer.client.errors import (
+    ClientError,
     InvalidRequest,
     NotDecided,
     ServerProblem,
@@ -59,13 +60,21 @@ class ComparisonFields(ComparisonOptions, total=False):
 
 _T = TypeVar("_T")
 _Model = TypeVar("_Model", bound=BaseModel)
+_Error = TypeVar("_Error", bound=ClientError)
 Outcome: TypeAlias = httpx2.Response | httpx2.RequestError
 Plan: TypeAlias = Generator[tuple[float, httpx2.Request], Outcome, _T]
 """A course of requests that touches no socket: it yields seconds to sleep and then a request to send, is handed what
 came of it, and returns the result. Both clients carry out the same plans, so there is one policy."""
 
 
-def retry_delay(attempt: int, outcome: Outcome, max_retries: int, draw: Callable[[], float]) -> float | None:
+def passing(outcome: Outcome) -> bool:
+    """Tell whether what failed may go well another time."""
+    if isinstance(outcome, httpx2.Response):
+        return outcome.status_code in _PASSING
+    return not isinstance(outcome, httpx2.DecodingError | httpx2.LocalProtocolError)
+
+
+def retry_delay(attempt: int, outcome: Outcome, max_retries: float, draw: Callable[[], float]) -> float | None:
     """Tell how many seconds to sleep before the next attempt, or None to give up.
 
     Args:
@@ -74,14 +83,9 @@ def retry_delay(attempt: int, outcome: Outcome, max_retries: int, draw: Callable
         max_retries: how many attempts may follow the first.
         draw: gives a number from 0 to 1, for the jitter.
     """
-    asked = ""
-    if isinstance(outcome, httpx2.Response):
-        passing = outcome.status_code in _PASSING
-        asked = outcome.headers.get("retry-after", "")
-    else:
-        passing = not isinstance(outcome, httpx2.DecodingError | httpx2.LocalProtocolError)
-    if attempt >= max_retries or not passing:
+    if attempt >= max_retries or not passing(outcome):
         return None
+    asked = outcome.headers.get("retry-after", "") if isinstance(outcome, httpx2.Response) else ""
     at_least = min(float(asked), _LONGEST_RETRY_AFTER) if asked.isascii() and asked.isdigit() else 0.0
     return at_least + draw() * min(_LONGEST_BACKOFF, _FIRST_BACKOFF * 2.0 ** min(attempt, 10))
 
@@ -91,6 +95,11 @@ def surely_undone(outcome: Outcome) -> bool:
     if isinstance(outcome, httpx2.Response):
         return outcome.status_code == _UNDONE
     return isinstance(outcome, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
+
+
+def _marked(error: _Error, outcome: Outcome) -> _Error:
+    error.passing = passing(outcome)
+    return error
 
 
 def invalid(name: str, message: str) -> InvalidRequest:
@@ -180,6 +189,8 @@ class Plans:
     def wait(self, comparison_id: str, timeout: float) -> Plan[Comparison]:
         """Wait up to `timeout` seconds for a comparison to end, well or not: read its `status`.
 
+        A service that is away meanwhile is waited for too.
+
         Raises:
             NotDecided: it has not ended by then. This is a `TimeoutError` too.
         """
@@ -203,7 +214,7 @@ class Plans:
         give_up_at = time.monotonic() + timeout
         request = _request(None, {"prompt": prompt, "response_a": response_a, "response_b": response_b, **options})
         filed = yield from self._file(request, idempotency_key, _POLL, give_up_at)
-        return filed if filed.status.final else (yield from self._until_final(_one(filed.id), give_up_at))
+        return filed if filed.status.final else (yield from self._until_final(_one(filed.id), give_up_at, filed))
 
     def _file(
         self, request: ComparisonRequest, key: str | None, wait: float | None, give_up_at: float = math.inf
@@ -213,10 +224,17 @@ class Plans:
         body = request.model_dump_json(exclude_unset=True)
         return self.call(Comparison, "POST", _PATH, headers, wait=wait, give_up_at=give_up_at, content=body)
 
-    def _until_final(self, path: str, give_up_at: float) -> Plan[Comparison]:
+    def _until_final(self, path: str, give_up_at: float, now: Comparison | None = None) -> Plan[Comparison]:
         pause = 0.0
         while True:
-            now = yield from self.call(Comparison, "GET", path, wait=_POLL, give_up_at=give_up_at, pause=pause)
+            try:
+                now = yield from self.call(
+                    Comparison, "GET", path, wait=_POLL, give_up_at=give_up_at, pause=pause, lasting=True
+                )
+            except ClientError as error:
+                if now is None or not error.passing:
+                    raise
+                raise NotDecided(now) from error
             pause = min(_BREATH, give_up_at - time.monotonic())
             if now.status.final:
                 return now
@@ -235,11 +253,13 @@ class Plans:
         pause: float = 0.0,
         patience: float = 0.0,
         again: Callable[[Outcome], bool] = lambda _: True,
+        lasting: bool = False,
         **parts: Any,
     ) -> Plan[_Model]:
         """Make one call, again and again until it succeeds, trying is of no use, or `give_up_at` would pass.
 
-        `again` tells whether what failed in passing may be made again. `patience` is how many seconds more than usual
+        `again` tells whether what failed in passing may be made again, and with `lasting` it is, more often than
+        `max_retries` too. `patience` is how many seconds more than usual
         an answer may take.
         """
         attempt = 0
@@ -247,7 +267,7 @@ class Plans:
             held = max(0.0, min(wait or 0.0, _LONGEST_WAIT, give_up_at - time.monotonic() - pause))
             sent = (headers or {}) | ({"Prefer": f"wait={held:.3f}"} if held else {})
             outcome = yield pause, self.request(method, path, sent, patience=held + patience, **parts)
-            delay = retry_delay(attempt, outcome, self.max_retries, random.random)
+            delay = retry_delay(attempt, outcome, math.inf if lasting else self.max_retries, random.random)
             if not again(outcome):
                 return self.read(model, path, outcome, unsure=True)
             if delay is None or time.monotonic() + delay >= give_up_at:
@@ -270,7 +290,7 @@ class Plans:
             why = f"No nightcourt server answered at {self._shown} ({str(outcome) or type(outcome).__name__})."
             start = "Start one with `nightcourt up`, or give the address of one that runs."
             done = "What was asked for may have been done all the same; look before you ask for it again."
-            raise ServerUnreachable(f"{why} {done if unsure else start}") from outcome
+            raise _marked(ServerUnreachable(f"{why} {done if unsure else start}"), outcome) from outcome
         try:
             if outcome.is_success:
                 return model.model_validate_json(outcome.content)
@@ -278,8 +298,9 @@ class Plans:
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
         else:
-            raise ServerProblem(problem)
-        raise self.unexpected(path, outcome, f"{field_path(first['loc']) or 'the body'}: {first['msg']}")
+            raise _marked(ServerProblem(problem), outcome)
+        why = f"{field_path(first['loc']) or 'the body'}: {first['msg']}"
+        raise _marked(self.unexpected(path, outcome, why), outcome)
 
     def unexpected(self, path: str, outcome: httpx2.Response, why: str) -> UnexpectedAnswer:
         """Say that what answered is not nightcourt, and why."""

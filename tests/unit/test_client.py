@@ -363,6 +363,35 @@ def test_waiting_ends_in_time_and_names_the_comparison(court: Court, call: Calle
     assert "prefer" not in court.asked[-1].headers
 
 
+def test_a_wait_outlasts_the_service(court: Court, call: Caller) -> None:
+    """However often it does not answer, or a gateway before it says so, the wait goes on, with a breath of seconds."""
+    away = [DROP, problem(UNAVAILABLE), Answer(502, "<html>"), Answer(503, "<html>"), Answer(504, "<html>")]
+    court.script = [*away, says("running"), *away, *away, says("succeeded")]
+    assert call(court.url, "wait", ID, timeout=600).status == "succeeded"
+    assert max(call.naps) <= 5
+    court.script = [says("queued"), *away, *away, says("succeeded")]
+    assert call(court.url, "judge", *PAIR.values(), timeout=600).status == "succeeded"
+    court.script = [says("running"), *away, problem(NOT_FOUND)]
+    with pytest.raises(ServerProblem) as raised:
+        call(court.url, "wait", ID, timeout=600)
+    assert (raised.value.code, raised.value.passing) == ("not_found", False)
+
+
+@pytest.mark.parametrize("failure", [DROP, problem(UNAVAILABLE), Answer(502, "<html>")])
+def test_a_wait_that_ends_while_the_service_is_away(court: Court, call: Caller, failure: Answer) -> None:
+    """What was seen last is what the time ended on, and why no more is known stands behind; nothing seen, it is all."""
+    court.script = [says("running"), failure]
+    with pytest.raises(NotDecided) as raised:
+        call(court.url, "wait", ID, timeout=0.5)
+    assert raised.value.comparison.status == "running"
+    with pytest.raises(ClientError) as alone:
+        call(court.url, "wait", ID, timeout=0.1)
+    for error in (raised.value.__cause__, alone.value, pickle.loads(pickle.dumps(alone.value))):  # noqa: S301 - our own
+        assert type(error) is type(alone.value)
+        assert isinstance(error, ServerUnreachable | ServerProblem | UnexpectedAnswer)
+        assert error.passing
+
+
 def test_no_retry_outlasts_the_wait(court: Court, call: Caller) -> None:
     """A server that asks for more patience than there is time left is told on at once."""
     court.script = [problem(UNAVAILABLE, Retry_After="20")]

@@ -422,6 +422,20 @@ class TestBatches:
         assert isinstance(raised.value, TimeoutError)
         assert pickle.loads(pickle.dumps(raised.value)).batch.id == BATCH  # noqa: S301 - our own
 
+    def test_a_wait_outlasts_the_service(self, court: Court, call: Caller) -> None:
+        """A night's wait goes on where the service is away for a while; where it still is at the end, both are told."""
+        away = [DROP, problem(503, "unavailable"), Answer(502, b"<html>")]
+        court.script = [*away, *away, batch(), *away, *away, batch("completed")]
+        assert call(court.url, "wait_batch", BATCH, timeout=600).status == "completed"
+        assert len(court.asked) == 14
+        court.script = [batch(), DROP]
+        with pytest.raises(BatchNotEnded) as raised:
+            call(court.url, "wait_batch", BATCH, timeout=0.5)
+        assert isinstance(raised.value.__cause__, ServerUnreachable)
+        court.script = [batch(), problem(404, "not_found")]
+        with pytest.raises(ServerProblem):
+            call(court.url, "wait_batch", BATCH, timeout=600)
+
     def test_errors_in_openais_shape(self, court: Court, call: Caller) -> None:
         """They come out as any other problem: a code, a title, a sentence, the request's id and the field."""
         court.script = [problem(422, "invalid_request", "window.start: no.", "window.start")]
