@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import aclosing, closing
@@ -12,7 +13,7 @@ import httpx2
 
 from producer.client.bulk import ResultLines
 from producer.client.callbacks import CallbackPlans
-from producer.client.plans import LOCAL, Outcome, Plan
+from producer.client.plans import CONNECTIONS, LOCAL, Outcome, Plan, Step, no_room, room_for
 from schemas.comparison import Comparison
 
 _P = ParamSpec("_P")
@@ -47,6 +48,8 @@ def _async(
 class Client:
     """A connection to a service. May be shared by threads; close it, or use it in a `with` statement.
 
+    At most 100 calls are under way at a time; more wait for their turn.
+
     Args:
         base_url: where the service is, with whatever path a proxy puts before `/v1`.
         api_key: sent as `Authorization: Bearer`; NIGHTCOURT_KEY of the environment when None.
@@ -70,6 +73,7 @@ class Client:
     ) -> None:
         self._plans = CallbackPlans(base_url, api_key, timeout, max_retries)
         self._http = httpx2.Client(transport=transport, **self._plans.connecting)
+        self._room = threading.Semaphore(CONNECTIONS)
         self._sleep = time.sleep
 
     submit = _sync(CallbackPlans.submit)
@@ -135,7 +139,7 @@ class Client:
         while True:
             outcome: Outcome
             try:
-                with closing(self._http.send(reading.request(), stream=True)) as response:
+                with self._room, closing(self._http.send(reading.request(), stream=True)) as response:
                     if reading.begin(response):
                         for chunk in response.iter_bytes():
                             yield from reading.feed(chunk)
@@ -148,23 +152,26 @@ class Client:
 
     def _run(self, plan: Plan[_T]) -> _T:
         try:
-            pause, request = next(plan)
+            step = next(plan)
             while True:
-                self._sleep(pause)
-                try:
-                    outcome: Outcome = self._http.send(request)
-                except httpx2.RequestError as error:
-                    outcome = error
-                pause, request = plan.send(outcome)
+                self._sleep(step.pause)
+                step = plan.send(self._send(step))
         except StopIteration as end:
             return cast("_T", end.value)
 
+    def _send(self, step: Step) -> Outcome:
+        if not self._room.acquire(timeout=room_for(step.by)):
+            return no_room()
+        try:
+            return self._http.send(step.make())
+        except httpx2.RequestError as error:
+            return error
+        finally:
+            self._room.release()
+
 
 class AsyncClient:
-    """`Client` for asyncio: the same arguments, results and errors. Close it, or use it in an `async with` statement.
-
-    At most 100 calls are under way at a time; more wait for their turn.
-    """
+    """`Client` for asyncio: the same arguments, results and errors. Close it, or use it in an `async with`."""
 
     def __init__(
         self,
@@ -177,6 +184,7 @@ class AsyncClient:
     ) -> None:
         self._plans = CallbackPlans(base_url, api_key, timeout, max_retries)
         self._http = httpx2.AsyncClient(transport=transport, **self._plans.connecting)
+        self._room = asyncio.Semaphore(CONNECTIONS)
         self._sleep = asyncio.sleep
 
     submit = _async(CallbackPlans.submit)
@@ -243,7 +251,7 @@ class AsyncClient:
         while True:
             outcome: Outcome
             try:
-                async with aclosing(await self._http.send(reading.request(), stream=True)) as response:
+                async with self._room, aclosing(await self._http.send(reading.request(), stream=True)) as response:
                     if reading.begin(response):
                         async for chunk in response.aiter_bytes():
                             for line in reading.feed(chunk):
@@ -257,13 +265,22 @@ class AsyncClient:
 
     async def _run(self, plan: Plan[_T]) -> _T:
         try:
-            pause, request = next(plan)
+            step = next(plan)
             while True:
-                await self._sleep(pause)
-                try:
-                    outcome: Outcome = await self._http.send(request)
-                except httpx2.RequestError as error:
-                    outcome = error
-                pause, request = plan.send(outcome)
+                await self._sleep(step.pause)
+                step = plan.send(await self._send(step))
         except StopIteration as end:
             return cast("_T", end.value)
+
+    async def _send(self, step: Step) -> Outcome:
+        try:
+            async with asyncio.timeout(room_for(step.by)):
+                await self._room.acquire()
+        except TimeoutError:
+            return no_room()
+        try:
+            return await self._http.send(step.make())
+        except httpx2.RequestError as error:
+            return error
+        finally:
+            self._room.release()

@@ -6,7 +6,8 @@ import random
 import ssl
 import time
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, TypeAlias, TypedDict, TypeVar, Unpack
+from threading import TIMEOUT_MAX
+from typing import Any, NamedTuple, TypeAlias, TypedDict, TypeVar, Unpack
 from uuid import uuid4
 
 import httpx2
@@ -27,6 +28,8 @@ from schemas.ids import parse_comparison_id
 from schemas.problems import field_path, invalid_request
 
 LOCAL = "http://127.0.0.1:8300"
+CONNECTIONS = 100
+"""How many calls of a client are under way at a time."""
 _PATH = "/v1/comparisons"
 _PASSING = frozenset({429, 500, 502, 503, 504})
 _UNDONE = 429  # a 503 may follow a commit whose answer was lost
@@ -62,9 +65,32 @@ _T = TypeVar("_T")
 _Model = TypeVar("_Model", bound=BaseModel)
 _Error = TypeVar("_Error", bound=ClientError)
 Outcome: TypeAlias = httpx2.Response | httpx2.RequestError
-Plan: TypeAlias = Generator[tuple[float, httpx2.Request], Outcome, _T]
-"""A course of requests that touches no socket: it yields seconds to sleep and then a request to send, is handed what
-came of it, and returns the result. Both clients carry out the same plans, so there is one policy."""
+
+
+class Step(NamedTuple):
+    """A request of a plan."""
+
+    pause: float
+    """Seconds to sleep before it."""
+    make: Callable[[], httpx2.Request]
+    """Makes it, once there is a connection for it: how long its answer may be held hangs on when that is."""
+    by: float = math.inf
+    """When it is too late for a connection."""
+
+
+Plan: TypeAlias = Generator[Step, Outcome, _T]
+"""A course of requests that touches no socket: it yields steps, is handed what came of each, and returns the result.
+Both clients carry out the same plans, so there is one policy."""
+
+
+def room_for(by: float) -> float | None:
+    """Tell how many seconds there are to wait for a connection; None is forever."""
+    return None if by == math.inf else max(0.0, min(by - time.monotonic(), TIMEOUT_MAX))
+
+
+def no_room() -> httpx2.PoolTimeout:
+    """Make the outcome of a step for which there was no connection in time."""
+    return httpx2.PoolTimeout(f"all {CONNECTIONS} connections of this client were taken until the time was up")
 
 
 def passing(outcome: Outcome) -> bool:
@@ -152,7 +178,8 @@ class Plans:
         # certificates, which take long to load and could only be of use to a proxy, trusts nobody.
         loopback = url.scheme == "http" and url.host in {"127.0.0.1", "::1", "localhost"}
         alone: dict[str, Any] = {"trust_env": False, "verify": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)}
-        self.connecting = alone if loopback else {}
+        limits = httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=20)
+        self.connecting = {"limits": limits, **(alone if loopback else {})}
 
     def submit(
         self,
@@ -208,6 +235,8 @@ class Plans:
     ) -> Plan[Comparison]:
         """File a comparison and wait up to `timeout` seconds for it to end, well or not: read its `status`.
 
+        It is filed even where other calls of this client keep all connections longer than that.
+
         Raises:
             NotDecided: it has not ended by then. It stays filed; `wait` for it with the id of `error.comparison`.
         """
@@ -258,15 +287,18 @@ class Plans:
     ) -> Plan[_Model]:
         """Make one call, again and again until it succeeds, trying is of no use, or `give_up_at` would pass.
 
-        `again` tells whether what failed in passing may be made again, and with `lasting` it is, more often than
-        `max_retries` too. `patience` is how many seconds more than usual
-        an answer may take.
+        `again` tells whether what failed in passing may be made again, and with `lasting` it is until `give_up_at`,
+        however often. `patience` is how many seconds more than usual an answer may take.
         """
+
+        def make() -> httpx2.Request:
+            held = max(0.0, min(wait or 0.0, _LONGEST_WAIT, give_up_at - time.monotonic()))
+            sent = (headers or {}) | ({"Prefer": f"wait={held:.3f}"} if held else {})
+            return self.request(method, path, sent, patience=held + patience, **parts)
+
         attempt = 0
         while True:
-            held = max(0.0, min(wait or 0.0, _LONGEST_WAIT, give_up_at - time.monotonic() - pause))
-            sent = (headers or {}) | ({"Prefer": f"wait={held:.3f}"} if held else {})
-            outcome = yield pause, self.request(method, path, sent, patience=held + patience, **parts)
+            outcome = yield Step(pause, make, give_up_at if lasting else math.inf)
             delay = retry_delay(attempt, outcome, math.inf if lasting else self.max_retries, random.random)
             if not again(outcome):
                 return self.read(model, path, outcome, unsure=True)
@@ -277,16 +309,16 @@ class Plans:
     def request(
         self, method: str, path: str, headers: dict[str, str] | None = None, *, patience: float = 0.0, **parts: Any
     ) -> httpx2.Request:
-        """Make a request whose answer may take `patience` seconds beyond the usual, and a free connection forever."""
+        """Make a request whose answer may take `patience` seconds beyond the usual. There is a connection for it."""
         sent = {"Host": self._host, **self._headers, **(headers or {})}
-        timeout = httpx2.Timeout(
-            self._timeout, read=self._timeout + patience, pool=None
-        ).as_dict()  # a connection: forever
+        timeout = httpx2.Timeout(self._timeout, read=self._timeout + patience, pool=None).as_dict()
         return httpx2.Request(method, self._url + path, headers=sent, extensions={"timeout": timeout}, **parts)
 
     def read(self, model: type[_Model], path: str, outcome: Outcome, *, unsure: bool = False) -> _Model:
         """Make the result of an answer, or raise what is the matter; `unsure`: it may yet have been done."""
         if isinstance(outcome, httpx2.RequestError):
+            if isinstance(outcome, httpx2.PoolTimeout):
+                raise _marked(ServerUnreachable(f"{self._shown} was not asked: {outcome}."), outcome)
             why = f"No nightcourt server answered at {self._shown} ({str(outcome) or type(outcome).__name__})."
             start = "Start one with `nightcourt up`, or give the address of one that runs."
             done = "What was asked for may have been done all the same; look before you ask for it again."

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
@@ -175,6 +176,22 @@ class Caller:
                 return [each async for each in result] if inspect.isasyncgen(result) else await result
 
         return asyncio.run(call())
+
+    def together(self, url: str, method: str, *args: Any, calls: int, room: int, **kwargs: Any) -> list[Any]:
+        """Make calls of one client at the same time, of which so many are under way; gives what came of each."""
+        if self.kind == "sync":
+            with Client(url) as client, ThreadPoolExecutor(calls) as pool:
+                client._room = threading.Semaphore(room)
+                futures = [pool.submit(getattr(client, method), *args, **kwargs) for _ in range(calls)]
+                return [future.exception() or future.result() for future in futures]
+
+        async def gathered() -> list[Any]:
+            async with AsyncClient(url) as client:
+                client._room = asyncio.Semaphore(room)
+                made = [getattr(client, method)(*args, **kwargs) for _ in range(calls)]
+                return await asyncio.gather(*made, return_exceptions=True)
+
+        return asyncio.run(gathered())
 
     def _nap(self, seconds: float) -> None:
         if seconds:
@@ -411,6 +428,22 @@ def test_judging_is_filing_and_waiting(court: Court, call: Caller) -> None:
     assert call(court.url, "judge", *PAIR.values(), timeout=3).status == "succeeded"
     assert 2.5 < float(court.asked[2].headers["prefer"].removeprefix("wait=")) <= 3
     assert len(court.asked) == 3
+
+
+def test_waiting_for_a_turn_is_no_more_time(court: Court, call: Caller) -> None:
+    """Where others keep the connections, an answer is held for what is left of the time by then, and the rest ends."""
+    court.script = [says("queued", after=0.4)]
+    found = call.together(court.url, "judge", *PAIR.values(), timeout=0.6, calls=3, room=1)
+    assert [type(each) for each in found] == [NotDecided] * 3
+    filed = [asked for asked in court.asked if asked.method == "POST"]
+    first, *others = [float(asked.headers.get("prefer", "wait=0").removeprefix("wait=")) for asked in filed]
+    assert 0.4 < first <= 0.6
+    assert max(others) <= 0.2
+    assert len(court.asked) < 6
+    court.script = [says("queued", after=0.4)]
+    found = call.together(court.url, "wait", ID, timeout=0.2, calls=2, room=1)
+    assert {type(each) for each in found} == {NotDecided, ServerUnreachable}
+    assert any("was not asked: all 100 connections of this client were taken" in str(each) for each in found)
 
 
 def test_iterating_reads_page_after_page(court: Court, call: Caller) -> None:
