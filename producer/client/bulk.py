@@ -5,14 +5,13 @@ import re
 import time
 from contextlib import ExitStack
 from typing import Any, Literal, TypedDict, Unpack
-from uuid import uuid4
 
 import httpx2
 from pydantic import ValidationError
 
 from producer.client.errors import BatchNotEnded, ClientError, InvalidRequest
 from producer.client.forms import FileForm, FileLike, OnProgress, open_file
-from producer.client.plans import Outcome, Plan, Plans, invalid, retry_delay, surely_undone
+from producer.client.plans import Outcome, Plan, Plans, invalid, key_header, retry_delay, surely_undone
 from schemas import comparison as words
 from schemas.batch import Batch, BatchPage, BatchRequest, File, Window
 from schemas.comparison import Comparison
@@ -92,19 +91,24 @@ class BulkPlans(Plans):
             )
 
     def create_batch(
-        self, input_file_id: str, completion_window: str = "24h", **options: Unpack[BatchOptions]
+        self,
+        input_file_id: str,
+        completion_window: str = "24h",
+        *,
+        idempotency_key: str | None = None,
+        **options: Unpack[BatchOptions],
     ) -> Plan[Batch]:
         """Make a batch of an uploaded file.
-
-        Two calls make two batches; one call makes one, however often it has to be sent: it has an Idempotency-Key.
 
         Args:
             input_file_id: the `id` that `upload` gave.
             completion_window: how long until what is undecided expires: 90m, 24h, 7d.
+            idempotency_key: the same key with the same file and options makes no second batch; by default new with each
+                call, over whose retries it is kept.
             options: any of `BatchOptions`.
         """
         body = batch_request(input_file_id, completion_window, options).model_dump_json(exclude_unset=True)
-        headers = {**_JSON, "Idempotency-Key": str(uuid4())}
+        headers = {**_JSON, "Idempotency-Key": key_header(idempotency_key)}
         return self.call(Batch, "POST", _BATCHES, headers, patience=_PATIENCE, content=body)
 
     def batch(self, batch_id: str) -> Plan[Batch]:

@@ -139,6 +139,11 @@ def _header(name: str, value: str) -> str:
     return value
 
 
+def key_header(key: str | None) -> str:
+    """Give the Idempotency-Key of a call: the caller's, or else a new one."""
+    return str(uuid4()) if key is None else _header("Idempotency-Key", key)
+
+
 def _one(comparison_id: str) -> str:
     if parse_comparison_id(comparison_id) is None:
         raise invalid("comparison_id", "looks like cmp_ and 32 hexadecimal digits; this is none")
@@ -248,8 +253,7 @@ class Plans:
     def _file(
         self, request: ComparisonRequest, key: str | None, wait: float | None, give_up_at: float = math.inf
     ) -> Plan[Comparison]:
-        key = str(uuid4()) if key is None else _header("Idempotency-Key", key)
-        headers = {"Content-Type": "application/json", "Idempotency-Key": key}
+        headers = {"Content-Type": "application/json", "Idempotency-Key": key_header(key)}
         body = request.model_dump_json(exclude_unset=True)
         return self.call(Comparison, "POST", _PATH, headers, wait=wait, give_up_at=give_up_at, content=body)
 

@@ -361,6 +361,12 @@ class TestBatches:
             assert call(court.url, "create_batch", "file-1", client={"max_retries": 4}).id == BATCH
         keys = [asked.headers["idempotency-key"] for asked in court.asked]
         assert [keys.count(key) for key in dict.fromkeys(keys)] == [5, 1]
+        court.script = [DROP, batch()]
+        call(court.url, "create_batch", "file-1", priority=2, idempotency_key="night/7")
+        assert [asked.headers["idempotency-key"] for asked in court.asked[6:]] == ["night/7"] * 2
+        assert json.loads(court.asked[-1].body)["priority"] == 2
+        with pytest.raises(InvalidRequest, match="Idempotency-Key"):
+            call(court.url, "create_batch", "file-1", idempotency_key="")
 
     @pytest.mark.parametrize(
         ("method", "argument"),
