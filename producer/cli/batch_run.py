@@ -1,9 +1,11 @@
 """`nightcourt batch run`: file all pairs of a file, watch them being judged, write the results and sum them up."""
 
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -15,7 +17,7 @@ from producer.cli.output import Exit, console, progress, write_lines
 from producer.cli.report import Report, add_up
 from producer.cli.submit import print_json
 from producer.cli.written import check_file
-from producer.client import Client, InvalidRequest, ServerProblem, ServerUnreachable
+from producer.client import Client, ClientError, InvalidRequest, ServerProblem
 from producer.client.bulk import batch_request
 from schemas.batch import Batch, BatchStatus
 from schemas.comparison import Comparison
@@ -26,14 +28,10 @@ from schemas.problems import (
     BATCH_FAILED,
     NO_SERVER,
     NOT_FOUND,
-    QUEUE_FULL,
-    TOKENS_USED_UP,
-    TOO_MANY_BATCHES,
     FieldError,
     Problem,
 )
 
-_NO_ROOM = frozenset({QUEUE_FULL.code, TOO_MANY_BATCHES.code, TOKENS_USED_UP.code})
 _SHOWN = 10
 _LISTED = 100
 """Of how many bad lines the service tells."""
@@ -131,18 +129,33 @@ def run(
     )
     with Client(asked.place.url, api_key=asked.place.key) as client:
         batch = find_or_file(client, asked, fresh=fresh)
-        try:
+        with watching(asked, batch):
             batch = following.follow(client, batch)
             if batch.status is BatchStatus.FAILED and batch.in_progress_at is None:
                 refuse(file, batch)
-            report = _read(client, asked, batch)
-        except KeyboardInterrupt:
-            progress.print(f"Stopped watching. {batch.id} goes on. {asked.come_back(batch)}", soft_wrap=True)
-            raise typer.Exit(Exit.INTERRUPTED) from None
-        except ServerUnreachable as error:
-            raise Problem(NO_SERVER, f"{error} {batch.id} is filed. {asked.come_back(batch)}") from None
+            reading = partial(_read, client, asked, batch)
+            # What is on standard output already cannot be taken back.
+            report = reading() if str(destination) == "-" else following.keep_asking(reading)
     _conclude(asked, batch, report, as_json=as_json)
     judge_the_end(batch)
+
+
+@contextmanager
+def watching(asked: Run, batch: Batch) -> Iterator[None]:
+    """Say how to come back to a batch, where this ends before the batch has."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        progress.print(f"Stopped watching. {batch.id} goes on. {asked.come_back(batch)}", soft_wrap=True, markup=False)
+        raise typer.Exit(Exit.INTERRUPTED) from None
+    except ClientError as error:
+        raise _hinted(error, f"{batch.id} is filed. {asked.come_back(batch)}") from None
+
+
+def _hinted(error: ClientError, hint: str) -> ServerProblem | Problem:
+    if isinstance(error, ServerProblem):
+        return ServerProblem(error.document.model_copy(update={"detail": f"{error.document.detail} {hint}"}))
+    return Problem(NO_SERVER, f"{error} {hint}")
 
 
 def find_or_file(client: Client, asked: Run, *, fresh: bool) -> Batch:
@@ -275,17 +288,7 @@ def _file(client: Client, asked: Run) -> Batch:
 
 def _create(client: Client, asked: Run, file_id: str) -> Batch:
     """Make the batch, once there is room for it."""
-    told = False
-    while True:
-        try:
-            return client.create_batch(file_id, asked.completion_window, **asked.options)
-        except ServerProblem as problem:
-            # Each try is several of the client's, with the pauses that the server asks for.
-            if problem.code not in _NO_ROOM:
-                raise
-            if not told:
-                progress.print(f"Waiting for room: {problem.document.detail}", soft_wrap=True)
-                told = True
+    return following.keep_asking(partial(client.create_batch, file_id, asked.completion_window, **asked.options))
 
 
 def refuse(file: Path, batch: Batch) -> NoReturn:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,15 +15,15 @@ from infra.local.folder import running_stack
 from infra.local.supervisor import Stack
 from infra.settings import Settings
 from producer.cli import following, runs
-from producer.cli.batch_run import Run, find_or_file, judge_the_end, refuse
+from producer.cli.batch_run import Run, find_or_file, judge_the_end, refuse, watching
 from producer.cli.eval_inputs import read_verdicts
 from producer.cli.output import Exit, progress, temporary_folder
 from producer.cli.stack import check_model, say
-from producer.client import Client, ServerUnreachable
+from producer.client import Client
 from producer.evals.rows import Judged, Pair, judged, unmarked
-from schemas.batch import BatchStatus
+from schemas.batch import Batch, BatchStatus
 from schemas.comparison import Comparison
-from schemas.problems import BAD_INPUT_FILE, LOCAL_STACK, NO_SERVER, Problem
+from schemas.problems import BAD_INPUT_FILE, LOCAL_STACK, Problem
 
 _WINDOW = "7d"
 
@@ -64,20 +65,16 @@ class Service:
                 where=self.where,
             )
             batch = find_or_file(self.client, asked, fresh=self.fresh)
-            try:
+            with watching(asked, batch):
                 batch = following.follow(self.client, batch)
                 if batch.status is BatchStatus.FAILED and batch.in_progress_at is None:
                     refuse(file, batch)
                 judge_the_end(batch)
-                decided = {str(each.custom_id): each for each in self.client.batch_results(batch.id)}
-            except KeyboardInterrupt:
-                progress.print(
-                    f"Stopped watching. {batch.id} goes on. {asked.come_back(batch)}", soft_wrap=True, markup=False
-                )
-                raise typer.Exit(Exit.INTERRUPTED) from None
-            except ServerUnreachable as error:
-                raise Problem(NO_SERVER, f"{error} {batch.id} is filed. {asked.come_back(batch)}") from None
+                decided = following.keep_asking(partial(self._decided, batch))
         return judged(pairs, {pair.id: decided[pair.custom_id] for pair in pairs}, round_number=round_number)
+
+    def _decided(self, batch: Batch) -> dict[str, Comparison]:
+        return {str(each.custom_id): each for each in self.client.batch_results(batch.id)}
 
 
 def _line(pair: Pair) -> bytes:

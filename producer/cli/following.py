@@ -1,9 +1,13 @@
 """Following a batch: bars for what is sent, judged and read back; plain lines where there is no terminal."""
 
+import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from http import HTTPStatus
 from pathlib import Path
+from typing import TypeVar
 
 from rich.progress import (
     BarColumn,
@@ -17,12 +21,41 @@ from rich.progress import (
 )
 
 from producer.cli.output import progress
-from producer.client import Client
+from producer.client import Client, ClientError, ServerProblem
 from schemas.batch import Batch, File
 
 _SOON, _OFTEN = 0.1, 1.0
+_AWAY = 3.0
 _PLAIN_SECONDS = 30.0
 """How often a line is printed where nobody sees a bar."""
+
+_T = TypeVar("_T")
+
+
+def keep_asking(ask: Callable[[], _T], by: float = math.inf) -> _T:
+    """Ask until there is an answer, and say once why it takes longer. A service may be away for a while at night.
+
+    Args:
+        ask: makes the calls, each of which the client repeats a few times by itself.
+        by: when to give up.
+
+    Raises:
+        ClientError: it will not go well another time either, or the time is up.
+    """
+    told = False
+    while True:
+        try:
+            return ask()
+        except ClientError as error:
+            if not error.passing or time.monotonic() + _AWAY >= by:
+                raise
+            if not told:
+                said = f"{error} Trying until it answers."
+                if isinstance(error, ServerProblem) and error.status == HTTPStatus.TOO_MANY_REQUESTS:
+                    said = f"Waiting for room: {error.document.detail}"
+                progress.print(said, markup=False, soft_wrap=True)
+                told = True
+        time.sleep(_AWAY)
 
 
 def _bar(*columns: ProgressColumn) -> Progress:
@@ -63,7 +96,7 @@ def follow(client: Client, batch: Batch) -> Batch:
             before = waits
             time.sleep(every)
             every = min(2 * every, _OFTEN)
-            batch = client.batch(batch.id)
+            batch = keep_asking(partial(client.batch, batch.id))
     return batch
 
 

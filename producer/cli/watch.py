@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from producer.cli.following import keep_asking
 from producer.cli.output import progress
 from producer.cli.pairs import Pair
 from producer.cli.verdicts import Decided
@@ -48,6 +50,10 @@ def watch(client: Client, pairs: Sequence[Pair], filed: Sequence[Comparison], *,
                         f"{current.id} is still {current.status} after {seconds:g} s. Everything stays filed and will "
                         "be judged; is a worker running? `nightcourt doctor` tells.",
                     )
-                current = client.get(current.id, wait=min(left, _POLL_SECONDS))
+                current = keep_asking(partial(_held, client, current.id, give_up_at), by=give_up_at)
             bar.advance(task)
             yield Decided(pair=pair, comparison=current)
+
+
+def _held(client: Client, comparison_id: str, by: float) -> Comparison:
+    return client.get(comparison_id, wait=max(0.0, min(by - time.monotonic(), _POLL_SECONDS)))

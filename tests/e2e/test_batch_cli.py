@@ -6,11 +6,13 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import zstandard
-from support.program import ROOT, Cli, running
+from support.gate import Gate, gated
+from support.program import ROOT, Cli, Running, running
 from support.service import Service, running_service
 from support.waiting import wait_until
 from typer.testing import CliRunner
@@ -322,6 +324,62 @@ class TestEnds:
         wait_until(lambda: stands(service, batch_id)["status"] == "cancelled", within=20, what="it is cancelled")
         problem = json.loads(cli("batch", "pause", batch_id, "--json").err)
         assert (problem["code"], problem["title"]) == ("batch_ended", "The batch has already ended")
+
+
+@contextmanager
+def watched(cli: Cli, service: Service, folder: Path, file: Path, *options: object) -> Iterator[tuple[Running, Gate]]:
+    """A run whose batch is held, behind a gateway."""
+    with gated(service.url) as gate:
+        asked = ("batch", "run", file, "--server", gate.url, *options)
+        with running(cli, folder, *asked, key=service.key) as run:
+            batch_id = BATCH_ID.search(run.until("Filed as"))[0]
+            service.http.post(f"/v1/batches/{batch_id}/pause").raise_for_status()
+            yield run, gate
+            service.http.post(f"/v1/batches/{batch_id}/resume").raise_for_status()
+            assert run.process.wait(timeout=120) == 0, run.said.read_text()
+
+
+class TestNights:
+    ROWS = tuple({**PAIR, "prompt": f"Night {n}? {'more ' * 200}", "label": "A"} for n in range(400))
+
+    def test_the_service_is_away_for_a_while(self, cli: Cli, service: Service, tmp_path: Path):
+        """The command says so once and goes on; in the morning the results are there."""
+        file = write(tmp_path / "night.jsonl", [*self.ROWS])
+        with watched(cli, service, tmp_path, file) as (run, gate):
+            gate.away = 502
+            said = run.until("Trying until it answers")
+            assert f"{gate.url}/v1/batches/" in said
+            before = len(gate.seen)
+            wait_until(lambda: len(gate.seen) > before + 6, within=60, what="it has tried again and again")
+            gate.away = 0
+        assert run.said.read_text().count("Trying until it answers") == 1
+        assert len(read(tmp_path / "night.results.jsonl")) == 400
+
+    def test_what_does_not_pass_ends_the_watching(self, cli: Cli, service: Service, tmp_path: Path):
+        """Whatever it is, the command says which batch goes on, and how to come back to it."""
+        file = write(tmp_path / "refused.jsonl", [{**PAIR, "prompt": "Refused?"}])
+        late = ("--not-before", "2999-01-01T00:00+00:00")
+        with (
+            gated(service.url) as gate,
+            running(cli, tmp_path, "batch", "run", file, "--server", gate.url, *late, key=service.key) as run,
+        ):
+            batch_id = BATCH_ID.search(run.until("Filed as"))[0]
+            gate.away = 403
+            assert run.process.wait(timeout=120) == 3
+            assert f"{batch_id} is filed. The same command comes back to it" in run.said.read_text()
+        service.http.post(f"/v1/batches/{batch_id}/cancel").raise_for_status()
+
+    def test_single_pairs_are_waited_for_too(self, cli: Cli, service: Service, tmp_path: Path):
+        """`submit` goes on in the same way, for as long as its --timeout lets it."""
+        file = write(tmp_path / "few.jsonl", [{**PAIR, "prompt": f"Single {n}?"} for n in range(30)])
+        with gated(service.url) as gate:
+            asked = ("submit", file, "--server", gate.url)
+            with running(cli, tmp_path, *asked, key=service.key) as run:
+                wait_until(lambda: any(each.startswith("GET") for each in gate.seen), within=60, what="it waits")
+                gate.away = 502
+                run.until("Trying until it answers")
+                gate.away = 0
+                assert run.process.wait(timeout=120) == 0, run.said.read_text()
 
 
 class TestMistakes:
