@@ -1,5 +1,6 @@
 """`nightcourt batch run`: file all pairs of a file, watch them being judged, write the results and sum them up."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -8,6 +9,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
+from uuid import uuid4
 
 import typer
 
@@ -163,8 +165,8 @@ def find_or_file(client: Client, asked: Run, *, fresh: bool) -> Batch:
     try:
         key = asked.key
         before = runs.recall(asked.place, key)
-        batch = None if fresh else _remembered(client, before)
-        if not asked.overwrites and asked.output.exists() and not _of_batch(asked.output, before):
+        batch = None if fresh else _remembered(client, before.batch)
+        if not asked.overwrites and asked.output.exists() and not _of_batch(asked.output, before.batch):
             raise Problem(
                 BAD_OUTPUT_FILE,
                 f"{asked.output} is there already and is not of this run. Name a file with --output, which is written "
@@ -172,13 +174,11 @@ def find_or_file(client: Client, asked: Run, *, fresh: bool) -> Batch:
             )
         if batch is not None:
             return batch
-        batch = _file(client, asked)
+        left = runs.Remembered() if fresh or before.batch is not None else before
+        return _file(client, asked, key, left)
     except KeyboardInterrupt:
         progress.print("Stopped before the file had arrived; nothing was filed.")
         raise typer.Exit(Exit.INTERRUPTED) from None
-    if not runs.remember(asked.place, key, batch.id, asked.file):
-        progress.print(f"The id could not be written to {asked.place.folder}; note it down.", soft_wrap=True)
-    return batch
 
 
 def _of_batch(results: Path, batch: str | None) -> bool:
@@ -274,21 +274,52 @@ def _remembered(client: Client, batch_id: str | None) -> Batch | None:
     return batch
 
 
-def _file(client: Client, asked: Run) -> Batch:
+def _file(client: Client, asked: Run, key: str, left: runs.Remembered) -> Batch:
+    """Make the batch: of the file that has arrived already, where the same run came that far before."""
+    if left.input_file_id:
+        try:
+            batch = _create(client, asked, key, left)
+        except ServerProblem as problem:
+            # It was deleted since, and the batch is not there either.
+            if all(each.field != "input_file_id" for each in problem.document.errors or []):
+                raise
+        else:
+            progress.print(f"Filed as {batch.id}; the file had arrived before.", soft_wrap=True)
+            return batch
     with inputs.json_lines(asked.file, asked.baseline) as source:
         if inputs.is_empty(source):
             raise Problem(BAD_INPUT_FILE, f"{asked.file}: {inputs.EMPTY}.")
         sent = following.send(client, source)
-    batch = _create(client, asked, sent.id)
+    arrived = runs.Remembered(
+        file=os.fsencode(asked.file.resolve()).decode(errors="replace"),
+        server=asked.place.url,
+        input_file_id=sent.id,
+        idempotency_key=str(uuid4()),
+    )
+    batch = _create(client, asked, key, arrived)
     lines = f"{sent.lines} comparison{'' if sent.lines == 1 else 's'}"
     bad = f", {sent.bad_lines} lines that are none" if sent.bad_lines else ""
     progress.print(f"Filed as {batch.id}: {lines}{bad}", soft_wrap=True)
     return batch
 
 
-def _create(client: Client, asked: Run, file_id: str) -> Batch:
-    """Make the batch, once there is room for it."""
-    return following.keep_asking(partial(client.create_batch, file_id, asked.completion_window, **asked.options))
+def _create(client: Client, asked: Run, key: str, arrived: runs.Remembered) -> Batch:
+    """Make the batch of a file that has arrived, once there is room for it. What it is asked for by is noted before."""
+    noted = runs.remember(asked.place, key, arrived)
+    sure = "The same command makes sure of it." if noted else "`nightcourt batch list` tells."
+    make = partial(client.create_batch, arrived.input_file_id, asked.completion_window, **asked.options)
+    try:
+        batch = following.keep_asking(partial(make, idempotency_key=arrived.idempotency_key))
+    except KeyboardInterrupt:
+        progress.print(f"Stopped while the batch was being made; it may be there. {sure}", soft_wrap=True)
+        raise typer.Exit(Exit.INTERRUPTED) from None
+    except ServerProblem:
+        raise
+    except ClientError as error:
+        raise _hinted(error, f"The batch may be there. {sure}") from None
+    if not runs.remember(asked.place, key, arrived.model_copy(update={"batch": batch.id})):
+        progress.print(f"The id could not be written to {asked.place.folder}; note it down.", soft_wrap=True)
+    return batch
 
 
 def refuse(file: Path, batch: Batch) -> NoReturn:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
+from pydantic import BaseModel, ConfigDict
 
 from infra.local import LocalStackError
 from infra.local.folder import default_folder, private_folder, running_stack, write_private
@@ -61,19 +62,32 @@ def run_key(place: Place, files: Sequence[Path], options: dict[str, Any]) -> str
     return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def recall(place: Place, key: str) -> str | None:
-    """Tell the batch that a run made, if it is remembered."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        return str(json.loads(_file(place, key).read_text())["batch"])
-    return None
+class Remembered(BaseModel):
+    """How far a run got: its file arrived, and perhaps its batch was made."""
+
+    model_config = ConfigDict(frozen=True)
+
+    file: str = ""
+    server: str = ""
+    input_file_id: str = ""
+    idempotency_key: str = ""
+    """What the batch of that file is asked for by, each time."""
+    batch: str | None = None
 
 
-def remember(place: Place, key: str, batch_id: str, file: Path) -> bool:
-    """Write down which batch a run made; False where that cannot be written."""
+def recall(place: Place, key: str) -> Remembered:
+    """Tell how far a run got, if it is remembered."""
+    with suppress(OSError, ValueError):
+        return Remembered.model_validate_json(_file(place, key).read_bytes())
+    return Remembered()
+
+
+def remember(place: Place, key: str, run: Remembered) -> bool:
+    """Write down how far a run got; False where that cannot be written."""
     try:
         path = _file(place, key)
         private_folder(path.parent)
-        write_private(path, json.dumps({"batch": batch_id, "file": str(file.resolve()), "server": place.url}) + "\n")
+        write_private(path, run.model_dump_json(exclude_none=True) + "\n")
     except OSError:
         return False
     return True

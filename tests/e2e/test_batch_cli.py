@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
 import zstandard
 from support.gate import Gate, gated
@@ -380,6 +381,52 @@ class TestNights:
                 run.until("Trying until it answers")
                 gate.away = 0
                 assert run.process.wait(timeout=120) == 0, run.said.read_text()
+
+    def test_ctrl_c_while_the_batch_is_made(self, cli: Cli, service: Service, tmp_path: Path):
+        """Whether it was made is not known; the same command finds it, and files nothing twice."""
+        file = write(tmp_path / "once.jsonl", [{**PAIR, "prompt": "Once?"}])
+        with gated(service.url) as gate:
+            asked = ("batch", "run", file, "--server", gate.url, "--metadata", "of=once")
+            for kept in ("unheard", "unanswered"):
+                setattr(gate, kept, "POST /v1/batches")
+                with running(cli, tmp_path, *asked, key=service.key) as run:
+                    before = gate.seen.count("POST /v1/batches")
+                    wait_until(
+                        lambda: gate.seen.count("POST /v1/batches") > before,  # noqa: B023 - called at once
+                        within=60,
+                        what="the batch is asked for",
+                    )
+                    status, said = run.end(signal.SIGINT)
+                assert status == 130
+                assert "it may be there. The same command makes sure of it." in said
+                assert "nothing was filed" not in said
+                setattr(gate, kept, "")
+            ended = cli(*asked, key=service.key)
+            again = cli(*asked, key=service.key)
+            assert gate.seen.count("POST /v1/files") == 1
+        assert (ended.status, again.status) == (0, 0), ended.err
+        assert "the file had arrived before" in ended.err
+        page = service.http.get("/v1/batches", params={"limit": 100}).json()["data"]
+        [made] = [each["id"] for each in page if (each["metadata"] or {}).get("of") == "once"]
+        assert f"Filed as {made}" in ended.err
+        assert f"Back at {made}" in again.err
+
+    def test_a_file_that_was_deleted_since(self, cli: Cli, service: Service, tmp_path: Path):
+        """What arrived and was deleted before a batch was made of it is sent anew."""
+        file = write(tmp_path / "gone.jsonl", [{**PAIR, "prompt": "Gone?"}])
+        with gated(service.url) as gate:
+            asked = ("batch", "run", file, "--server", gate.url)
+            gate.unheard = "POST /v1/batches"
+            with running(cli, tmp_path, *asked, key=service.key) as run:
+                wait_until(lambda: gate.unheard in gate.seen, within=60, what="the batch is asked for")
+                run.end(signal.SIGINT)
+            with psycopg.connect(service.database_url) as database:
+                database.execute("DELETE FROM files WHERE filename = 'gone.jsonl'")
+            gate.unheard = ""
+            ended = cli(*asked, key=service.key)
+        assert ended.status == 0, ended.err
+        assert "Filed as" in ended.err
+        assert gate.seen.count("POST /v1/files") == 2
 
 
 class TestMistakes:
