@@ -3,12 +3,12 @@
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NamedTuple, NoReturn
 from uuid import uuid4
 
 import typer
@@ -130,16 +130,24 @@ def run(
         overwrites=output is not None,
     )
     with Client(asked.place.url, api_key=asked.place.key) as client:
-        batch = find_or_file(client, asked, fresh=fresh)
+        batch, key = find_or_file(client, asked, fresh=fresh)
         with watching(asked, batch):
             batch = following.follow(client, batch)
             if batch.status is BatchStatus.FAILED and batch.in_progress_at is None:
                 refuse(file, batch)
-            reading = partial(_read, client, asked, batch)
+            same = _is_same(asked, batch, key)
+            reading = partial(_read, client, asked, batch, labelled=same)
             # What is on standard output already cannot be taken back.
             report = reading() if str(destination) == "-" else following.keep_asking(reading)
-    _conclude(asked, batch, report, as_json=as_json)
+    _conclude(asked, batch, report, same=same, as_json=as_json)
     judge_the_end(batch)
+
+
+class Filed(NamedTuple):
+    """A run's batch, and the name of the run when it was filed: of the files as they were then."""
+
+    batch: Batch
+    key: str
 
 
 @contextmanager
@@ -160,7 +168,7 @@ def _hinted(error: ClientError, hint: str) -> ServerProblem | Problem:
     return Problem(NO_SERVER, f"{error} {hint}")
 
 
-def find_or_file(client: Client, asked: Run, *, fresh: bool) -> Batch:
+def find_or_file(client: Client, asked: Run, *, fresh: bool) -> Filed:
     """Find the batch that the same run made before, or make it."""
     try:
         key = asked.key
@@ -173,9 +181,9 @@ def find_or_file(client: Client, asked: Run, *, fresh: bool) -> Batch:
                 "over; nothing was filed.",
             )
         if batch is not None:
-            return batch
+            return Filed(batch, key)
         left = runs.Remembered() if fresh or before.batch is not None else before
-        return _file(client, asked, key, left)
+        return Filed(_file(client, asked, key, left), key)
     except KeyboardInterrupt:
         progress.print("Stopped before the file had arrived; nothing was filed.")
         raise typer.Exit(Exit.INTERRUPTED) from None
@@ -189,22 +197,39 @@ def _of_batch(results: Path, batch: str | None) -> bool:
     return False
 
 
-def _read(client: Client, asked: Run, batch: Batch) -> Report:
-    """Write the results, and add them up beside the input."""
+def _is_same(asked: Run, batch: Batch, key: str) -> bool:
+    """Tell whether the files are as they were filed; where they are not, say what that costs."""
+    with suppress(Problem):
+        if asked.key == key:
+            return True
+    files = f"{asked.file}" if asked.baseline is None else f"{asked.file} or {asked.baseline}"
+    progress.print(
+        f"{files} was changed after it was filed, and labels of other lines tell nothing: no accuracy here. "
+        f"GET /v1/batches/{batch.id}/report has it by the labels that were filed.",
+        markup=False,
+        soft_wrap=True,
+    )
+    return False
+
+
+def _read(client: Client, asked: Run, batch: Batch, *, labelled: bool) -> Report:
+    """Write the results, and add them up beside the input where its labels are theirs."""
     report = Report()
-    with inputs.json_lines(asked.file, asked.baseline) as source:
-        counted = add_up(report, client.batch_result_lines(batch.id), inputs.known(source))
+    with ExitStack() as ends:
+        source = ends.enter_context(inputs.json_lines(asked.file, asked.baseline)) if labelled else None
+        known = iter(()) if source is None else inputs.known(source)
+        counted = add_up(report, client.batch_result_lines(batch.id), known)
         write_lines(following.read_back(counted, batch.progress.decided), asked.output)
     return report
 
 
-def _conclude(asked: Run, batch: Batch, report: Report, *, as_json: bool) -> None:
+def _conclude(asked: Run, batch: Batch, report: Report, *, same: bool, as_json: bool) -> None:
     to_stdout = str(asked.output) == "-"
     if as_json:
         print_json(report.as_json(batch, None if to_stdout else str(asked.output)))
     else:
         systems = None
-        if asked.baseline is not None:
+        if asked.baseline is not None and same:
             systems = inputs.generator(asked.baseline), inputs.generator(asked.file)
         report.show(progress if to_stdout else console, batch, systems)
     if not to_stdout:
@@ -290,6 +315,8 @@ def _file(client: Client, asked: Run, key: str, left: runs.Remembered) -> Batch:
         if inputs.is_empty(source):
             raise Problem(BAD_INPUT_FILE, f"{asked.file}: {inputs.EMPTY}.")
         sent = following.send(client, source)
+    if asked.key != key:
+        raise Problem(BAD_INPUT_FILE, f"{asked.file} was changed while it was sent. Nothing was filed; try again.")
     arrived = runs.Remembered(
         file=os.fsencode(asked.file.resolve()).decode(errors="replace"),
         server=asked.place.url,

@@ -64,7 +64,7 @@ class Service:
                 place=self.place,
                 where=self.where,
             )
-            batch = find_or_file(self.client, asked, fresh=self.fresh)
+            batch = find_or_file(self.client, asked, fresh=self.fresh).batch
             with watching(asked, batch):
                 batch = following.follow(self.client, batch)
                 if batch.status is BatchStatus.FAILED and batch.in_progress_at is None:

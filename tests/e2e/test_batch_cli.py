@@ -382,6 +382,16 @@ class TestNights:
                 gate.away = 0
                 assert run.process.wait(timeout=120) == 0, run.said.read_text()
 
+    def test_the_file_is_another_by_the_morning(self, cli: Cli, service: Service, tmp_path: Path):
+        """Results are written, and held against no label of other lines; the file as it was has its labels still."""
+        file = write(tmp_path / "edited.jsonl", [*self.ROWS])
+        with watched(cli, service, tmp_path, file, "--json") as (run, _):
+            write(file, [{**row, "label": "B"} for row in reversed(self.ROWS)])
+        *_, said, summary, _ = run.said.read_text().splitlines()
+        assert f"{file} was changed after it was filed" in said
+        assert (json.loads(summary)["accuracy"], json.loads(summary)["succeeded"]) == (None, 400)
+        assert len(read(tmp_path / "edited.results.jsonl")) == 400
+
     def test_ctrl_c_while_the_batch_is_made(self, cli: Cli, service: Service, tmp_path: Path):
         """Whether it was made is not known; the same command finds it, and files nothing twice."""
         file = write(tmp_path / "once.jsonl", [{**PAIR, "prompt": "Once?"}])
