@@ -24,8 +24,18 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def with_psycopg(url: str) -> URL:
-    """Give libpq's URL in the form that names our driver."""
-    return make_url(url).set(drivername="postgresql+psycopg")
+    """Give libpq's URL in the form that names our driver.
+
+    Raises:
+        ValueError: it is none. The message does not repeat it: there may be a password in it.
+    """
+    wanted = "takes the URL of a Postgres: postgresql://USER:PASSWORD@HOST:5432/DATABASE"
+    if not url.startswith(("postgresql://", "postgres://", "postgresql+psycopg://")):
+        raise ValueError(wanted)
+    try:
+        return make_url(url).set(drivername="postgresql+psycopg")
+    except ValueError:  # of a port that is no number
+        raise ValueError(wanted) from None
 
 
 def _connect_args(application: str) -> dict[str, object]:

@@ -15,6 +15,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationErr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from infra.addresses import Allowed
+from infra.database import with_psycopg
 from infra.roles import PROCESSES
 from infra.sealing import Seals
 from schemas.message import VISIBILITY_SECONDS
@@ -236,6 +237,12 @@ class Settings(BaseSettings):
     def _list(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(entry.strip() for entry in value.split(",") if entry.strip())
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _of_postgres(cls, value: SecretStr) -> SecretStr:
+        with_psycopg(value.get_secret_value())
         return value
 
     @field_validator("callback_allow")

@@ -135,16 +135,21 @@ class TestBadInput:
         assert problem["errors"][0]["field"] == "winner"
 
     @pytest.mark.parametrize(
-        ("settings", "says"),
+        ("command", "settings", "says"),
         [
-            ({"lease_seconds": "abc"}, ["NIGHTCOURT_LEASE_SECONDS", "number"]),
-            ({"heartbeat_seconds": 31}, ["NIGHTCOURT_HEARTBEAT_SECONDS (31)", "NIGHTCOURT_LEASE_SECONDS (60)"]),
+            ("up", {"lease_seconds": "abc"}, ["NIGHTCOURT_LEASE_SECONDS", "number"]),
+            (
+                "up",
+                {"heartbeat_seconds": 31},
+                ["NIGHTCOURT_HEARTBEAT_SECONDS (31)", "NIGHTCOURT_LEASE_SECONDS (60)"],
+            ),
+            ("doctor", {"database_url": "nonsense"}, ["NIGHTCOURT_DATABASE_URL", "URL of a Postgres"]),
         ],
-        ids=["no number", "heartbeat"],
+        ids=["no number", "heartbeat", "no URL"],
     )
-    def test_a_setting_that_cannot_be_is_named(self, cli: Cli, settings: dict, says: list[str]):
+    def test_a_setting_that_cannot_be_is_named(self, cli: Cli, command: str, settings: dict, says: list[str]):
         """A wrong setting ends the command at once, in a sentence that names its variable."""
-        ended = cli("up", **settings)
+        ended = cli(command, **settings)
         assert ended.status == 1
         for words in says:
             assert words in ended.err

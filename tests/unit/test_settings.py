@@ -63,6 +63,27 @@ def test_times_that_agree_are_taken(given: dict[str, float]) -> None:
     assert load(**given).lease_seconds < VISIBILITY_SECONDS
 
 
+@pytest.mark.parametrize(
+    "url", ["nonsense", "", "postgresql://user:hidden@host:port/name", "sqlite:///hidden", "http://host/hidden"]
+)
+def test_an_address_that_is_none_of_postgres(url: str) -> None:
+    """It is refused by its name before anything connects, and not repeated: there may be a password in it."""
+    with pytest.raises(Problem) as refused:
+        load(database_url=url)
+    assert refused.value.kind is BAD_SETTING
+    assert refused.value.detail.startswith("NIGHTCOURT_DATABASE_URL: takes the URL of a Postgres")
+    assert "hidden" not in refused.value.detail
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://localhost/nightcourt", "postgres://host", "postgresql+psycopg://u:p%40@[::1]:5432/x?sslmode=allow"],
+)
+def test_an_address_of_postgres(url: str) -> None:
+    """Each form that libpq or its driver knows is taken as it is."""
+    assert load(database_url=url).database_url.get_secret_value() == url
+
+
 def test_the_deployed_judges_know_who_died() -> None:
     """Each is told of a folder that outlives its container: a volume of compose's, the pod's own in Kubernetes."""
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
