@@ -32,6 +32,10 @@ _PEAK: dict[str, dict[Precision, float]] = {
 _WEIGHTS, _LAYERS, _WIDTH = 6.98e9, 32, 4096
 
 
+MOST = 1e12
+"""Prompt tokens a second that no GPU comes near, whatever somebody gives or has measured."""
+
+
 class PlanError(ValueError):
     """There is no such plan; the message says what to give instead."""
 
@@ -96,7 +100,7 @@ class Plan:
 
 class _Measurement(BaseModel):
     tokens_per_judgement: PositiveFloat
-    tokens_per_second: PositiveFloat
+    tokens_per_second: float = Field(ge=1e-9, le=MOST)
 
 
 class _Engine(BaseModel):

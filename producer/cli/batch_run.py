@@ -15,6 +15,7 @@ import typer
 
 from infra import settings
 from producer.cli import following, inputs, runs
+from producer.cli.options import TieMargin
 from producer.cli.output import Exit, console, progress, write_lines
 from producer.cli.report import Report, add_up
 from producer.cli.submit import print_json
@@ -92,7 +93,7 @@ def run(
         str | None,
         typer.Option(help="own, card, pocket or rewardbench, for lines that do not say."),
     ] = None,
-    tie_margin: Annotated[float | None, typer.Option(help="Call it a tie this close to 0.5.")] = None,
+    tie_margin: TieMargin = None,
     completion_window: Annotated[str, typer.Option(help="What is undecided after this expires: 90m, 24h, 7d.")] = "24h",
     priority: Annotated[int, typer.Option(help="-100 to 100; higher goes first among your batches.")] = 0,
     on_bad_line: Annotated[str, typer.Option(help="fail: nothing runs. skip: the others do.")] = "fail",

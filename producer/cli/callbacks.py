@@ -11,6 +11,7 @@ import typer
 
 from producer.cli.batch_run import DataDir, Server
 from producer.cli.host import id_like, span
+from producer.cli.options import finite
 from producer.cli.output import Exit, console, progress
 from producer.cli.submit import connected, print_json
 from schemas.callback import Callback, CallbackState, Endpoint, EventType, Secret
@@ -190,7 +191,7 @@ def replay(
 @app.command("test")
 def send_test(
     endpoint: EndpointId,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for the first attempt.")] = 30.0,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the first attempt.", callback=finite)] = 30.0,
     server: Server = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,

@@ -9,6 +9,7 @@ import typer
 from pydantic import BaseModel, ValidationError
 
 from infra import settings
+from producer.cli.options import finite
 from producer.cli.pairs import example_file
 from schemas.engine import BenchOrder, BuildOrder, Limits, Quantisation, VerifyOrder
 from schemas.problems import BAD_SETTING, Problem
@@ -81,11 +82,15 @@ def verify(
     ] = None,
     per_length: Annotated[int, typer.Option(min=1, help="Prompts at each length of the parity check.")] = 16,
     soak: Annotated[int, typer.Option(min=0, help="Prompts of the soak; 0 leaves it out.")] = 50_000,
-    seconds: Annotated[float, typer.Option(min=1, help="How long to measure throughput at each length.")] = 30.0,
+    seconds: Annotated[
+        float, typer.Option(min=1, help="How long to measure throughput at each length.", callback=finite)
+    ] = 30.0,
     in_flight: InFlight = 64,
     peak_tflops: Annotated[
         float | None,
-        typer.Option(help="The GPU's dense peak for this quantisation, where it is not known: H100, H200."),
+        typer.Option(
+            help="The GPU's dense peak for this quantisation, where it is not known: H100, H200.", callback=finite
+        ),
     ] = None,
     report: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("nightcourt-verify.json"),
     as_json: AsJson = False,
@@ -130,7 +135,9 @@ def bench(
     length: Annotated[
         list[int] | None, typer.Option(min=256, help="Measure with prompts of this many tokens; may be repeated.")
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, help="How long to measure at each length.")] = 30.0,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, help="How long to measure at each length.", callback=finite)
+    ] = 30.0,
     in_flight: InFlight = 64,
     as_json: AsJson = False,
 ) -> None:

@@ -8,6 +8,7 @@ import typer
 
 from producer.cli import written
 from producer.cli.batch_run import DataDir, Server
+from producer.cli.options import TieMargin, finite
 from schemas.problems import MISSING_EXTRA, Problem
 
 app = typer.Typer(
@@ -53,7 +54,7 @@ def versus(
     server: Server = None,
     data_dir: DataDir = None,
     profile: Profile = None,
-    tie_margin: Annotated[float | None, typer.Option(help="Call it a tie this close to 0.5.")] = None,
+    tie_margin: TieMargin = None,
     verdicts: Verdicts = None,
     output: Output = None,
     fresh: Fresh = False,
@@ -79,14 +80,15 @@ def tournament(
     baseline: Annotated[str | None, typer.Option(help="The system that all others meet.")] = None,
     budget: Annotated[int | None, typer.Option(min=1, help="At most this many matches.")] = None,
     target: Annotated[
-        float | None, typer.Option(min=0, help="Stop once the least sure difference is known to this many points.")
+        float | None,
+        typer.Option(min=0, help="Stop once the least sure difference is known to this many points.", callback=finite),
     ] = None,
     round_size: Annotated[int, typer.Option(min=1, help="Matches a round, with --schedule adaptive.")] = 200,
     seed: Annotated[int, typer.Option(help="Draws the order in which prompts are taken.")] = 0,
     server: Server = None,
     data_dir: DataDir = None,
     profile: Profile = None,
-    tie_margin: Annotated[float | None, typer.Option(help="Call it a tie this close to 0.5.")] = None,
+    tie_margin: TieMargin = None,
     verdicts: Verdicts = None,
     output: Output = None,
     fresh: Fresh = False,
@@ -138,7 +140,7 @@ def gold(
     server: Server = None,
     data_dir: DataDir = None,
     profile: Profile = None,
-    tie_margin: Annotated[float | None, typer.Option(help="Call it a tie this close to 0.5.")] = None,
+    tie_margin: TieMargin = None,
     verdicts: Verdicts = None,
     output: Output = None,
     fresh: Fresh = False,
@@ -188,10 +190,16 @@ def curate(
         Literal["dpo", "kto", "reward"], typer.Option("--format", help="What it is for; reward rows have a margin.")
     ] = "dpo",
     min_confidence: Annotated[
-        float, typer.Option(min=0.5, max=1, help="Keep a row where P(labelled response better) is this at least.")
+        float,
+        typer.Option(
+            min=0.5, max=1, help="Keep a row where P(labelled response better) is this at least.", callback=finite
+        ),
     ] = 0.6,
     flip_confidence: Annotated[
-        float, typer.Option(min=0.5, max=1, help="Turn a label round where P(other better) is this at least.")
+        float,
+        typer.Option(
+            min=0.5, max=1, help="Turn a label round where P(other better) is this at least.", callback=finite
+        ),
     ] = 0.9,
     flip: Annotated[bool, typer.Option(help="Turn labels round at all.")] = True,
     consistent: Annotated[bool, typer.Option(help="Leave out rows whose two orders disagree.")] = True,

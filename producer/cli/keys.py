@@ -7,6 +7,7 @@ import typer
 
 from producer import keys
 from producer.cli.host import DataDir, records, span
+from producer.cli.options import finite
 from producer.cli.output import console, progress
 from producer.cli.submit import print_json
 from schemas import ids
@@ -46,7 +47,9 @@ def create(
     scopes: Annotated[str, typer.Option(help="submit, read and admin, with commas between.")] = "submit,read",
     name: Annotated[str | None, typer.Option(help="A note, to know it by.")] = None,
     expires: Annotated[str | None, typer.Option(help="How long it lives: 90d; for good unless told.")] = None,
-    requests_per_second: Annotated[float | None, typer.Option(min=0.01, help="Its own limit of requests.")] = None,
+    requests_per_second: Annotated[
+        float | None, typer.Option(min=0.01, max=1e6, help="Its own limit of requests.", callback=finite)
+    ] = None,
     queued_comparisons: Annotated[int | None, typer.Option(min=1, help="How many may wait at a time.")] = None,
     tokens_per_day: Annotated[int | None, typer.Option(min=1, help="How many tokens it may have judged a day.")] = None,
     concurrent_batches: Annotated[int | None, typer.Option(min=1, help="How many batches may run at a time.")] = None,

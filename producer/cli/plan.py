@@ -11,6 +11,7 @@ import typer
 from pydantic import ValidationError
 
 from producer import planning
+from producer.cli.options import finite
 from producer.cli.output import console
 from producer.cli.submit import print_json
 from producer.planning import BenchReport, Job, Plan, Rate
@@ -56,7 +57,10 @@ def plan(
     ] = None,
     precision: Annotated[Precision, typer.Option(help="For the roofline.")] = Precision.FP8,
     measured: Annotated[Path | None, typer.Option(help="Plan by the JSON report of `nightcourt engine bench`.")] = None,
-    rate: Annotated[float | None, typer.Option(min=1e-9, help="Plan by this many prompt tokens/s a GPU.")] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=1e-9, max=planning.MOST, help="Plan by this many prompt tokens/s a GPU.", callback=finite),
+    ] = None,
     reused_tokens: Annotated[
         int, typer.Option(min=0, help="Tokens of each prompt assumed to be reused from earlier ones.")
     ] = 0,

@@ -17,6 +17,7 @@ from infra.local.supervisor import Stack, run_stack
 from infra.settings import Settings
 from producer.cli import dashboard, verdicts
 from producer.cli.doctor import describe_model
+from producer.cli.options import finite
 from producer.cli.output import Exit, progress
 from producer.cli.pairs import example_file, read_pairs
 from producer.cli.submit import conclude, show
@@ -110,7 +111,7 @@ def _say_when_up(kind: str, /, **fields: object) -> None:
 
 def demo(
     data_dir: DataDir = None,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for all verdicts.")] = 1800.0,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for all verdicts.", callback=finite)] = 1800.0,
     as_json: Annotated[
         bool, typer.Option("--json", help="One comparison object a line, then a summary object.")
     ] = False,

@@ -14,6 +14,7 @@ from infra.local import LocalStackError
 from infra.local.folder import running_stack
 from infra.settings import Settings
 from producer.cli import verdicts
+from producer.cli.options import TieMargin, finite
 from producer.cli.output import Exit, console, progress
 from producer.cli.pairs import Pair, read_pairs
 from producer.cli.watch import file_each, watch
@@ -75,9 +76,9 @@ def submit(
     data_dir: Annotated[Path | None, typer.Option(help="Data folder of the embedded stack to use.")] = None,
     order: Annotated[str | None, typer.Option(help="both, ab or ba.")] = None,
     profile: Annotated[str | None, typer.Option(help="own, card, pocket or rewardbench.")] = None,
-    tie_margin: Annotated[float | None, typer.Option(help="Call it a tie this close to 0.5.")] = None,
+    tie_margin: TieMargin = None,
     wait: Annotated[bool, typer.Option(help="Wait for the verdicts.")] = True,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for all of them.")] = 3600.0,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for all of them.", callback=finite)] = 3600.0,
     as_json: Annotated[
         bool, typer.Option("--json", help="One comparison object a line, then a summary object.")
     ] = False,

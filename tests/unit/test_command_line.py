@@ -1,12 +1,44 @@
 """What was typed and cannot be is told by the name that it has on the command line, before anything is asked."""
 
+from collections.abc import Iterator
+from typing import Annotated, get_args, get_origin, get_type_hints
+
 import pytest
+import typer
 from support.program import ROOT
+from typer.models import OptionInfo
 from typer.testing import CliRunner
 
 from producer.cli.app import make_app
 
 EXAMPLES = str(ROOT / "examples" / "first-docket.jsonl")
+
+
+def numbers(app: typer.Typer) -> Iterator[tuple[str, OptionInfo]]:
+    """Every option of the commands that takes a number with a point, those of groups included."""
+    for group in app.registered_groups:
+        for name, option in numbers(group.typer_instance):
+            yield f"{group.name} {name}", option
+    for command in app.registered_commands:
+        for name, hint in get_type_hints(command.callback, include_extras=True).items():
+            if get_origin(hint) is Annotated and get_args(hint)[0] in (float, float | None):
+                yield f"{command.name or command.callback.__name__} {name}", get_args(hint)[1]
+
+
+NUMBERS = dict(numbers(make_app()))
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_no_option_takes_a_number_without_end(name: str, value: str):
+    """Whatever counts with it would end in a trace, or in nonsense."""
+    with pytest.raises(typer.BadParameter, match=f"{value} is none to count with"):
+        NUMBERS[name].callback(float(value))
+
+
+def test_the_options_that_take_numbers_are_found():
+    """Those of groups too."""
+    assert {"plan rate", "submit tie_margin", "eval curate min_confidence"} < set(NUMBERS)
 
 
 @pytest.mark.parametrize(

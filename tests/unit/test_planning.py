@@ -205,6 +205,11 @@ class TestTheCommand:
         assert found["gpu"] is None
         assert "published" not in json.dumps(found)
 
+    @pytest.mark.parametrize("rate", [1e-9, 1e12])
+    def test_any_rate_can_be_planned_with(self, rate):
+        """However slow or fast somebody says that a GPU is, there are hours."""
+        assert planned("--rate", rate, "--gpus", 100)["hours"] == pytest.approx(3e9 / rate / 100 / 3600, abs=1e-3)
+
     def test_a_given_rate_is_said_to_be_given(self):
         """Nobody has checked it."""
         assert planned("--rate", 1000)["rate"]["source"] == "given with --rate"
@@ -213,6 +218,8 @@ class TestTheCommand:
         ("arguments", "says"),
         [
             (("--rate", 1, "--source", "roofline"), "stands on one rate"),
+            (("--rate", "inf"), "--rate"),
+            (("--rate", "1e308"), "--rate"),
             (("--gpu", "a100"), "no published rate of a100"),
             (("--gpu", "a100", "--source", "roofline"), "peak of a100"),
             (("--by", "6 o'clock"), "takes hours and minutes"),
@@ -228,7 +235,9 @@ class TestTheCommand:
         assert ended.exit_code == 2
         assert says in " ".join(ended.output.replace("│", " ").split())
 
-    @pytest.mark.parametrize("content", ["", "{}", '{"engine": {}, "measured": []}', "[]"])
+    @pytest.mark.parametrize(
+        "content", [json.dumps(REPORT).replace("70000.0", "1e400"), "", "{}", '{"engine": {}, "measured": []}', "[]"]
+    )
     def test_a_report_that_is_none_is_named(self, tmp_path, content):
         """The message names the file and the field."""
         file = tmp_path / "bench.json"
