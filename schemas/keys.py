@@ -9,6 +9,8 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
+MOST, MOST_TOKENS = 2**31 - 1, 2**63 - 1
+"""The largest limit of a key that can be stored, and that of its tokens."""
 _KEY = re.compile(r"nck_([0-9a-f]{32})_([A-Za-z0-9_-]{43})")
 
 

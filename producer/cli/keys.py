@@ -11,7 +11,7 @@ from producer.cli.options import finite
 from producer.cli.output import console, progress
 from producer.cli.submit import print_json
 from schemas import ids
-from schemas.keys import Key, KeyLimits, NewKey, Scope
+from schemas.keys import MOST, MOST_TOKENS, Key, KeyLimits, NewKey, Scope
 from schemas.problems import NOT_FOUND, Problem
 
 app = typer.Typer(
@@ -50,10 +50,16 @@ def create(
     requests_per_second: Annotated[
         float | None, typer.Option(min=0.01, max=1e6, help="Its own limit of requests.", callback=finite)
     ] = None,
-    queued_comparisons: Annotated[int | None, typer.Option(min=1, help="How many may wait at a time.")] = None,
-    tokens_per_day: Annotated[int | None, typer.Option(min=1, help="How many tokens it may have judged a day.")] = None,
-    concurrent_batches: Annotated[int | None, typer.Option(min=1, help="How many batches may run at a time.")] = None,
-    max_body_bytes: Annotated[int | None, typer.Option(min=1, help="The largest body it may send.")] = None,
+    queued_comparisons: Annotated[
+        int | None, typer.Option(min=1, max=MOST, help="How many may wait at a time.")
+    ] = None,
+    tokens_per_day: Annotated[
+        int | None, typer.Option(min=1, max=MOST_TOKENS, help="How many tokens it may have judged a day.")
+    ] = None,
+    concurrent_batches: Annotated[
+        int | None, typer.Option(min=1, max=MOST, help="How many batches may run at a time.")
+    ] = None,
+    max_body_bytes: Annotated[int | None, typer.Option(min=1, max=MOST, help="The largest body it may send.")] = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:

@@ -187,6 +187,26 @@ class TestCommands:
         assert '"status": "revoked"' in command("revoke", second.key, "--json").stdout
 
     @pytest.mark.parametrize(
+        ("option", "most"),
+        [
+            ("--queued-comparisons", 2**31 - 1),
+            ("--concurrent-batches", 2**31 - 1),
+            ("--max-body-bytes", 2**31 - 1),
+            ("--tokens-per-day", 2**63 - 1),
+            ("--requests-per-second", 10**6),
+        ],
+    )
+    def test_a_limit_has_a_limit(self, command, option: str, most: int):
+        """The largest that can be kept is; one more is refused by its name, and not as a fault of the database."""
+        made = NewKey.model_validate_json(command("create", "--json", option, str(most)).stdout)
+        assert getattr(made.limits, option[2:].replace("-", "_")) == most
+        ended = command("create", option, str(most + 1))
+        said = " ".join(ended.output.replace("│", " ").split())
+        assert ended.exit_code == 2, said
+        assert option in said
+        assert str(most) in said or "1000000.0" in said
+
+    @pytest.mark.parametrize(
         "arguments",
         [("create", "--scopes", "write"), ("create", "--expires", "soon"), ("create", "--tenant", "a\nb"), ("rotate",)],
     )
