@@ -359,10 +359,11 @@ def refuse(file: Path, batch: Batch) -> NoReturn:
     many = f"{len(errors)} or more lines are" if len(errors) >= _LISTED else f"{len(errors)} lines are"
     shown = "".join(f"\n  {each.field}: {each.message}" for each in errors[:_SHOWN])
     more = f"\n  and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
+    others = "" if batch.on_bad_line == "skip" else ", or let the others be judged with --on-bad-line skip"
     raise Problem(
         BAD_INPUT_FILE,
         f"{file}: {'1 line is' if len(errors) == 1 else many} no comparison, and nothing was judged:{shown}{more}\n"
-        "Mend the file, or let the others be judged with --on-bad-line skip.",
+        f"Mend the file{others}.",
         errors=errors,
     )
 

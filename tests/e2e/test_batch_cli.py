@@ -243,6 +243,14 @@ class TestBadLines:
         assert (good["status"], [each["error"]["code"] for each in bad]) == ("succeeded", ["bad_line", "bad_line"])
         assert bad[1]["error"]["message"].startswith("winner: ")
 
+    def test_there_is_nothing_but_them(self, cli: Cli, tmp_path: Path):
+        """Where they are skipped and no other is there, nobody is told to skip them."""
+        (file := tmp_path / "bad.jsonl").write_text("{\n")
+        ended = cli("batch", "run", file, "--on-bad-line", "skip")
+        assert ended.status == 1
+        assert f"{file}: 1 line is no comparison, and nothing was judged" in ended.err
+        assert ended.err.endswith("\nMend the file.\n")
+
     @pytest.mark.parametrize(
         ("content", "says"), [("", "there is nothing in it"), (" \n\n", "there is nothing"), (None, "No such file")]
     )
