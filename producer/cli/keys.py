@@ -6,13 +6,11 @@ from uuid import UUID
 import typer
 
 from producer import keys
-from producer.cli.host import DataDir, records, span
+from producer.cli.host import DataDir, id_of, records, span
 from producer.cli.options import finite
 from producer.cli.output import console, progress
 from producer.cli.submit import print_json
-from schemas import ids
 from schemas.keys import MOST, MOST_TOKENS, Key, KeyLimits, NewKey, Scope
-from schemas.problems import NOT_FOUND, Problem
 
 app = typer.Typer(
     help="Make, list, revoke and rotate keys, on a host that reaches the database.",
@@ -20,7 +18,17 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-KeyId = Annotated[str, typer.Argument(metavar="KEY", help="The key's id, nck_ and 32 digits.")]
+
+def _id(text: str) -> UUID:
+    return id_of(text[:36], "nck_")  # whoever pastes a whole key means its id
+
+
+def _checked(text: str) -> str:
+    _id(text)
+    return text
+
+
+KeyId = Annotated[str, typer.Argument(metavar="KEY", help="The key's id, nck_ and 32 digits.", callback=_checked)]
 AsJson = Annotated[bool, typer.Option("--json", help="Objects, one a line, for a program.")]
 
 
@@ -31,14 +39,6 @@ def _scopes(text: str) -> list[Scope]:
         raise typer.BadParameter(
             f"takes one or more of {', '.join(Scope)}, with commas between", param_hint="--scopes"
         ) from None
-
-
-def _id(text: str) -> UUID:
-    # Whoever pastes a whole key means its id.
-    key = ids.parse_prefixed(text[:36], "nck_")
-    if key is None:
-        raise Problem(NOT_FOUND, "The id of a key looks like nck_ and 32 hexadecimal digits; this is none.")
-    return key
 
 
 @app.command()

@@ -54,6 +54,8 @@ def test_the_options_that_take_numbers_are_found():
         (("callbacks", "show", "nope"), "'ID'", "looks like cbk_"),
         (("callbacks", "replay", "nope"), "'[ID]'", "looks like cbk_"),
         (("callbacks", "test", "nope"), "'ENDPOINT'", "looks like cep_"),
+        (("keys", "revoke", "nope"), "'KEY'", "looks like nck_"),
+        (("keys", "rotate", f"nck_{'x' * 32}"), "'KEY'", "looks like nck_"),
     ],
     ids=lambda each: f"{each[0]} {each[-1]}" if isinstance(each, tuple) else "",
 )
