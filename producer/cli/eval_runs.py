@@ -50,7 +50,14 @@ class Asked:
     as_json: bool
 
     def __post_init__(self) -> None:
-        for option, value in (("--profile", self.profile), ("--tie-margin", self.tie_margin)):
+        of_judging = {
+            "--profile": self.profile,
+            "--tie-margin": self.tie_margin,
+            "--server": self.server,
+            "--data-dir": self.data_dir,
+            "--fresh": self.fresh or None,
+        }
+        for option, value in of_judging.items():
             if self.verdicts is not None and value is not None:
                 raise typer.BadParameter("goes not with --verdicts, which are judged already", param_hint=option)
 

@@ -23,7 +23,8 @@ PAIR = {"prompt": "Which?", "chosen": "this", "rejected": "that"}
 
 def run(*arguments: object) -> Result:
     """Give a command that would have to ask a service that is not there."""
-    return CliRunner().invoke(make_app(), ["eval", *map(str, arguments), "--server", "http://127.0.0.1:9"])
+    nowhere = {"NIGHTCOURT_SERVER": "http://127.0.0.1:9"}
+    return CliRunner().invoke(make_app(), ["eval", *map(str, arguments)], env=nowhere)
 
 
 def said(ended: Result) -> str:
@@ -104,12 +105,23 @@ def outputs(file: Path, prompts: int, generator: str) -> Path:
 
 
 class TestWhatDoesNotFit:
-    @pytest.mark.parametrize("option", [("--profile", "card"), ("--tie-margin", "0.2")])
-    def test_options_of_judging_with_verdicts(self, tmp_path: Path, option: tuple[str, str]):
-        """What would change verdicts is refused where they are given, and not ignored."""
+    @pytest.mark.parametrize(
+        "option",
+        [
+            ("--profile", "card"),
+            ("--tie-margin", "0.2"),
+            ("--server", "http://127.0.0.1:9"),
+            ("--data-dir", "."),
+            ("--fresh",),
+        ],
+        ids=lambda option: option[0],
+    )
+    def test_options_of_judging_with_verdicts(self, tmp_path: Path, option: tuple[str, ...]):
+        """What says how or where to judge is refused where verdicts are given, and not ignored."""
         file = write(tmp_path / "pairs.jsonl", PAIR)
         ended = run("gold", file, "--verdicts", tmp_path / "v.jsonl", *option)
         assert ended.exit_code == 2, ended.output
+        assert option[0] in said(ended)
         assert "goes not with --verdicts" in said(ended)
 
     def test_a_target_without_rounds(self, tmp_path: Path):
