@@ -43,8 +43,6 @@ def read_pairs(file: Path, baseline: Path | None = None) -> list[Pair]:
         pairs[found.id] = found
     if not pairs:
         raise _bad(file, inputs.EMPTY)
-    if baseline is not None and names[0] == names[1]:
-        raise _same_name(file, baseline, names[0])
     return list(pairs.values())
 
 
@@ -116,10 +114,6 @@ def _mark(prompt: Any) -> str:
     return hashlib.sha256(json.dumps(prompt).encode()).hexdigest()[:16]
 
 
-def _same_name(file: Path, other: Path, name: str | None) -> Problem:
-    return _bad(file, f"its system is called {name} as that of {other}; give each a generator of its own")
-
-
 def read_field(files: Sequence[Path], *, seed: int) -> Field:
     """Read several systems' AlpacaEval outputs on the same instructions.
 
@@ -133,7 +127,7 @@ def read_field(files: Sequence[Path], *, seed: int) -> Field:
     for file in files:
         name = inputs.generator(file)
         if name in systems:
-            raise _same_name(file, systems[name], name)
+            raise inputs.same_name(file, systems[name], name)
         systems[name] = file
         found = {(instruction, nth): (output, row) for instruction, output, nth, row in inputs.outputs(file)}
         if not places:

@@ -163,6 +163,8 @@ def _zipped(file: Path, baseline: Path) -> Iterator[dict[str, Any]]:
 
     An instruction that stands several times is matched in the order in which it stands.
     """
+    if (name := generator(file)) == generator(baseline):
+        raise same_name(file, baseline, name)
     answers = {(instruction, nth): output for instruction, output, nth, _ in outputs(baseline)}
     unmatched = {key: number for number, key in enumerate(answers, start=1)}
     for index, (instruction, output, nth, row) in enumerate(outputs(file)):
@@ -180,6 +182,11 @@ def _zipped(file: Path, baseline: Path) -> Iterator[dict[str, Any]]:
             f"the instruction of row {min(unmatched.values())} stands not in {file}, and of {len(answers)} "
             f"{len(unmatched)} do not; both must be of the same set",
         )
+
+
+def same_name(file: Path, other: Path, name: str) -> Problem:
+    """Say that two systems are of one name, by which no report can tell them apart."""
+    return _bad(file, f"its system is called {name} as that of {other}; give each a generator of its own")
 
 
 def outputs(file: Path) -> Iterator[tuple[str, str, int, dict[str, Any]]]:

@@ -317,9 +317,11 @@ class TestProblems:
 
     def test_a_temporary_file_without_room(self, cli: Cli, tmp_path: Path):
         """Where a file that is converted on its way has no room, the message says why."""
-        rows = [{"instruction": f"Which {n}?", "output": "this " * 99, "generator": "g"} for n in range(99)]
-        (outputs := tmp_path / "outputs.json").write_text(json.dumps(rows))
-        convert = ("batch", "run", str(outputs), "--baseline", str(outputs))
+        rows = [{"instruction": f"Which {n}?", "output": "this " * 99} for n in range(99)]
+        files = [str(tmp_path / name) for name in ("ours.json", "theirs.json")]
+        for file in files:
+            Path(file).write_text(json.dumps(rows))
+        convert = ("batch", "run", files[0], "--baseline", files[1])
         ended = subprocess.run(
             ["/bin/bash", "-c", 'ulimit -f 8; "$@"', "-", sys.executable, "-m", "producer.cli", *convert],
             cwd=ROOT,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from producer.cli.inputs import is_empty, opened
+from producer.cli.inputs import is_empty, json_lines, opened
 from schemas.problems import Problem
 
 LETTERS = random.Random(7).choices("abcdefghij", k=40 * 3000)
@@ -67,6 +67,16 @@ def test_what_is_not_whole_is_told(tmp_path: Path, kind: str, hurt: Callable[[by
     with pytest.raises(Problem, match=says) as raised:
         unfolded(file)
     assert str(file) in raised.value.detail
+
+
+def test_two_systems_of_one_name(tmp_path: Path):
+    """No summary could tell which of them was preferred."""
+    row = {"instruction": "Do it", "output": "done", "generator": "m"}
+    files = [tmp_path / "ours.jsonl", tmp_path / "theirs.jsonl"]
+    for file in files:
+        file.write_text(json.dumps(row))
+    with pytest.raises(Problem, match=f"its system is called m as that of {files[1]}"), json_lines(*files):
+        pass
 
 
 def test_a_file_that_is_not_there(tmp_path: Path):
