@@ -20,6 +20,9 @@ T = TypeVar("T")
 tenant: ContextVar[str | None] = ContextVar("tenant", default=None)
 """Whose rows the transactions of this task may see, where row-level security decides; None for nobody's."""
 
+UNREACHABLE = (OperationalError, InterfaceError, PoolTimeoutError)
+"""What is raised where Postgres cannot be reached for now, or went away in the middle."""
+
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -112,7 +115,7 @@ def persist(database: Engine, write: Callable[[Connection], T], *, patience_seco
         try:
             with database.begin() as connection:
                 return write(connection)
-        except (OperationalError, InterfaceError, PoolTimeoutError) as error:
+        except UNREACHABLE as error:
             if time.monotonic() + pause > give_up_at:
                 raise
             log.warning("database_unreachable", error=type(error).__name__, retry_in=pause)

@@ -4,10 +4,14 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import structlog
 from fastapi import Request
 
+from infra.database import UNREACHABLE
 from producer.dashboard import access, render
 from producer.streams import EventStream, rest
+
+log = structlog.get_logger()
 
 _LOOKS = 5
 """After so many looks the session is looked up again: it may have ended, or its key."""
@@ -46,10 +50,14 @@ async def _follow(
     looks = 0
     while not request.app.state.ending.is_set():
         looks += 1
-        if looks % _LOOKS == 0 and await access.visitor(request) is None:
-            return
-        shown = await look()
-        parts = render.live_parts(request, template, **shown)
+        shown: dict[str, Any] | None = None
+        try:
+            if looks % _LOOKS == 0 and await access.visitor(request) is None:
+                return
+            shown = await look()
+        except UNREACHABLE as error:  # for now: a stream that broke off would be refused until Postgres is back
+            log.warning("database_unreachable", error=type(error).__name__)
+        parts = told if shown is None else render.live_parts(request, template, **shown)
         news = {name: part for name, part in parts.items() if told.get(name) != part}
         if news:
             told, silent = parts, 0.0
@@ -57,7 +65,7 @@ async def _follow(
         elif silent >= _SILENCE_SECONDS:
             silent = 0.0
             yield ": still here\n\n"
-        if ended(shown):
+        if shown is not None and ended(shown):
             yield "event: ended\ndata: {}\n\n"
             return
         await rest(request, every)

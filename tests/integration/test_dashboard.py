@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, text
 from support.court import Court, ScriptedEngine
+from support.databases import away
 from support.dockets import batch as insert_batch
 from support.filed import LINES, file_and_judge
 from support.pages import words
+from support.waiting import wait_until
 
 from infra import roster
 
@@ -218,6 +220,25 @@ class TestLive:
             assert all(f'id="{name}"' in page for name in parts)
             assert "in progress" in words(parts["live_stand"])
             connection.execute(text("UPDATE batches SET status = 'completed', ended_at = now()"))
+            rest = list(events)
+        assert "completed" in words(rest[0][1]["live_stand"])
+        assert rest[-1] == ("ended", {})
+
+    def test_a_page_is_followed_on_when_postgres_is_back(
+        self, filed: Any, database: Engine, database_url: str, capfd: pytest.CaptureFixture[str]
+    ):
+        """A look that finds no database is a look without news: the stream goes on, and tells of what came after."""
+        with database.begin() as connection:
+            connection.execute(text("UPDATE batches SET status = 'in_progress', ended_at = NULL"))
+        with filed.client.stream("GET", f"/dashboard/batches/{filed.batch}/events") as answer:
+            events = self.events(answer)
+            next(events)
+            with away(database_url):
+                wait_until(
+                    lambda: "database_unreachable" in "".join(capfd.readouterr()), within=30, what="a look fails"
+                )
+            with database.begin() as connection:
+                connection.execute(text("UPDATE batches SET status = 'completed', ended_at = now()"))
             rest = list(events)
         assert "completed" in words(rest[0][1]["live_stand"])
         assert rest[-1] == ("ended", {})

@@ -1,5 +1,6 @@
 """The dashboard in a real browser: live progress, replay, and no fault that axe-core calls serious."""
 
+import json
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from sqlalchemy import text
 from support.browser import CHROMIUM, Browser, running_browser
 from support.court import Court, ScriptedEngine
+from support.databases import away
 from support.desk import Desk
 from support.dockets import batch as insert_batch
 from support.edge import served
@@ -89,7 +91,7 @@ def test_a_batch_is_seen_to_get_on_and_to_end(site: str, key: str, browser: Brow
     name = ids.batch_id(insert_batch(court.connection, LINES))
     sign_in(browser, site, key, f"/batches/{name}")
     decided = "Number(document.querySelector('main .bar').getAttribute('aria-valuenow'))"
-    browser.until("document.getElementById('pulse').textContent === 'live'")
+    browser.until(LIVE)
     assert browser.run(decided) == 0
     browser.run("document.querySelector('.options summary').focus()")
     judge(court, LINES // 4)
@@ -103,6 +105,44 @@ def test_a_batch_is_seen_to_get_on_and_to_end(site: str, key: str, browser: Brow
     assert not browser.run("document.getElementById('stale').hidden")
     assert browser.run("document.activeElement.tagName") == "SUMMARY"
     assert [error for error in browser.errors if "401" not in error] == []
+
+
+LIVE = "document.getElementById('pulse').textContent === 'live'"
+HIDDEN = "Object.defineProperty(document, 'hidden', {get: () => window.unseen !== false})"
+"""As a tab that was opened in the background, until the page is looked at."""
+HASTE = "const late = setTimeout; window.setTimeout = (what, when) => late(what, when / 20)"
+
+
+def look_at(browser: Browser, *, seen: bool) -> None:
+    """Come to a page's tab, or leave it for another."""
+    browser.run(f"window.unseen = {json.dumps(not seen)}; document.dispatchEvent(new Event('visibilitychange'))")
+
+
+def test_a_page_has_one_stream_while_it_is_looked_at_and_none_before(site: str, key: str, browser: Browser):
+    """A tab opened in the background asks for nothing; each look at it asks once."""
+    sign_in(browser, site, key, "/")
+    browser("Page.addScriptToEvaluateOnNewDocument", source=HIDDEN)
+    browser.requests.clear()
+    browser.open(f"{site}/dashboard/")
+    for _ in range(2):
+        look_at(browser, seen=True)
+        browser.until(LIVE)
+        look_at(browser, seen=False)
+        browser.run("document.getElementById('pulse').textContent = ''")
+    assert [path.removeprefix(site) for path in browser.requests if path.endswith("/events")] == [
+        "/dashboard/events"
+    ] * 2
+
+
+def test_a_page_is_live_again_after_its_stream_was_refused(site: str, key: str, browser: Browser, database_url: str):
+    """A browser asks no more where the answer was a 503, so the page does, and is live when Postgres is back."""
+    sign_in(browser, site, key, "/")
+    browser("Page.addScriptToEvaluateOnNewDocument", source=f"{HIDDEN}; {HASTE}")
+    browser.open(f"{site}/dashboard/")
+    with away(database_url):
+        look_at(browser, seen=True)
+        browser.until("document.getElementById('pulse').textContent === 'not live'")
+    browser.until(LIVE)
 
 
 def test_a_dead_callback_is_sent_again(site: str, key: str, browser: Browser, desk: Desk, inbox: Inbox):

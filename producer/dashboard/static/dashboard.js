@@ -6,8 +6,8 @@
   if (!main.dataset.events) return;
   const pulse = document.getElementById("pulse");
   const news = document.getElementById("news");
-  const SPEAK_EVERY = 30000;
-  let source = null, spoken = Date.now(), over = false;
+  const SPEAK_EVERY = 30000, AGAIN_AFTER = 10000;
+  let source = null, again = 0, spoken = Date.now(), over = false;
 
   function mend(old, fresh) {
     if (old.nodeType !== fresh.nodeType || old.nodeName !== fresh.nodeName) return old.replaceWith(fresh);
@@ -39,11 +39,24 @@
     pulse.dataset.is = word;
   }
 
+  function leave() {
+    clearTimeout(again);
+    if (source) source.close();
+  }
+
+  // A page that nobody looks at asks for nothing: browsers give one server few connections.
   function begin() {
-    source = new EventSource(main.dataset.events);
-    source.addEventListener("open", () => show("live"));
-    source.addEventListener("error", () => show(source.readyState === EventSource.CLOSED ? "not live" : "reconnecting"));
-    source.addEventListener("parts", ({ data }) => {
+    leave();
+    if (over || document.hidden) return;
+    const own = source = new EventSource(main.dataset.events);
+    own.addEventListener("open", () => show("live"));
+    own.addEventListener("error", () => {
+      const gaveUp = own.readyState === EventSource.CLOSED;
+      show(gaveUp ? "not live" : "reconnecting");
+      // A browser tries no more after an answer that is no stream, and a proxy or a store may be back soon.
+      if (gaveUp) again = setTimeout(begin, AGAIN_AFTER);
+    });
+    own.addEventListener("parts", ({ data }) => {
       for (const [name, html] of Object.entries(JSON.parse(data))) {
         const part = document.getElementById(name);
         const fresh = document.createElement("template");
@@ -52,9 +65,9 @@
       }
       speak(false);
     });
-    source.addEventListener("ended", () => {
+    own.addEventListener("ended", () => {
       over = true;
-      source.close();
+      leave();
       pulse.hidden = true;
       const stale = document.getElementById("stale");
       if (stale) stale.hidden = false;
@@ -62,11 +75,6 @@
     });
   }
 
-  // A page that nobody looks at asks for nothing: browsers give one server few connections.
-  document.addEventListener("visibilitychange", () => {
-    if (over) return;
-    if (document.hidden) source.close();
-    else begin();
-  });
+  document.addEventListener("visibilitychange", begin);
   begin();
 })();
