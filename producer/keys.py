@@ -39,11 +39,19 @@ _BURIED = text("SELECT EXISTS (SELECT FROM tombstones WHERE tenant = :tenant)")
 _ALL = text(f"""
     SELECT {_COLUMNS} FROM keys WHERE CAST(:tenant AS text) IS NULL OR tenant = :tenant ORDER BY id
 """)  # noqa: S608
-_ONE = text(f"""
-    SELECT {_COLUMNS}, extract(epoch FROM expires_at - created_at)::float8 AS lifetime
-    FROM keys WHERE id = :id
-""")  # noqa: S608
-_LOCKED = text(f"{_ONE.text} FOR UPDATE")
+_LOCKED = text(f"SELECT {_COLUMNS} FROM keys WHERE id = :id FOR UPDATE")  # noqa: S608
+# A key that was rotated before expires when its overlap is over. How long it was to live is told by its newest
+# successor, which was made to live as long, and so on.
+_LIFETIME = text("""
+    WITH RECURSIVE line AS (
+        SELECT id, created_at, expires_at, 0 AS place FROM keys WHERE id = :id
+        UNION ALL
+        SELECT newest.*, line.place + 1 FROM line CROSS JOIN LATERAL (
+            SELECT id, created_at, expires_at FROM keys WHERE replaces = line.id ORDER BY id DESC LIMIT 1
+        ) newest
+    )
+    SELECT extract(epoch FROM expires_at - created_at)::float8 FROM line ORDER BY place DESC LIMIT 1
+""")
 _SUCCESSOR = text("""
     SELECT id FROM keys WHERE replaces = :id AND revoked_at IS NULL AND coalesce(expires_at > now(), true) LIMIT 1
 """)
@@ -161,7 +169,8 @@ def rotate(
         connection: in a transaction, which the caller commits.
         key: the id of the key.
         overlap_seconds: how long both live; 0 ends the old one at once.
-        expires_seconds: how long the successor lives; as long as its predecessor was to live when None.
+        expires_seconds: how long the successor lives; as long as its predecessor was to live when None, or as the last
+            successor was where there was one.
 
     Raises:
         Problem: there is no such key, it has ended, or it has a successor already.
@@ -178,12 +187,14 @@ def rotate(
             f"{ids.key_id(key)} was rotated before, and {ids.key_id(successor)} takes its place. Rotate that one; or "
             "revoke it, if its secret is lost, and rotate this one again.",
         )
+    if expires_seconds is None:
+        expires_seconds = connection.execute(_LIFETIME, {"id": key}).scalar_one()
     made = create(
         connection,
         tenant=row.tenant,
         name=row.name,
         scopes=row.scopes,
-        expires_seconds=row.lifetime if expires_seconds is None else expires_seconds,
+        expires_seconds=expires_seconds,
         limits=_limits(row),
         replaces=key,
     )

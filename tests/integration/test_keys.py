@@ -141,6 +141,18 @@ class TestRotating:
         keys.revoke(connection, uuid_of(new))
         assert keys.rotate(connection, uuid_of(old), overlap_seconds=DAY).replaces == old.id
 
+    @pytest.mark.parametrize("lives", [None, 90 * DAY])
+    def test_a_lost_successor_takes_no_life_from_the_next(self, connection: Connection, lives: float | None):
+        """Whatever was rotated and lost before, a successor lives as long as the first key was to."""
+        old = made(connection, expires_seconds=lives)
+        for _ in range(2):
+            lost = keys.rotate(connection, uuid_of(old), overlap_seconds=DAY)
+            heir = keys.rotate(connection, uuid_of(lost), overlap_seconds=DAY)
+            for key in (lost, heir):
+                keys.revoke(connection, uuid_of(key))
+        new = keys.rotate(connection, uuid_of(old), overlap_seconds=DAY)
+        assert (new.expires_at and (new.expires_at - new.created_at).total_seconds()) == lives
+
     def test_a_key_that_has_ended_has_no_successor(self, connection: Connection):
         """Rotating brings no key back to life."""
         key = made(connection)
