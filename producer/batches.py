@@ -10,9 +10,9 @@ from uuid import UUID
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from infra import callbacks, docket, roster
+from infra import callbacks, docket
 from infra.addresses import Allowed
-from producer import callback_endpoints, idempotency
+from producer import callback_endpoints, idempotency, progress
 from producer.progress import COUNTS, as_batch
 from schemas import ids
 from schemas.batch import (
@@ -210,14 +210,14 @@ async def read(connection: AsyncConnection, *, tenant: str, batch_id: UUID) -> B
     errors = None
     if row.status == "failed":
         errors = await _errors(connection, row)
-    return as_batch(row, errors, await _workers(connection, [row]))
+    return as_batch(row, errors, await _idleness(connection, [row]))
 
 
-async def _workers(connection: AsyncConnection, rows: Sequence[Row[Any]]) -> int:
-    """Count the workers that are alive, where anything waits for one."""
+async def _idleness(connection: AsyncConnection, rows: Sequence[Row[Any]]) -> str:
+    """Say why nothing of a batch is judged that could go; nothing where none could."""
     if not any(row.status == "in_progress" for row in rows):
-        return 0
-    return (await connection.run_sync(lambda c: roster.capacity(c, within=30))).workers
+        return ""
+    return await connection.run_sync(progress.idleness, within=30)
 
 
 async def page(
@@ -226,8 +226,8 @@ async def page(
     """List batches, newest first, one more than `limit` if there are more; with `live`, those that have not ended."""
     parameters = {"tenant": tenant, "after": after, "limit": limit + 1, "live": live}
     rows = (await connection.execute(_PAGE, parameters)).all()
-    workers = await _workers(connection, rows)
-    return [as_batch(row, None, workers) for row in rows]
+    idle = await _idleness(connection, rows)
+    return [as_batch(row, None, idle) for row in rows]
 
 
 async def filenames(connection: AsyncConnection, *, tenant: str, found: Sequence[Batch]) -> dict[str, str]:

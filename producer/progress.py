@@ -9,6 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, text
 
+from infra import roster
 from schemas import ids
 from schemas.batch import (
     Batch,
@@ -51,6 +52,8 @@ COUNTS = """
 
 _STAND = text(f"SELECT n.succeeded + n.errored AS lines, n.bytes_done FROM batches b {COUNTS} WHERE b.id = :id")
 
+_HANDED_OUT = text("SELECT EXISTS (SELECT FROM queue WHERE state IN ('released', 'running'))")
+
 _SAMPLE = text("UPDATE batches SET samples = CAST(:samples AS jsonb) WHERE id = :id AND open")
 
 
@@ -75,13 +78,22 @@ def _unix(moment: datetime | None) -> int | None:
     return None if moment is None else int(moment.timestamp())
 
 
-def as_batch(row: Row[Any], errors: BatchErrors | None, workers: int) -> Batch:
+def idleness(connection: Connection, *, within: float) -> str:
+    """Say why nothing is judged of a batch that could go; a worker not heard of `within` seconds counts for nothing."""
+    if roster.capacity(connection, within=within).workers == 0:
+        return "no worker was heard of lately; start one"
+    if connection.execute(_HANDED_OUT).scalar_one():
+        return "workers are busy with other work"
+    return "nobody has handed it out yet; if that stays so, see that the dispatcher runs and reaches Redis"
+
+
+def as_batch(row: Row[Any], errors: BatchErrors | None, idle: str) -> Batch:
     """Give a row of `batches` with its `COUNTS` the form it has on the wire.
 
     Args:
         row: with `now` and the file's `bad_lines` beside.
         errors: why it failed, where it did.
-        workers: how many are alive.
+        idle: why nothing of it is judged, where it could go; see `idleness`.
     """
     ran = row.in_progress_at is not None
     bad = row.bad_lines if ran else 0
@@ -132,11 +144,11 @@ def as_batch(row: Row[Any], errors: BatchErrors | None, workers: int) -> Batch:
         not_before=_unix(row.not_before),
         window=None if row.window is None else Window.model_validate(row.window),
         on_bad_line=row.on_bad_line,
-        progress=_progress(row, succeeded + errored + cancelled + expired, workers),
+        progress=_progress(row, succeeded + errored + cancelled + expired, idle),
     )
 
 
-def _progress(row: Row[Any], decided: int, workers: int) -> Progress:
+def _progress(row: Row[Any], decided: int, idle: str) -> Progress:
     rate = eta = None
     if row.open and row.samples:
         since, lines, text_done = row.samples[0]
@@ -154,11 +166,11 @@ def _progress(row: Row[Any], decided: int, workers: int) -> Progress:
         decided=decided,
         lines_per_second=rate,
         eta_seconds=eta if row.status == "in_progress" else None,
-        waiting_for=_waiting_for(row, workers),
+        waiting_for=_waiting_for(row, idle),
     )
 
 
-def _waiting_for(row: Row[Any], workers: int) -> str | None:
+def _waiting_for(row: Row[Any], idle: str) -> str | None:
     """Say why nothing of a live batch is being judged now."""
     if row.status not in LIVE or row.running:
         return None
@@ -167,6 +179,5 @@ def _waiting_for(row: Row[Any], workers: int) -> str | None:
         (row.paused, "it is paused; resume it"),
         (row.not_before is not None and row.now < row.not_before, "its time has not come; see not_before"),
         (row.window is not None and not row.open, "its window is closed"),
-        (workers == 0, "no worker was heard of lately; start one"),
     ]
-    return next((reason for holds, reason in reasons if holds), "workers are busy with other work")
+    return next((reason for holds, reason in reasons if holds), idle)

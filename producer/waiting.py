@@ -11,13 +11,15 @@ from schemas.states import Lane
 _MANY = 1000
 """Beyond so many shards ahead they are not counted on."""
 _PATIENCE = 10.0
-"""Seconds after which a shard that is next is wondered about."""
+"""Seconds after which a shard that is due is wondered about."""
 
 _LOOK = text("""
     SELECT s.state, s.lane, s.attempt, extract(epoch FROM s.due_at - now()) AS due_in,
-           extract(epoch FROM now() - s.due_at) AS due_for, b.paused, b.status AS batch, b.open,
+           extract(epoch FROM now() - s.due_at) AS due_for, b.paused, b.status AS batch,
+           b.open OR b."window" IS NULL AS open,
            b.not_before > now() AS early,
            (SELECT count(*) FROM workers WHERE seen_at > now() - make_interval(secs => :within)) AS workers,
+           EXISTS (SELECT FROM queue WHERE state IN ('released', 'running')) AS handing_out,
            (SELECT count(*) FROM (
                 SELECT FROM queue a
                 WHERE a.lane = s.lane AND a.id <> s.id AND a.due_at <= now()
@@ -58,10 +60,10 @@ def _reason(row: Row[Any]) -> str:
         (row.due_in > 0, f"attempt {row.attempt} failed; it is tried again in {max(row.due_in, 1):.0f} s"),
         (row.workers == 0, "no worker was heard of lately; start one"),
         (row.state == "released", "it was handed out, and the next worker that is free takes it"),
-        (row.ahead > 0, f"it is behind {ahead} {Lane(row.lane)} shards"),
         (
-            row.due_for > _PATIENCE,
-            f"it has been next for {row.due_for:.0f} s and nobody hands it out; see that the dispatcher reaches Redis",
+            row.due_for > _PATIENCE and not (row.handing_out and row.ahead),
+            f"nobody hands it out, {row.due_for:.0f} s after its time; see that the dispatcher runs and reaches Redis",
         ),
+        (row.ahead > 0, f"it is behind {ahead} {Lane(row.lane)} shards"),
     ]
     return next((reason for holds, reason in reasons if holds), "it is next")

@@ -9,7 +9,7 @@ from support.dockets import a_line, batch
 
 from infra import docket, roster
 from infra.database import connect_async
-from producer import waiting
+from producer import batches, waiting
 from schemas.ids import ComparisonKey, new_filing_id
 from schemas.problems import OutcomeError
 from schemas.states import Lane
@@ -92,10 +92,13 @@ def test_it_is_on_its_way(connection: Connection, single: UUID, why):
 
 
 def test_nobody_hands_it_out(connection: Connection, single: UUID, why):
-    """What has been next for long points at the dispatcher."""
+    """What has been due for long, while nothing is out, points at the dispatcher, however much is before it."""
+    last = file(connection)
     connection.execute(text("UPDATE shards SET due_at = now() - interval '1 min'"))
-    said = why(single)
-    assert said.startswith("it has been next for 60 s and nobody hands it out")
+    for each in (single, last):
+        assert why(each).startswith("nobody hands it out, 60 s after its time; see that the dispatcher runs")
+    claim(connection)
+    assert why(last) == "it is behind 1 interactive shards"
     assert docket.oldest_due(connection) == pytest.approx(60, abs=5)
 
 
@@ -106,13 +109,17 @@ def test_what_is_decided_waits_for_nothing(connection: Connection, single: UUID,
     assert docket.oldest_due(connection) == 0
 
 
+WINDOW = """"window" = '{"start": "22:00", "end": "06:00", "timezone": "UTC"}'"""
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         ("paused = true, open = false", "its batch is paused; resume it"),
         ("not_before = now() + interval '1 h', open = false", "the time of its batch has not come; see not_before"),
-        ("open = false", "the window of its batch is closed"),
+        (f"{WINDOW}, open = false", "the window of its batch is closed"),
         ("status = 'cancelling', open = false", "its batch is being cancelled"),
+        ("open = false", "it is behind 1 bulk shards"),
         ("open = true", "it is behind 1 bulk shards"),
     ],
 )
@@ -121,3 +128,36 @@ def test_a_line_of_a_batch(connection: Connection, single: UUID, why, change: st
     filing = batch(connection, 2)
     connection.execute(text(f"UPDATE batches SET {change}"))  # noqa: S608
     assert why(filing, 2) == reason
+
+
+def stands(database_url: str, filing: UUID) -> str | None:
+    """Read what a batch waits for."""
+
+    async def look() -> str | None:
+        database = connect_async(database_url, application="test")
+        try:
+            async with database.connect() as connection:
+                batch = await batches.read(connection, tenant="default", batch_id=filing)
+        finally:
+            await database.dispose()
+        return batch.progress.waiting_for
+
+    return asyncio.run(look())
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (f"{WINDOW}, open = false", "its window is closed"),
+        ("open = false", "nobody has handed it out yet"),
+        ("open = true", "nobody has handed it out yet"),
+    ],
+)
+def test_a_batch(connection: Connection, single: UUID, database_url: str, change: str, reason: str):
+    """A window is closed only where there is one, and workers are busy only where something was handed out."""
+    filing = batch(connection, 2)
+    connection.execute(text(f"UPDATE batches SET {change}"))  # noqa: S608
+    assert stands(database_url, filing).startswith(reason)
+    claim(connection)
+    others = "workers are busy with other work"
+    assert stands(database_url, filing) == (reason if "window" in reason else others)
