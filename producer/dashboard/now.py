@@ -14,6 +14,8 @@ router = APIRouter(prefix=render.HOME, include_in_schema=False)
 
 _LATEST = 8
 _BATCHES = 20
+"""Batches that are shown. All that are under way are added up."""
+_MOST = 1000
 _EVERY_SECONDS = 2.0
 
 
@@ -43,14 +45,16 @@ async def look(request: Request, tenant: str) -> dict[str, Any]:
     async with state.database.connect() as connection:
         lanes = await connection.run_sync(crew.lanes)
         members = await connection.run_sync(lambda c: crew.members(c, tenant=tenant, within=within))
-        live = (await batches.page(connection, tenant=tenant, after=None, limit=_BATCHES, live=True))[:_BATCHES]
-        names = await batches.filenames(connection, tenant=tenant, found=live)
+        live = (await batches.page(connection, tenant=tenant, after=None, limit=_MOST, live=True))[:_MOST]
+        shown = sorted(live, key=lambda batch: batch.progress.waiting_for is not None)[:_BATCHES]
+        names = await batches.filenames(connection, tenant=tenant, found=shown)
         latest = (await results.page(connection, tenant=tenant, after=None, limit=_LATEST)).data
     return {
         "lanes": lanes,
         "members": members,
         "within": within,
         "live": live,
+        "shown": shown,
         "names": names,
         "pace": Pace.of(live),
         "latest": latest,

@@ -13,11 +13,13 @@ from sqlalchemy import Connection, Engine, text
 from support.court import Court, ScriptedEngine
 from support.databases import away
 from support.dockets import batch as insert_batch
+from support.dockets import claim_one
 from support.filed import LINES, file_and_judge
 from support.pages import words
 from support.waiting import wait_until
 
 from infra import roster
+from schemas import ids
 
 
 @pytest.fixture
@@ -43,6 +45,23 @@ class TestNow:
         assert "No worker was heard of for 30 s, so nothing is judged. Start one" in words(
             client.get("/dashboard/").text
         )
+
+    def test_all_batches_under_way_are_added_up_and_those_being_judged_stand_first(
+        self, client: TestClient, connection: Connection
+    ):
+        """The sums are those of all, and an old batch that is being judged is not pushed out by new ones that wait."""
+        judged = insert_batch(connection, 2)
+        claim_one(connection)
+        for _ in range(22):
+            insert_batch(connection, 1)
+        page = client.get("/dashboard/").text
+        said = words(page)
+        assert "23 batches are under way, 24 comparisons are left" in said
+        assert "And 3 more, among all batches" in said
+        shown = re.findall(r'href="/dashboard/batches/(batch_\w+)" class="file"', page)
+        assert len(shown) == 20
+        assert shown[0] == ids.batch_id(judged)
+        assert shown[1:] == sorted(shown[1:], reverse=True)
 
     def test_the_address_without_a_slash_leads_there(self, filed: Any):
         """`/dashboard` is what people type."""
