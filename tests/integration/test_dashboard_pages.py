@@ -28,6 +28,24 @@ class TestCallbacks:
         assert page.index("127.0.0.1:9/fails") < page.index(inbox.url)
         assert "1 failure, the first" in said
 
+    def test_a_receiver_that_is_disabled_is_told_of_first(self, client: TestClient, desk: Desk, inbox: Inbox):
+        """All do well only where none is disabled; beside one that fails, and what is dead, it is named too."""
+
+        def headline() -> str:
+            page = client.get("/dashboard/callbacks").text
+            return words(re.search(r'class="headline">([^<]*)</p>', page)[1])
+
+        disabled = desk.add_endpoint("http://127.0.0.1:9/disabled")
+        desk.add_endpoint(inbox.url)
+        assert headline() == "All receivers do well."
+        desk.do("UPDATE callback_endpoints SET state = 'disabled' WHERE id = :id", id=disabled)
+        assert headline() == "1 receiver is disabled, and sent nothing."
+        desk.do("UPDATE callback_endpoints SET failures = 1 WHERE state = 'enabled'")
+        desk.tell()
+        desk.fan_out()
+        desk.do("UPDATE callbacks SET state = 'dead', ended_at = now()")
+        assert headline().startswith("1 receiver fails; 1 receiver is disabled, and sent nothing; ")
+
     def test_the_log_shows_what_is_asked_for(self, client: TestClient, desk: Desk, inbox: Inbox):
         """The log can be narrowed to a state and to a receiver."""
         fails = desk.add_endpoint("http://127.0.0.1:9/fails")
