@@ -70,11 +70,12 @@ async def one(
     unsure: bool = False,
     reason: Annotated[str, Query(max_length=64)] = "",
     named: Annotated[str, Query(max_length=256)] = "",
-    after: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
+    after: Annotated[int, Query(ge=0, le=verdicts.LAST_LINE)] = 0,
 ) -> Response:
     """Show one batch: how it stands, what went wrong and how often, and its verdicts."""
     key = key_of(batch_id)
-    wanted = Wanted(ended=ended, orders=orders, unsure=unsure, reason=reason, named=named.replace("\x00", ""))
+    reason, named = (each.replace("\x00", "") for each in (reason, named))  # Postgres has no such character
+    wanted = Wanted(ended=ended, orders=orders, unsure=unsure, reason=reason, named=named)
     shown = await look(request, caller.tenant, key)
     async with request.app.state.database.connect() as connection:
         found = await verdicts.page(connection, tenant=caller.tenant, batch_id=key, wanted=wanted, after=after)

@@ -18,6 +18,8 @@ Ended = Literal["", "A", "B", "tie", "errored", "cancelled", "expired"]
 Orders = Literal["", "agree", "disagree"]
 
 PAGE = 25
+LAST_LINE = 2**31 - 1
+"""No line of any batch has a greater number: it is that of Postgres's column."""
 _SPAN = 50_000
 """Lines that one page looks through, at most: a filter that fits little must not read a million of them at a time."""
 
@@ -29,7 +31,7 @@ _ROWS = text("""
     LEFT JOIN comparisons c ON c.source_id = b.file_id AND c.line = o.line
     LEFT JOIN bad_lines bad ON c.line IS NULL AND bad.file_id = b.file_id AND bad.line = o.line
     LEFT JOIN judges j ON j.id = o.judge_id
-    WHERE b.tenant = :tenant AND o.filing_id = :id AND o.line > :after AND o.line <= :after + :span
+    WHERE b.tenant = :tenant AND o.filing_id = :id AND o.line > :after AND o.line <= :until
       AND (:ended = '' OR CASE WHEN :ended IN ('A', 'B', 'tie') THEN o.tally ->> 'winner' ELSE o.status END = :ended)
       AND (:orders = '' OR o.tally ->> 'consistent' = CASE :orders WHEN 'agree' THEN 'true' ELSE 'false' END)
       AND (NOT :unsure OR (o.tally ->> 'probability_a')::float8 BETWEEN 0.4 AND 0.6)
@@ -52,9 +54,14 @@ _BODY = text("""
       AND c.source_id = coalesce((SELECT file_id FROM batches WHERE id = :filing_id), :filing_id)
 """)
 
-_NEIGHBOURS = text("""
-    SELECT (SELECT max(line) FROM outcomes WHERE filing_id = :id AND line < :line) AS before,
-           (SELECT min(line) FROM outcomes WHERE filing_id = :id AND line > :line) AS after
+# Of lines that were a comparison: there is nothing to read of the others.
+_LINES = """
+    SELECT o.line FROM batches b JOIN outcomes o ON o.filing_id = b.id
+    JOIN comparisons c ON c.source_id = b.file_id AND c.line = o.line WHERE b.id = :id
+"""
+_NEIGHBOURS = text(f"""
+    SELECT ({_LINES} AND o.line < :line ORDER BY o.line DESC LIMIT 1) AS before,
+           ({_LINES} AND o.line > :line ORDER BY o.line LIMIT 1) AS after
 """)
 
 
@@ -118,13 +125,14 @@ def first_choice(ballot: Ballot) -> str:
 
 async def page(connection: AsyncConnection, *, tenant: str, batch_id: UUID, wanted: Wanted, after: int) -> DecidedPage:
     """Look through a batch's outcomes, beginning after a line."""
-    parameters = {**asdict(wanted), "tenant": tenant, "id": batch_id, "after": after, "limit": PAGE + 1, "span": _SPAN}
+    until = min(after + _SPAN, LAST_LINE)
+    parameters = {**asdict(wanted), "tenant": tenant, "id": batch_id, "after": after, "limit": PAGE + 1, "until": until}
     found = (await connection.execute(_ROWS, parameters)).all()
     rows = [_decided(row, batch_id) for row in found[:PAGE]]
     if len(found) > PAGE:
         return DecidedPage(rows, after=rows[-1].line, looked_to=rows[-1].line)
     last = (await connection.execute(_LAST, {"id": batch_id})).scalar_one()
-    looked_to = min(after + _SPAN, last)
+    looked_to = min(until, last)
     return DecidedPage(rows, after=looked_to if looked_to < last else None, looked_to=looked_to)
 
 

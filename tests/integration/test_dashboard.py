@@ -142,6 +142,14 @@ class TestComparison:
         assert f'href="/dashboard/comparisons/{filed.results[0]["id"]}" rel="prev"' in page
         assert f'href="/dashboard/comparisons/{filed.results[2]["id"]}" rel="next"' in page
 
+    def test_a_line_that_was_no_comparison_is_stepped_over(self, filed: Any, connection: Connection):
+        """From its neighbours the way leads past it, either way, and no way leads to where nothing is."""
+        connection.execute(text("DELETE FROM comparisons WHERE source_id = (SELECT file_id FROM batches) AND line = 3"))
+        before, after = filed.results[1]["id"], filed.results[3]["id"]
+        assert f'href="/dashboard/comparisons/{after}" rel="next"' in filed.get(f"/comparisons/{before}").text
+        assert f'href="/dashboard/comparisons/{before}" rel="prev"' in filed.get(f"/comparisons/{after}").text
+        assert 'rel="next"' not in filed.get(f"/comparisons/{filed.results[-1]['id']}").text
+
     def test_a_single_one_has_its_page(self, filed: Any):
         """What was filed singly is shown with its verdict, both ballots and whose verdict it is."""
         said = words(filed.get(f"/comparisons/{filed.single}").text)
@@ -185,6 +193,20 @@ class TestEdges:
         answer = filed.get(f"/batches/{filed.batch}?ended=perhaps&after=-1")
         assert answer.status_code == 422
         assert "ended:" in words(answer.text)
+
+    @pytest.mark.parametrize(
+        ("query", "said"),
+        [
+            (f"after={2**31 - 1}", "has ended"),
+            ("reason=%00context_length_exceeded", "row-7"),
+            ("named=row-7%00", "row-7"),
+        ],
+    )
+    def test_no_filter_is_too_much(self, filed: Any, query: str, said: str):
+        """The last line that can be, and a character that Postgres has not, are answered with what fits."""
+        answer = filed.get(f"/batches/{filed.batch}?{query}")
+        assert answer.status_code == 200
+        assert said in words(answer.text)
 
     def test_no_page_needs_an_exception_from_the_policy(self, filed: Any):
         """Each page forbids inline scripts and styles, has none, and is neither cached nor framed."""
