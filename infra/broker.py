@@ -6,12 +6,14 @@ import uuid
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import structlog
 from celery import Celery, signals
 from celery.exceptions import SecurityWarning
 from kombu.entity import Queue
 from kombu.transport import redis, virtual
+from redis.connection import parse_url
 from redis.exceptions import RedisError
 
 from infra.roles import KEY_PREFIX
@@ -46,6 +48,20 @@ class Transport(redis.Transport):
     Channel = _Channel
 
 
+def _where(redis_url: str) -> tuple[str, dict[str, object]]:
+    """Tell where Redis is, and how TLS is spoken with it, as redis-py reads the URL that the API gives to it.
+
+    Kombu speaks TLS where its transport is named `rediss`, and ours is not, and would then ask for no certificate.
+    """
+    options: dict[str, object] = dict(parse_url(redis_url))  # type: ignore[no-untyped-call]
+    parts = urlsplit(redis_url)
+    path = f"/{options['db']}" if "db" in options else parts.path
+    tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
+    if parts.scheme == "rediss":
+        tls.setdefault("ssl_cert_reqs", "required")  # kombu takes no options for no TLS
+    return parts._replace(path=path, query="").geturl(), tls
+
+
 def make_celery(redis_url: str, *, name: str) -> Celery:
     """Make a Celery app for one process. No connection is opened before it is used.
 
@@ -53,11 +69,14 @@ def make_celery(redis_url: str, *, name: str) -> Celery:
     of that is Postgres's. Timeouts are short, because a broker that does not answer is a broker that is down.
 
     Args:
-        redis_url: where Redis is.
+        redis_url: where Redis is, and in its query which database, and what redis-py knows of TLS (`ssl_ca_certs` and
+            so on).
         name: which process this is, as Redis will show it.
     """
-    app = Celery("nightcourt", broker=redis_url, set_as_current=False, fixups=[])
+    url, tls = _where(redis_url)
+    app = Celery("nightcourt", broker=url, set_as_current=False, fixups=[])
     app.conf.update(
+        broker_use_ssl=tls,
         broker_transport=f"{__name__}:{Transport.__name__}",
         task_serializer="json",
         accept_content=["json"],

@@ -61,7 +61,8 @@ class Settings(BaseSettings):
     """For `nightcourt migrate`: what the processes may log in to Postgres by, as a JSON object with a password for
     each of `api`, `dispatcher`, `worker` and `callbacks`. Those that are not named stay as they are."""
     redis_url: SecretStr = SecretStr("redis://localhost:6379/0")
-    """Redis, for hints only: nothing is lost when it is."""
+    """Redis, for hints only: nothing is lost when it is. With `rediss://` over TLS, by a certificate that is good for
+    the system's authorities, or for those of the file in the URL's query: `?ssl_ca_certs=/etc/ssl/redis-ca.pem`."""
     secret_keys: SecretStr | None = None
     """What secrets are sealed by in the database: keys of 64 hexadecimal digits (`openssl rand -hex 32`), with commas
     between. The first seals, the others open what they sealed; `nightcourt migrate` seals all of it by the first."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Coroutine
@@ -22,16 +23,17 @@ class Proxy:
         self._thread.start()
         self._links: list[Link] = []
 
-    def link(self, port: int, *, listen: socket.socket | None = None) -> "Link":
+    def link(self, port: int, *, listen: socket.socket | None = None, tls: ssl.SSLContext | None = None) -> "Link":
         """Make a way to a port of this machine.
 
         Args:
             port: the store's.
             listen: a socket that listens already, for instance in another network namespace; a new one on loopback
                 when None.
+            tls: on what terms it is entered by TLS, which the store itself need not speak.
         """
         link = Link(self, port)
-        self.run(link.open(listen))
+        self.run(link.open(listen, tls))
         self._links.append(link)
         return link
 
@@ -90,12 +92,12 @@ class Link:
         """Be a good link again. What was swallowed comes out now, as it would after a cable is plugged in again."""
         self._proxy.run(self._set(whole=True, delay=0.0))
 
-    async def open(self, listen: socket.socket | None) -> None:
+    async def open(self, listen: socket.socket | None, tls: ssl.SSLContext | None) -> None:
         """Listen. Called in the thread of the proxy."""
         if listen is None:
-            self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+            self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls)
         else:
-            self._server = await asyncio.start_server(self._serve, sock=listen)
+            self._server = await asyncio.start_server(self._serve, sock=listen, ssl=tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     def close(self) -> None:
@@ -142,7 +144,10 @@ class Link:
             await writer.drain()
         # One side has ended: so does the other, after what is under way.
         with suppress(OSError):
-            writer.write_eof()
+            if writer.can_write_eof():
+                writer.write_eof()
+            else:  # TLS has one end for both ways
+                writer.close()
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
