@@ -6,7 +6,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import create_engine, text
 
-from infra import callback_secrets, roles
+from infra import callback_secrets, rights, roles
 from infra.database import MIGRATIONS, with_psycopg
 from infra.sealing import Seals
 
@@ -15,7 +15,7 @@ _MIGRATION_LOCK = 0x6E636F7572740001
 
 
 def migrate(url: str, passwords: Mapping[str, str] | None = None, seals: Seals | None = None) -> None:
-    """Bring the tables to the newest form. Safe to run again, and by several at once.
+    """Bring the tables to the newest form, and who may do what with them. Safe to run again, and by several at once.
 
     Args:
         url: Postgres, by the login that owns the tables.
@@ -33,7 +33,9 @@ def migrate(url: str, passwords: Mapping[str, str] | None = None, seals: Seals |
         with engine.begin() as connection:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
             config.attributes["connection"] = connection
+            rights.make_roles(connection)
             command.upgrade(config, "head")
+            rights.settle(connection)
             roles.let_in(connection, passwords or {})
             if seals:
                 callback_secrets.seal_all(connection, seals)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from infra import logs, migrating, settings
 from infra.database import connect
@@ -15,9 +15,11 @@ from schemas.problems import BAD_SETTING, UNAVAILABLE, Problem
 
 log = structlog.get_logger()
 
+_NOT_ALLOWED = "42501"
+
 
 def migrate() -> None:
-    """Bring the tables to the newest form. Safe to run again.
+    """Bring the tables to the newest form, and who may do what with them. Safe to run again.
 
     Example: NIGHTCOURT_DATABASE_URL=postgresql://... nightcourt migrate
     """
@@ -35,6 +37,12 @@ def migrate() -> None:
                 BAD_SETTING,
                 "NIGHTCOURT_DATABASE_URL is not set, and no Postgres takes us where it is looked for then. The "
                 "embedded stack needs no migrating by hand: `nightcourt up` migrates its own tables.",
+            ) from None
+        if isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == _NOT_ALLOWED:
+            raise Problem(
+                BAD_SETTING,
+                f"NIGHTCOURT_DATABASE_URL: its login may not do what migrating takes ({error.orig}). It has to own the "
+                "tables, and to be allowed to make roles and change them (CREATEROLE).",
             ) from None
         raise Problem(
             UNAVAILABLE,
