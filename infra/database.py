@@ -1,15 +1,17 @@
 """How Postgres is reached: psycopg 3 everywhere, asynchronous at the HTTP edge and synchronous elsewhere."""
 
+import threading
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
 import structlog
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -24,6 +26,8 @@ UNREACHABLE = (OperationalError, InterfaceError, PoolTimeoutError)
 """What is raised where Postgres cannot be reached for now, or went away in the middle."""
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+_FORM = text("SELECT max(version_num) FROM alembic_version")
+_LOOK_SECONDS = 1.0
 
 
 def with_psycopg(url: str) -> URL:
@@ -96,9 +100,40 @@ def _be_of_tenant(connection: Connection) -> None:
         connection.exec_driver_sql("SELECT set_config('nightcourt.tenant', %s, true)", (whose,))
 
 
+@cache
 def newest_form() -> str:
     """Name the migration that the tables have to be at for this release: they are numbered, and this is the last."""
     return max(file.name.partition("_")[0] for file in MIGRATIONS.glob("versions/[0-9]*_*.py"))
+
+
+def is_migrated(connection: Connection) -> bool:
+    """Tell whether the tables are those of this release, or of a later one, beside which this one may go on."""
+    try:
+        form = connection.execute(_FORM).scalar()
+    except ProgrammingError:  # there are none, or whoever migrated them last did not let us look
+        return False
+    return form is not None and form >= newest_form()
+
+
+def await_tables(database: Engine, stop: threading.Event, *, meanwhile: Callable[[], None] = lambda: None) -> None:
+    """Wait until the tables are those of this release, however long Postgres is away or not migrated.
+
+    Args:
+        database: where they are.
+        stop: ends the wait.
+        meanwhile: called after each look.
+    """
+    while True:
+        try:
+            with database.connect() as connection:
+                if is_migrated(connection):
+                    return
+            log.warning("tables_not_migrated", needed=newest_form())
+        except SQLAlchemyError as error:
+            log.warning("database_unreachable", error=type(error).__name__, retry_in=_LOOK_SECONDS)
+        meanwhile()
+        if stop.wait(_LOOK_SECONDS):
+            return
 
 
 def persist(database: Engine, write: Callable[[Connection], T], *, patience_seconds: float) -> T:

@@ -121,6 +121,9 @@ _GRANTS: Mapping[str, Mapping[str, str]] = {
         "lease_tokens": "USAGE",
     },
 }
+# Each process waits for the tables of its release (`infra/database.py`).
+_GRANTS = {role: {**grants, "alembic_version": "SELECT"} for role, grants in _GRANTS.items()}
+
 _EXISTING_POLICIES = text("SELECT tablename, policyname FROM pg_policies WHERE schemaname = current_schema()")
 _WALLED = text("SELECT relname FROM pg_class WHERE relrowsecurity AND relnamespace = current_schema()::regnamespace")
 

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from infra import logs, losses, metrics, presence, pulse, roster, traces
 from infra.broker import make_celery, run_worker, worker_name
 from infra.calibration import read_calibration
-from infra.database import connect, persist
+from infra.database import await_tables, connect, persist
 from infra.local.model import adapter_over, embedded_model
 from infra.meters import Meters
 from infra.settings import Settings, load
@@ -238,6 +238,7 @@ def main() -> None:
         sys.exit(f"error: {problem.kind.title}. {problem.detail}")
     logs.configure(process="worker", level=settings.log_level, style=settings.log_format)
     pulse.begin(settings.pulse_file)
+    stop = threading.Event()
     database = connect(settings.database_url.get_secret_value(), application="worker", pool_size=settings.slots + 1)
     meters = make_meters(settings)
     meters.serve(settings.metrics_host, settings.metrics_port)
@@ -249,6 +250,10 @@ def main() -> None:
     except (ValueError, Problem) as error:
         log.error("engine_refused", reason=str(error))  # noqa: TRY400 - the message is the whole story
         sys.exit(2)
+    # A thread of its own: an engine that hangs when it is asked stops the pulse, and no lease lapses over it. From here
+    # on, so that a judge that waits for Postgres need not load its model again.
+    pulse.keep(settings.pulse_file, every=settings.heartbeat_seconds, stop=stop, well=engine.health)
+    await_tables(database, stop)
     try:
         bench = make_bench(settings, engine, database, meters, spans)
     except ValueError as error:
@@ -263,7 +268,32 @@ def main() -> None:
     gc.set_threshold(_GC_THRESHOLD)
     app = make_celery(settings.redis_url.get_secret_value(), name="worker")
     register(app, bench)
-    stop = threading.Event()
+    heart = _begin_threads(bench, settings, stop)
+    log.info("worker_ready", worker=bench.rules.worker, engine=engine.card.engine, model=engine.card.model)
+    try:
+        status = run_worker(
+            app,
+            name=bench.rules.worker,
+            slots=settings.slots,
+            queues=list(QUEUES.values()),
+            log_level=settings.log_level,
+            on_drain=bench.draining.set,
+        )
+    finally:
+        stop.set()
+        heart.join(timeout=5)
+        _leave(database, bench.rules.worker)
+        if settings.presence_dir is not None:
+            presence.leave(settings.presence_dir, bench.rules.worker)
+        engine.close()
+        database.dispose()
+        spans.close()
+    log.info("worker_ended")
+    sys.exit(status)
+
+
+def _begin_threads(bench: Bench, settings: Settings, stop: threading.Event) -> threading.Thread:
+    """Begin to renew leases and to watch the engine. Returns the thread that renews."""
     heart = threading.Thread(
         target=keep_beating,
         name="heartbeat",
@@ -288,29 +318,7 @@ def main() -> None:
             "stop": stop,
         },
     ).start()
-    # A thread of its own: an engine that hangs when it is asked stops the pulse, and no lease lapses over it.
-    pulse.keep(settings.pulse_file, every=settings.heartbeat_seconds, stop=stop, well=engine.health)
-    log.info("worker_ready", worker=bench.rules.worker, engine=engine.card.engine, model=engine.card.model)
-    try:
-        status = run_worker(
-            app,
-            name=bench.rules.worker,
-            slots=settings.slots,
-            queues=list(QUEUES.values()),
-            log_level=settings.log_level,
-            on_drain=bench.draining.set,
-        )
-    finally:
-        stop.set()
-        heart.join(timeout=5)
-        _leave(database, bench.rules.worker)
-        if settings.presence_dir is not None:
-            presence.leave(settings.presence_dir, bench.rules.worker)
-        engine.close()
-        database.dispose()
-        spans.close()
-    log.info("worker_ended")
-    sys.exit(status)
+    return heart
 
 
 def _bury_the_dead(database: Database, settings: Settings, meters: Meters) -> bool:

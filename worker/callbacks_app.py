@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from infra import logs, pulse, traces
 from infra.addresses import Allowed
 from infra.broker import make_celery, run_worker, worker_name
-from infra.database import connect
+from infra.database import await_tables, connect
 from infra.meters import Meters
 from infra.settings import load
 from schemas.message import CALLBACK_QUEUE, CALLBACK_TASK, CallbackHint
@@ -71,6 +71,8 @@ def main() -> None:
     )
     app = make_celery(settings.redis_url.get_secret_value(), name="callbacks")
     register(app, courier)
+    beat = partial(pulse.beat, settings.pulse_file)
+    await_tables(database, stop, meanwhile=beat)
     pulse.keep(settings.pulse_file, every=settings.heartbeat_seconds, stop=stop)
     log.info("callbacks_ready")
     try:

@@ -9,6 +9,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
 from infra import docket, roster
+from infra.database import is_migrated
 from infra.meters import CONTENT_TYPE
 
 router = APIRouter(tags=["health"])
@@ -42,28 +43,40 @@ async def metrics(request: Request) -> Response:
     return Response(request.app.state.meters.text(), headers={"Content-Type": CONTENT_TYPE})
 
 
-@router.get("/readyz", responses={503: {"model": Readiness, "description": "No database: nothing can be filed"}})
+@router.get(
+    "/readyz",
+    responses={
+        503: {"model": Readiness, "description": "No database, or not the tables of this release: nothing can be filed"}
+    },
+)
 async def readyz(request: Request, response: Response) -> Readiness:
     """Whether comparisons can be filed, and whether anything would judge them now."""
     state = request.app.state
+    within = state.settings.heartbeat_seconds * 3
     workers = 0
     database = redis = "ok"
     wrong: list[str] = []
     try:
         async with asyncio.timeout(_PATIENCE), state.database.connect() as connection:
-            within = state.settings.heartbeat_seconds * 3
-            workers = (await connection.run_sync(lambda c: roster.capacity(c, within=within))).workers
-            waits = await connection.run_sync(docket.oldest_due)
-        if not workers:
+            if migrated := await connection.run_sync(is_migrated):
+                workers = (await connection.run_sync(lambda c: roster.capacity(c, within=within))).workers
+                waits = await connection.run_sync(docket.oldest_due)
+    except (SQLAlchemyError, TimeoutError, OSError):
+        database = "cannot be reached: nothing can be filed"
+        wrong.append("Postgres cannot be reached, so nothing can be filed: start it, or see NIGHTCOURT_DATABASE_URL")
+    else:
+        if not migrated:
+            database = "has not the tables of this release: nothing can be filed"
+            wrong.append(
+                "Postgres has not the tables of this release, so nothing can be filed: run `nightcourt migrate`"
+            )
+        elif not workers:
             wrong.append(f"no worker was heard of for {within:g} s, so nothing is judged: start one, or see its log")
         elif waits > max(_STUCK, within):
             wrong.append(
                 f"an interactive comparison has been due for {waits:.0f} s and nobody hands it out: see that the "
                 "dispatcher runs and reaches Redis"
             )
-    except (SQLAlchemyError, TimeoutError, OSError):
-        database = "cannot be reached: nothing can be filed"
-        wrong.append("Postgres cannot be reached, so nothing can be filed: start it, or see NIGHTCOURT_DATABASE_URL")
     try:
         async with asyncio.timeout(_PATIENCE):
             await state.redis.ping()

@@ -130,7 +130,7 @@ def _database(url: str, within: float) -> Iterator[Finding]:
                 yield Finding("tables", ok=False, says="there are none yet: run `nightcourt migrate`")
                 return
             version = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-            if version != newest_form():
+            if version is None or version < newest_form():
                 says = f"at migration {version}, and this release needs {newest_form()}: run `nightcourt migrate`"
                 yield Finding("tables", ok=False, says=says)
                 return

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+from functools import partial
 from typing import Annotated
 
 import structlog
@@ -13,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from infra import logs, pulse, settings, traces
 from infra.broker import make_celery
-from infra.database import connect
+from infra.database import await_tables, connect
 from infra.meters import Meters
 from producer import dispatcher as dispatching
 from producer import retention, survey
@@ -60,12 +61,13 @@ def dispatcher() -> None:
         callback_room=chosen.callback_slots,
         callback_cap=chosen.callback_concurrency,
     )
+    meters = Meters("dispatcher")
+    meters.serve(chosen.metrics_host, chosen.metrics_port)
+    await_tables(database, stop, meanwhile=partial(pulse.beat, chosen.pulse_file))
     if chosen.retention_days:
         threading.Thread(
             target=_delete_what_is_old, args=(database, chosen.retention_days, stop), name="retention", daemon=True
         ).start()
-    meters = Meters("dispatcher")
-    meters.serve(chosen.metrics_host, chosen.metrics_port)
     threading.Thread(
         target=survey.keep_taking,
         args=(database, meters, stop),

@@ -19,6 +19,7 @@ from support.keys import a_key, bearer
 
 import schemas.tables  # noqa: F401 - all tables stand in the metadata by this
 from infra import callback_secrets, callbacks_sql, docket_sql, outcomes, precedents, roles, roster
+from infra import database as database_module
 from infra.database import connect_async, tenant
 from infra.migrating import migrate
 from infra.outcomes import Outcome
@@ -351,6 +352,7 @@ NEEDS = {
         **statements_of(callback_secrets, "_READ"),
     },
 }
+NEEDS = {process: {**needs, **statements_of(database_module, "_FORM")} for process, needs in NEEDS.items()}
 
 MUST_NOT = {
     "api": [
