@@ -21,6 +21,8 @@ from schemas.message import CALLBACK_QUEUE, QUEUES, VISIBILITY_SECONDS
 
 log = structlog.get_logger()
 
+_TURN_SECONDS = 1.0
+
 
 class _QoS(redis.QoS):
     """What is in hand of what was taken. A hint that cannot be acknowledged is out of hand all the same.
@@ -43,9 +45,30 @@ class _Channel(redis.Channel):
 
 
 class Transport(redis.Transport):
-    """Kombu's way to Redis, found by its name in the settings of the app below."""
+    """Kombu's way to Redis, found by its name in the settings of the app below.
+
+    It tells of each second that a worker's loop goes round, and of each attempt to reach Redis while there is no loop.
+    """
 
     Channel = _Channel
+
+    def establish_connection(self) -> Any:
+        """Reach Redis."""
+        self._tell()
+        return super().establish_connection()  # type: ignore[no-untyped-call]
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        """Have the worker's loop look after a connection."""
+        super().register_with_event_loop(connection, loop)  # type: ignore[no-untyped-call]
+        loop.call_repeatedly(_TURN_SECONDS, self._tell)  # Celery takes it back with the connection
+
+    def _tell(self) -> None:
+        connection: Any = self.client
+        connection.transport_options.get("on_turn", _nothing)()
+
+
+def _nothing() -> None:
+    """Be told of a turn by who does not ask for it."""
 
 
 def _where(redis_url: str) -> tuple[str, dict[str, object]]:
@@ -131,6 +154,7 @@ def run_worker(
     queues: Sequence[str],
     log_level: str,
     on_drain: Callable[[], None],
+    on_turn: Callable[[], None],
 ) -> int:
     """Take messages until SIGTERM or SIGINT, and finish what is begun.
 
@@ -141,6 +165,7 @@ def run_worker(
         queues: where they come from.
         log_level: what Celery logs too.
         on_drain: called when the worker is told to end, before it waits for what is begun.
+        on_turn: called by the thread that takes messages, every second, or, where Redis is away, as often as it looks.
 
     Returns:
         The exit status.
@@ -156,6 +181,7 @@ def run_worker(
     signals.worker_shutting_down.connect(drain, weak=False)
     # Celery warns of running as root because of pickled messages; ours are JSON, and nothing else is taken.
     warnings.simplefilter("ignore", SecurityWarning)
+    app.conf.broker_transport_options["on_turn"] = on_turn
     worker = app.Worker(
         pool="threads",
         concurrency=slots,

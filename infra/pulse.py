@@ -27,6 +27,21 @@ def beat(file: Path | None) -> None:
             file.touch()
 
 
+class Turns:
+    """Whether something goes round: told at each turn, by one thread, and asked by another."""
+
+    def __init__(self) -> None:
+        self._at: float | None = None
+
+    def note(self) -> None:
+        """Tell of a turn."""
+        self._at = time.monotonic()
+
+    def lately(self, within: float) -> bool:
+        """Whether there was one within so many seconds, or none yet."""
+        return self._at is None or time.monotonic() - self._at <= within
+
+
 def keep(file: Path | None, *, every: float, stop: threading.Event, well: Callable[[], bool] = lambda: True) -> None:
     """Beat every so many seconds while all is well, in a thread of its own, until told to stop.
 

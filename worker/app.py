@@ -40,6 +40,8 @@ log = structlog.get_logger()
 
 _GC_THRESHOLD = 50_000
 """Allocations between two collections: a tenth of a worker's time went into them at Python's 700."""
+_STILL_SECONDS = 120.0
+"""Without a turn of the thread that takes hints, which is more than it ever waits for Redis, the pulse stops."""
 
 
 def open_engine(settings: Settings) -> Engine:
@@ -238,7 +240,7 @@ def main() -> None:
         sys.exit(f"error: {problem.kind.title}. {problem.detail}")
     logs.configure(process="worker", level=settings.log_level, style=settings.log_format)
     pulse.begin(settings.pulse_file)
-    stop = threading.Event()
+    stop, taking = threading.Event(), pulse.Turns()
     database = connect(settings.database_url.get_secret_value(), application="worker", pool_size=settings.slots + 1)
     meters = make_meters(settings)
     meters.serve(settings.metrics_host, settings.metrics_port)
@@ -252,7 +254,12 @@ def main() -> None:
         sys.exit(2)
     # A thread of its own: an engine that hangs when it is asked stops the pulse, and no lease lapses over it. From here
     # on, so that a judge that waits for Postgres need not load its model again.
-    pulse.keep(settings.pulse_file, every=settings.heartbeat_seconds, stop=stop, well=engine.health)
+    pulse.keep(
+        settings.pulse_file,
+        every=settings.heartbeat_seconds,
+        stop=stop,
+        well=lambda: taking.lately(_STILL_SECONDS) and engine.health(),
+    )
     await_tables(database, stop)
     try:
         bench = make_bench(settings, engine, database, meters, spans)
@@ -278,6 +285,7 @@ def main() -> None:
             queues=list(QUEUES.values()),
             log_level=settings.log_level,
             on_drain=bench.draining.set,
+            on_turn=taking.note,
         )
     finally:
         stop.set()

@@ -73,7 +73,6 @@ def main() -> None:
     register(app, courier)
     beat = partial(pulse.beat, settings.pulse_file)
     await_tables(database, stop, meanwhile=beat)
-    pulse.keep(settings.pulse_file, every=settings.heartbeat_seconds, stop=stop)
     log.info("callbacks_ready")
     try:
         status = run_worker(
@@ -83,6 +82,7 @@ def main() -> None:
             queues=[CALLBACK_QUEUE],
             log_level=settings.log_level,
             on_drain=courier.draining.set,
+            on_turn=beat,
         )
     finally:
         stop.set()

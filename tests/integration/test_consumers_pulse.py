@@ -1,0 +1,108 @@
+"""The pulse of what takes hints: it beats as long as hints are taken or Redis is waited for, and then no more."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.waiting import wait_until
+
+from infra.broker import make_celery
+from infra.local.child import Child, start_child
+from infra.local.redis import Redis
+from infra.settings import child_environment
+from schemas.message import CALLBACK_QUEUE, CALLBACK_TASK, JUDGE_TASK, QUEUES
+from schemas.states import Lane
+
+# What takes hints stands still with the first: a stand-in for whatever might stop that thread alone.
+PROGRAM = """
+import sys, threading
+from importlib import import_module
+from pathlib import Path
+from celery import signals
+
+@signals.task_received.connect(weak=False)
+def stand_still(**_):
+    Path(sys.argv[2]).touch()
+    threading.Event().wait()
+
+app = import_module(sys.argv[1])
+app._STILL_SECONDS = 2.0  # of the judge, which does not ask so soon
+app.main()
+"""
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """A process that takes hints."""
+
+    child: Child
+    pulse: Path
+    stands_still: Path
+
+    def beats(self) -> None:
+        """Wait for a beat from now on."""
+        wait_until(self.pulse.exists, within=60, what="a beat")
+        os.utime(self.pulse, (1, 1))
+        wait_until(lambda: self.pulse.stat().st_mtime > 1, within=60, what="another beat")
+
+
+Start = Callable[[str, str], Consumer]
+
+
+@pytest.fixture
+def start(database_url: str, tmp_path: Path) -> Iterator[Start]:
+    """Start a process on the test's own database, and end it after the test."""
+    begun = []
+
+    def start(module: str, redis_url: str) -> Consumer:
+        pulse, stands_still = tmp_path / "pulse", tmp_path / "stands-still"
+        variables = {
+            "NIGHTCOURT_ENGINE": "simulated",
+            "NIGHTCOURT_DATABASE_URL": database_url,
+            "NIGHTCOURT_REDIS_URL": redis_url,
+            "NIGHTCOURT_PULSE_FILE": str(pulse),
+            "NIGHTCOURT_HEARTBEAT_SECONDS": "1",
+            "NIGHTCOURT_SECRET_KEYS": "0123456789abcdef" * 4,
+        }
+        command = [sys.executable, "-P", "-c", PROGRAM, module, str(stands_still)]
+        log = tmp_path / "log"
+        begun.append(start_child(module, command, log=log, environment=child_environment(variables)))
+        return Consumer(begun[-1], pulse, stands_still)
+
+    yield start
+    for child in begun:
+        child.kill()
+
+
+@pytest.mark.parametrize(
+    ("module", "task", "queue", "message"),
+    [
+        ("worker.callbacks_app", CALLBACK_TASK, CALLBACK_QUEUE, {"v": 1, "callback": "0" * 32}),
+        ("worker.app", JUDGE_TASK, QUEUES[Lane.INTERACTIVE], {"v": 1, "shard": 1}),
+    ],
+)
+def test_a_consumer_that_stands_still_has_no_pulse(
+    start: Start, redis_server: Redis, module: str, task: str, queue: str, message: dict[str, Any]
+):
+    """It beats as long as it waits for hints, and no more once the thread that takes them does not come back."""
+    consumer = start(module, redis_server.url)
+    consumer.beats()
+    consumer.beats()
+    make_celery(redis_server.url, name="test").send_task(task, kwargs=message, queue=queue)
+    wait_until(consumer.stands_still.exists, within=60, what="the hint is taken")
+    assert consumer.child.wait(4.0) is None  # the last beats
+    os.utime(consumer.pulse, (1, 1))
+    assert consumer.child.wait(4.0) is None
+    assert consumer.pulse.stat().st_mtime == 1
+
+
+@pytest.mark.parametrize("module", ["worker.callbacks_app", "worker.app"])
+def test_a_consumer_that_waits_for_redis_has_a_pulse(start: Start, module: str):
+    """A restart would not bring Redis back."""
+    consumer = start(module, "redis://127.0.0.1:9/0")
+    consumer.beats()
+    consumer.beats()
