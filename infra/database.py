@@ -60,18 +60,19 @@ def _connect_args(application: str) -> dict[str, object]:
     }
 
 
-def connect(url: str, *, application: str, pool_size: int = 5) -> Engine:
+def connect(url: str, *, application: str, pool_size: int = 5, overflow: int = 5) -> Engine:
     """Make a pool of synchronous connections. None is opened before it is needed.
 
     Args:
         url: libpq's URL form, `postgresql://user:password@host:port/database`.
         application: which process this is, as Postgres will show it.
-        pool_size: connections kept; up to five more are opened under load.
+        pool_size: connections kept.
+        overflow: how many more are opened under load, and closed after.
     """
     return create_engine(
         with_psycopg(url),
         pool_size=pool_size,
-        max_overflow=5,
+        max_overflow=overflow,
         pool_timeout=5,
         hide_parameters=True,  # an error message quotes no row
         pool_pre_ping=True,  # a restart of Postgres costs a reconnect, not an error

@@ -40,6 +40,8 @@ log = structlog.get_logger()
 
 _GC_THRESHOLD = 50_000
 """Allocations between two collections: a tenth of a worker's time went into them at Python's 700."""
+_DATABASE_CONNECTIONS = 8
+"""At the most, and five more under load: nearly all slots wait for the engine, and hold no connection meanwhile."""
 _STILL_SECONDS = 120.0
 """Without a turn of the thread that takes hints, which is more than it ever waits for Redis, the pulse stops."""
 
@@ -105,6 +107,13 @@ def _simulated_hook(settings: Settings) -> Callable[[Sequence[Sequence[int]]], N
             hook(prompts)
 
     return call_all if hooks else None
+
+
+def open_databases(settings: Settings) -> tuple[Database, Database]:
+    """Make the connections of the slots, and one of the heart's own, which no slot can take."""
+    url = settings.database_url.get_secret_value()
+    slots = connect(url, application="worker", pool_size=min(settings.slots, _DATABASE_CONNECTIONS))
+    return slots, connect(url, application="worker", pool_size=1, overflow=0)
 
 
 def make_bench(
@@ -241,7 +250,7 @@ def main() -> None:
     logs.configure(process="worker", level=settings.log_level, style=settings.log_format)
     pulse.begin(settings.pulse_file)
     stop, taking = threading.Event(), pulse.Turns()
-    database = connect(settings.database_url.get_secret_value(), application="worker", pool_size=settings.slots + 1)
+    database, hearts_own = open_databases(settings)
     meters = make_meters(settings)
     meters.serve(settings.metrics_host, settings.metrics_port)
     spans = traces.begin("worker", endpoint=settings.traces_endpoint, share=settings.traces_share)
@@ -275,7 +284,7 @@ def main() -> None:
     gc.set_threshold(_GC_THRESHOLD)
     app = make_celery(settings.redis_url.get_secret_value(), name="worker")
     register(app, bench)
-    heart = _begin_threads(bench, settings, stop)
+    heart = _begin_threads(bench, hearts_own, settings, stop)
     log.info("worker_ready", worker=bench.rules.worker, engine=engine.card.engine, model=engine.card.model)
     try:
         status = run_worker(
@@ -295,12 +304,13 @@ def main() -> None:
             presence.leave(settings.presence_dir, bench.rules.worker)
         engine.close()
         database.dispose()
+        hearts_own.dispose()
         spans.close()
     log.info("worker_ended")
     sys.exit(status)
 
 
-def _begin_threads(bench: Bench, settings: Settings, stop: threading.Event) -> threading.Thread:
+def _begin_threads(bench: Bench, hearts_own: Database, settings: Settings, stop: threading.Event) -> threading.Thread:
     """Begin to renew leases and to watch the engine. Returns the thread that renews."""
     heart = threading.Thread(
         target=keep_beating,
@@ -308,6 +318,7 @@ def _begin_threads(bench: Bench, settings: Settings, stop: threading.Event) -> t
         daemon=True,
         kwargs={
             "bench": bench,
+            "database": hearts_own,
             "slots": settings.slots,
             "bulk_slots": settings.bulk_slots,
             "every": settings.heartbeat_seconds,

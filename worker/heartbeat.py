@@ -4,6 +4,7 @@ import threading
 from dataclasses import asdict
 
 import structlog
+from sqlalchemy import Engine as Database
 from sqlalchemy.exc import SQLAlchemyError
 
 from infra import docket, metrics, roster
@@ -12,10 +13,17 @@ from worker.judging import Bench
 log = structlog.get_logger()
 
 
-def beat(bench: Bench, *, slots: int, bulk_slots: int) -> None:
-    """Renew what the worker holds and report that it is alive, once."""
+def beat(bench: Bench, database: Database, *, slots: int, bulk_slots: int) -> None:
+    """Renew what the worker holds and report that it is alive, once.
+
+    Args:
+        bench: whose leases.
+        database: a connection of the heart's own: it must not wait for those that the slots have taken.
+        slots: how many the worker has.
+        bulk_slots: how many of them are for bulk.
+    """
     card = asdict(bench.engine.card)
-    with bench.database.begin() as connection:
+    with database.begin() as connection:
         roster.report(connection, worker=bench.rules.worker, slots=slots, bulk_slots=bulk_slots, engine=card)
         held = tuple(bench.leases)
         if held:
@@ -24,11 +32,13 @@ def beat(bench: Bench, *, slots: int, bulk_slots: int) -> None:
                 log.info("lease_not_renewed", shard=lease.shard)
 
 
-def keep_beating(bench: Bench, *, slots: int, bulk_slots: int, every: float, stop: threading.Event) -> None:
+def keep_beating(
+    bench: Bench, database: Database, *, slots: int, bulk_slots: int, every: float, stop: threading.Event
+) -> None:
     """Beat now and every so many seconds until told to stop. A failed beat is logged; the next may succeed."""
     while True:
         try:
-            beat(bench, slots=slots, bulk_slots=bulk_slots)
+            beat(bench, database, slots=slots, bulk_slots=bulk_slots)
         except SQLAlchemyError as error:
             bench.meters.add(metrics.HEARTBEATS_FAILED)
             log.warning("heartbeat_failed", error=type(error).__name__)
