@@ -18,6 +18,7 @@ from infra.database import connect_async
 from infra.meters import Meters
 from infra.settings import Settings
 from producer.api import batch_report, batches, callbacks, comparisons, documentation, files, health, problems
+from producer.api.connections import Connection
 from producer.api.requests import Requests
 from producer.dashboard import routes as dashboard
 from producer.keyring import Keyring
@@ -38,8 +39,8 @@ _SWITCH_SECONDS = 0.0005
 are understood in a thread, and each answer of Postgres, and whoever else asks, would wait this long for its turn."""
 
 _REQUESTS_AT_ONCE = 1000
-"""In one process. Half of them may be held until a comparison is decided, and a quarter be streams of events: the rest,
-and probes, get answers."""
+"""In one process, probes apart. Half of them may be held until a comparison is decided, and a quarter be streams of
+events: the rest get answers."""
 
 _STREAMS_OF_A_KEY = 50
 
@@ -92,7 +93,13 @@ def create_app(settings: Settings) -> FastAPI:
     for router in dashboard.ROUTERS:
         app.include_router(router)
     problems.install(app)
-    app.add_middleware(Requests, meters=app.state.meters, traces=app.state.traces, answer_failed=problems.answer_failed)
+    app.add_middleware(
+        Requests,
+        meters=app.state.meters,
+        traces=app.state.traces,
+        answer_failed=problems.answer_failed,
+        most=_REQUESTS_AT_ONCE,
+    )
     _describe_problems(app)
     return app
 
@@ -148,5 +155,6 @@ def serving(settings: Settings) -> dict[str, Any]:
         "proxy_headers": bool(settings.trusted_proxies),
         "forwarded_allow_ips": list(settings.trusted_proxies),
         "timeout_graceful_shutdown": 5,
-        "limit_concurrency": _REQUESTS_AT_ONCE,
+        # Its own limit counts connections, those that ask nothing among them, and would refuse probes over them.
+        "http": Connection,
     }

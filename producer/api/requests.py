@@ -17,7 +17,8 @@ from infra import metrics
 from infra.logs import REQUEST_ID
 from infra.meters import Meters
 from infra.traces import Span, Traces
-from schemas.problems import INVALID_HEADER, Problem
+from producer.api import problems
+from schemas.problems import INVALID_HEADER, UNAVAILABLE, Problem
 
 log = structlog.get_logger("http")
 
@@ -50,18 +51,23 @@ def known_key(key: str | None) -> str | None:
 _METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 
 
-_UNTRACED = frozenset({"/livez", "/readyz", "/metrics"})
-"""Asked every few seconds by what watches over the process."""
+_PROBES = frozenset({"/livez", "/readyz", "/metrics"})
+"""Asked every few seconds by what watches over the process: not traced, and answered however much is under way."""
 
 
 class Requests:
-    """Sees every request through: its id, which is a caller's `X-Request-Id` or new; its log line, count and span."""
+    """Sees every request through: its id, which is a caller's `X-Request-Id` or new; its log line, count and span.
+
+    More than `most` at a time are told to come again, probes apart.
+    """
 
     def __init__(
-        self, app: ASGIApp, meters: Meters, traces: Traces, answer_failed: Callable[[Request], Response]
+        self, app: ASGIApp, meters: Meters, traces: Traces, answer_failed: Callable[[Request], Response], most: int
     ) -> None:
         self._app = app
         self._answer_failed = answer_failed
+        self._most = most
+        self._under_way = 0
         self._meters = meters
         self._traces = traces
 
@@ -92,9 +98,12 @@ class Requests:
             await send(message)
 
         self._meters.add(metrics.HTTP_UNDER_WAY)
+        counts = scope["path"] not in _PROBES
+        app = _too_many if counts and self._under_way >= self._most else self._app
+        self._under_way += counts
         with structlog.contextvars.bound_contextvars(**{REQUEST_ID: request_id}), self._span(scope, headers) as span:
             try:
-                await self._app(scope, receive, send_with_id)
+                await app(scope, receive, send_with_id)
             except ClientDisconnect:
                 status = status or _HUNG_UP
             except Exception:
@@ -106,6 +115,7 @@ class Requests:
             finally:
                 status = status or 500
                 self._meters.add(metrics.HTTP_UNDER_WAY, -1)
+                self._under_way -= counts
                 method = scope["method"] if scope["method"] in _METHODS else "other"
                 self._meters.add(metrics.HTTP_REQUESTS, method=method, route=_route(scope), status=str(status))
                 _describe(span, method, _route(scope), status)
@@ -119,8 +129,14 @@ class Requests:
                 )
 
     def _span(self, scope: Scope, headers: dict[bytes, bytes]) -> AbstractContextManager[Span]:
-        traces = Traces() if scope["path"] in _UNTRACED else self._traces
+        traces = Traces() if scope["path"] in _PROBES else self._traces
         return traces.request("request", headers.get(b"traceparent", b"").decode("latin-1"))
+
+
+async def _too_many(scope: Scope, receive: Receive, send: Send) -> None:
+    detail = "This process has as many requests under way as it takes. Send it again, with the same Idempotency-Key."
+    problem = Problem(UNAVAILABLE, detail, headers={"Retry-After": "1"})
+    await problems.answer(Request(scope), problem)(scope, receive, send)
 
 
 def _describe(span: Span, method: str, route: str, status: int) -> None:

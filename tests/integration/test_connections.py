@@ -1,0 +1,105 @@
+"""What connections cost the API, over real sockets: those that ask nothing, those without end, and many at once."""
+
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import httpx2
+import pytest
+from support.edge import open_edge
+from support.keys import a_key, bearer
+from support.waiting import wait_until
+
+from producer.api import app, connections
+
+BODY = b'{"prompt": "Which?", "response_a": "this", "response_b": "that"}'
+AT_ONCE = 5
+
+
+@pytest.fixture
+def http(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx2.Client]:
+    """An API that takes five requests at a time, with a client that sends a key."""
+    monkeypatch.setattr(app, "_REQUESTS_AT_ONCE", AT_ONCE)
+    with open_edge(database_url) as client:
+        client.headers.update(bearer(a_key(database_url)))
+        yield client
+
+
+@contextmanager
+def connected(http: httpx2.Client, said: bytes = b"") -> Iterator[socket.socket]:
+    """A connection of its own, on which this was said and no more."""
+    with socket.create_connection((http.base_url.host, http.base_url.port), timeout=20) as connection:
+        connection.sendall(said)
+        yield connection
+
+
+def filing(http: httpx2.Client) -> bytes:
+    """The head of a request that files a comparison."""
+    lines = [
+        "POST /v1/comparisons HTTP/1.1",
+        "Host: here",
+        "Connection: close",
+        "Content-Type: application/json",
+        f"Content-Length: {len(BODY)}",
+        f"Authorization: {http.headers['authorization']}",
+    ]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def all_of(connection: socket.socket) -> bytes:
+    """What the API says until it closes the connection."""
+    said = b""
+    while more := connection.recv(65536):
+        said += more
+    return said
+
+
+def test_who_asks_nothing_takes_nobodys_place(http: httpx2.Client):
+    """More connections than requests are taken, half of them with half a head; probes and requests are answered."""
+    with ExitStack() as stack:
+        for said in [b"", b"GET /livez HTTP/1.1\r\nX: "] * AT_ONCE:
+            stack.enter_context(connected(http, said))
+        assert [http.get(path).status_code for path in ("/livez", "/v1/comparisons")] == [200, 200]
+
+
+def test_requests_beyond_what_is_taken_are_told_so_and_probes_are_answered(http: httpx2.Client):
+    """While five wait for their bodies a sixth is to come again, in the shape of its route; probes are not."""
+    with ExitStack() as stack:
+        waiting = [stack.enter_context(connected(http, filing(http))) for _ in range(AT_ONCE)]
+        full = re.compile(rf"^nightcourt_http_requests_under_way {AT_ONCE + 1}\.0$", re.MULTILINE)
+        wait_until(lambda: full.search(http.get("/metrics").text), within=10, what="five are under way")
+        refused = http.get("/v1/comparisons")
+        assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+        assert refused.headers["retry-after"] == "1"
+        assert http.get("/v1/batches").json()["error"]["code"] == "unavailable"
+        assert [http.get(path).status_code for path in ("/livez", "/readyz", "/metrics")] == [200] * 3
+        for each in waiting:
+            each.sendall(BODY)
+            assert all_of(each).startswith(b"HTTP/1.1 202 ")
+    assert http.get("/v1/comparisons").status_code == 200
+
+
+def test_a_connection_that_asks_nothing_in_time_is_closed(http: httpx2.Client, monkeypatch: pytest.MonkeyPatch):
+    """Whoever says nothing, or half a head, is closed without an answer; whoever has asked may take longer."""
+    monkeypatch.setattr(connections, "_HEAD_SECONDS", 0.5)
+    half = b"GET /livez HTTP/1.1\r\nX: "
+    with connected(http, filing(http)) as asked, connected(http) as silent, connected(http, half) as slow:
+        assert all_of(silent) == b""
+        assert all_of(slow) == b""
+        asked.sendall(BODY)
+        assert all_of(asked).startswith(b"HTTP/1.1 202 ")
+
+
+def test_a_second_request_on_a_connection_has_as_long(http: httpx2.Client, monkeypatch: pytest.MonkeyPatch):
+    """A connection that was answered is closed in the middle of the next head, too."""
+    monkeypatch.setattr(connections, "_HEAD_SECONDS", 0.5)
+    with connected(http, b"GET /livez HTTP/1.1\r\nHost: here\r\n\r\nGET /livez HTTP/1.1\r\nX: ") as twice:
+        assert all_of(twice).count(b"HTTP/1.1 200 ") == 1
+
+
+def test_a_head_without_end_is_cut_off(http: httpx2.Client):
+    """Beyond 64 KiB nothing more of a head is kept, however fast it comes."""
+    head = b"GET /livez HTTP/1.1\r\n" + (b"X: " + b"x" * 1000 + b"\r\n") * 30_000
+    with pytest.raises(ConnectionError), connected(http, head):
+        pass
