@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 T ?= tests
 # The whole suite waits a good deal, so two processes share its files; a part runs in one, which can print as it goes.
 PROCESSES ?= $(if $(filter tests,$(T)),2,0)
-DEPLOYED := $(addprefix tests/contract/,test_images.py test_compose.py test_kubernetes.py)
+DEPLOYED := $(addprefix tests/contract/,test_images.py test_compose.py test_kubernetes.py test_deployment_page.py)
 
 .PHONY: help demo up test test-all check fix bench pocket-critic lock clean
 
