@@ -348,12 +348,15 @@ def watched(cli: Cli, service: Service, folder: Path, file: Path, *options: obje
             assert run.process.wait(timeout=120) == 0, run.said.read_text()
 
 
-class TestNights:
-    ROWS = tuple({**PAIR, "prompt": f"Night {n}? {'more ' * 200}", "label": "A"} for n in range(400))
+def night(name: str) -> list[dict]:
+    """Pairs that take seconds to judge. Those of another name have been asked nowhere, so no verdict is reused."""
+    return [{**PAIR, "prompt": f"{name} {n}? {'more ' * 200}", "label": "A"} for n in range(400)]
 
+
+class TestNights:
     def test_the_service_is_away_for_a_while(self, cli: Cli, service: Service, tmp_path: Path):
         """The command says so once and goes on; in the morning the results are there."""
-        file = write(tmp_path / "night.jsonl", [*self.ROWS])
+        file = write(tmp_path / "night.jsonl", night("Away"))
         with watched(cli, service, tmp_path, file) as (run, gate):
             gate.away = 502
             said = run.until("Trying until it answers")
@@ -391,10 +394,10 @@ class TestNights:
                 assert run.process.wait(timeout=120) == 0, run.said.read_text()
 
     def test_the_file_is_another_by_the_morning(self, cli: Cli, service: Service, tmp_path: Path):
-        """Results are written, and held against no label of other lines; the file as it was has its labels still."""
-        file = write(tmp_path / "edited.jsonl", [*self.ROWS])
+        """Results are written all the same, and held against no label of other lines."""
+        file = write(tmp_path / "edited.jsonl", rows := night("Edited"))
         with watched(cli, service, tmp_path, file, "--json") as (run, _):
-            write(file, [{**row, "label": "B"} for row in reversed(self.ROWS)])
+            write(file, [{**row, "label": "B"} for row in reversed(rows)])
         *_, said, summary, _ = run.said.read_text().splitlines()
         assert f"{file} was changed after it was filed" in said
         assert (json.loads(summary)["accuracy"], json.loads(summary)["succeeded"]) == (None, 400)
