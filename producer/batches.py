@@ -121,6 +121,7 @@ async def create(
     tenant: str,
     allowed: Allowed,
     admit: Admit,
+    worker_seconds: float,
     idempotency_key: str | None = None,
     traceparent: str | None = None,
 ) -> tuple[Batch, bool]:
@@ -132,6 +133,8 @@ async def create(
         tenant: whose it is.
         allowed: where callbacks may go beyond the public internet.
         admit: asked for room before anything is stored; raises a problem where there is none.
+        worker_seconds: a worker that was not heard of for this long counts for nothing, where it is said why a batch
+            waits; here and below.
         idempotency_key: with a key seen before, nothing is made and the batch is that of the first time.
         traceparent: where its trace begins.
 
@@ -148,7 +151,7 @@ async def create(
         if idempotency_key is not None:
             earlier = await idempotency.take(connection, tenant, idempotency_key, request, batch)
             if earlier is not None:
-                return await read(connection, tenant=tenant, batch_id=earlier), True
+                return await read(connection, tenant=tenant, batch_id=earlier, worker_seconds=worker_seconds), True
         file = None
         if file_id is not None:
             found = await connection.execute(
@@ -195,10 +198,10 @@ async def create(
             )
             parameters = {"id": batch, "tenant": tenant, "file_id": file_id, "code": OutcomeError.BAD_LINE}
             await connection.execute(_BAD_LINES_AS_OUTCOMES, parameters)
-        return await read(connection, tenant=tenant, batch_id=batch), False
+        return await read(connection, tenant=tenant, batch_id=batch, worker_seconds=worker_seconds), False
 
 
-async def read(connection: AsyncConnection, *, tenant: str, batch_id: UUID) -> Batch:
+async def read(connection: AsyncConnection, *, tenant: str, batch_id: UUID, worker_seconds: float) -> Batch:
     """Read a batch as it stands.
 
     Raises:
@@ -210,23 +213,29 @@ async def read(connection: AsyncConnection, *, tenant: str, batch_id: UUID) -> B
     errors = None
     if row.status == "failed":
         errors = await _errors(connection, row)
-    return as_batch(row, errors, await _idleness(connection, [row]))
+    return as_batch(row, errors, await _idleness(connection, [row], worker_seconds))
 
 
-async def _idleness(connection: AsyncConnection, rows: Sequence[Row[Any]]) -> str:
+async def _idleness(connection: AsyncConnection, rows: Sequence[Row[Any]], worker_seconds: float) -> str:
     """Say why nothing of a batch is judged that could go; nothing where none could."""
     if not any(row.status == "in_progress" for row in rows):
         return ""
-    return await connection.run_sync(progress.idleness, within=30)
+    return await connection.run_sync(progress.idleness, within=worker_seconds)
 
 
 async def page(
-    connection: AsyncConnection, *, tenant: str, after: UUID | None, limit: int, live: bool = False
+    connection: AsyncConnection,
+    *,
+    tenant: str,
+    after: UUID | None,
+    limit: int,
+    worker_seconds: float,
+    live: bool = False,
 ) -> list[Batch]:
     """List batches, newest first, one more than `limit` if there are more; with `live`, those that have not ended."""
     parameters = {"tenant": tenant, "after": after, "limit": limit + 1, "live": live}
     rows = (await connection.execute(_PAGE, parameters)).all()
-    idle = await _idleness(connection, rows)
+    idle = await _idleness(connection, rows, worker_seconds)
     return [as_batch(row, None, idle) for row in rows]
 
 
@@ -267,7 +276,7 @@ async def _errors(connection: AsyncConnection, row: Row[Any]) -> BatchErrors:
     )
 
 
-async def pause(database: AsyncEngine, *, tenant: str, batch_id: UUID, paused: bool) -> Batch:
+async def pause(database: AsyncEngine, *, tenant: str, batch_id: UUID, paused: bool, worker_seconds: float) -> Batch:
     """Hold a batch, taking back what is out; or let it go on.
 
     Raises:
@@ -276,17 +285,17 @@ async def pause(database: AsyncEngine, *, tenant: str, batch_id: UUID, paused: b
     async with database.begin() as connection:
         parameters = {"tenant": tenant, "id": batch_id, "paused": paused}
         changed = (await connection.execute(_PAUSE, parameters)).one_or_none()
-        batch = await read(connection, tenant=tenant, batch_id=batch_id)
+        batch = await read(connection, tenant=tenant, batch_id=batch_id, worker_seconds=worker_seconds)
         if changed is None:
             raise Problem(
                 BATCH_ENDED, f"{batch.id} is {batch.status}; only what is in progress can be paused or resumed."
             )
         if paused:
             await connection.run_sync(docket.recall, batch_id)
-        return await read(connection, tenant=tenant, batch_id=batch_id)
+        return await read(connection, tenant=tenant, batch_id=batch_id, worker_seconds=worker_seconds)
 
 
-async def cancel(database: AsyncEngine, *, tenant: str, batch_id: UUID) -> Batch:
+async def cancel(database: AsyncEngine, *, tenant: str, batch_id: UUID, worker_seconds: float) -> Batch:
     """Call a batch off: nothing of it runs from here on, and what was decided stays.
 
     Raises:
@@ -294,7 +303,7 @@ async def cancel(database: AsyncEngine, *, tenant: str, batch_id: UUID) -> Batch
     """
     async with database.begin() as connection:
         changed = (await connection.execute(_CANCEL, {"tenant": tenant, "id": batch_id})).one_or_none()
-        batch = await read(connection, tenant=tenant, batch_id=batch_id)
+        batch = await read(connection, tenant=tenant, batch_id=batch_id, worker_seconds=worker_seconds)
         if changed is not None:
             await connection.run_sync(docket.recall, batch_id)
         elif batch.status not in {BatchStatus.CANCELLING, BatchStatus.CANCELLED}:
@@ -309,6 +318,7 @@ async def retry(
     batch_id: UUID,
     shard_lines: int,
     admit: Admit,
+    worker_seconds: float,
     traceparent: str | None = None,
 ) -> Batch:
     """Judge the errored lines of an ended batch again. Lines that are no comparison stay errored.
@@ -319,7 +329,7 @@ async def retry(
     async with database.begin() as connection:
         lock = text("SELECT FROM batches WHERE id = :id AND tenant = :tenant FOR UPDATE")
         await connection.execute(lock, {"id": batch_id, "tenant": tenant})
-        batch = await read(connection, tenant=tenant, batch_id=batch_id)
+        batch = await read(connection, tenant=tenant, batch_id=batch_id, worker_seconds=worker_seconds)
         if batch.status in {BatchStatus.IN_PROGRESS, BatchStatus.CANCELLING}:
             raise Problem(BATCH_RUNNING, f"{batch.id} is still {batch.status}; retry it once it has ended.")
         those = {"id": batch_id, "bad_line": OutcomeError.BAD_LINE}
@@ -332,4 +342,4 @@ async def retry(
             "traceparent": traceparent,
         }
         await connection.execute(_RETRY, parameters)
-        return await read(connection, tenant=tenant, batch_id=batch_id)
+        return await read(connection, tenant=tenant, batch_id=batch_id, worker_seconds=worker_seconds)

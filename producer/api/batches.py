@@ -56,6 +56,7 @@ async def create(
             allowed=state.allowed,
             traceparent=state.traces.current(),
             admit=partial(state.limiter.batch, caller=caller),
+            worker_seconds=state.worker_seconds,
         )
     if replayed:
         response.headers["Idempotent-Replayed"] = "true"
@@ -71,7 +72,11 @@ async def page(
     """List batches, newest first."""
     async with request.app.state.database.connect() as connection:
         found = await batches.page(
-            connection, tenant=caller.tenant, after=None if after is None else key_of(after), limit=limit
+            connection,
+            tenant=caller.tenant,
+            after=None if after is None else key_of(after),
+            limit=limit,
+            worker_seconds=request.app.state.worker_seconds,
         )
     data = found[:limit]
     return {
@@ -90,7 +95,9 @@ async def read_batch(request: Request, caller: Caller, key: UUID) -> Batch:
         Problem: the tenant has no such batch.
     """
     async with request.app.state.database.connect() as connection:
-        return await batches.read(connection, tenant=caller.tenant, batch_id=key)
+        return await batches.read(
+            connection, tenant=caller.tenant, batch_id=key, worker_seconds=request.app.state.worker_seconds
+        )
 
 
 @router.get("/{batch_id}")
@@ -102,20 +109,28 @@ async def read(caller: Reader, batch_id: str, request: Request) -> Batch:
 @router.post("/{batch_id}/cancel")
 async def cancel(caller: Submitter, batch_id: str, request: Request) -> Batch:
     """Call a batch off. What was decided stays and can be read."""
-    return await batches.cancel(request.app.state.database, tenant=caller.tenant, batch_id=key_of(batch_id))
+    state = request.app.state
+    return await batches.cancel(
+        state.database, tenant=caller.tenant, batch_id=key_of(batch_id), worker_seconds=state.worker_seconds
+    )
 
 
 @router.post("/{batch_id}/pause")
 async def pause(caller: Submitter, batch_id: str, request: Request) -> Batch:
     """Hold a batch. What is out comes back; nothing decided is lost."""
-    return await batches.pause(request.app.state.database, tenant=caller.tenant, batch_id=key_of(batch_id), paused=True)
+    return await _paused(request, caller, batch_id, paused=True)
 
 
 @router.post("/{batch_id}/resume")
 async def resume(caller: Submitter, batch_id: str, request: Request) -> Batch:
     """Let a paused batch go on."""
+    return await _paused(request, caller, batch_id, paused=False)
+
+
+async def _paused(request: Request, caller: Caller, batch_id: str, *, paused: bool) -> Batch:
+    state, key = request.app.state, key_of(batch_id)
     return await batches.pause(
-        request.app.state.database, tenant=caller.tenant, batch_id=key_of(batch_id), paused=False
+        state.database, tenant=caller.tenant, batch_id=key, paused=paused, worker_seconds=state.worker_seconds
     )
 
 
@@ -131,6 +146,7 @@ async def retry(caller: Submitter, batch_id: str, request: Request) -> Batch:
             shard_lines=SHARD_LINES,
             traceparent=state.traces.current(),
             admit=partial(state.limiter.batch, caller=caller),
+            worker_seconds=state.worker_seconds,
         )
 
 

@@ -67,7 +67,9 @@ async def _view(request: Request, caller: Caller, file_id: str) -> tuple[UUID, L
         key = ids.parse_prefixed(file_id, f"file-{kind}-")
         if key is not None:
             async with request.app.state.database.connect() as connection:
-                await batches.read(connection, tenant=caller.tenant, batch_id=key)
+                await batches.read(
+                    connection, tenant=caller.tenant, batch_id=key, worker_seconds=request.app.state.worker_seconds
+                )
             return key, kind
     return None
 

@@ -52,7 +52,7 @@ async def metrics(request: Request) -> Response:
 async def readyz(request: Request, response: Response) -> Readiness:
     """Whether comparisons can be filed, and whether anything would judge them now."""
     state = request.app.state
-    within = state.settings.heartbeat_seconds * 3
+    within = state.worker_seconds
     workers = 0
     database = redis = "ok"
     wrong: list[str] = []

@@ -41,7 +41,9 @@ async def page(caller: Reader, request: Request, after: str | None = None) -> Re
     """List batches, newest first."""
     begin = None if after is None else key_of(after)
     async with request.app.state.database.connect() as connection:
-        found = await batches.page(connection, tenant=caller.tenant, after=begin, limit=_LIMIT)
+        found = await batches.page(
+            connection, tenant=caller.tenant, after=begin, limit=_LIMIT, worker_seconds=request.app.state.worker_seconds
+        )
         names = await batches.filenames(connection, tenant=caller.tenant, found=found)
     return render.page(
         request, "batches", found=found[:_LIMIT], names=names, more=len(found) > _LIMIT, first=after is None
@@ -51,7 +53,9 @@ async def page(caller: Reader, request: Request, after: str | None = None) -> Re
 async def look(request: Request, tenant: str, key: UUID) -> dict[str, Any]:
     """Gather how a batch stands."""
     async with request.app.state.database.connect() as connection:
-        batch = await batches.read(connection, tenant=tenant, batch_id=key)
+        batch = await batches.read(
+            connection, tenant=tenant, batch_id=key, worker_seconds=request.app.state.worker_seconds
+        )
         names = await batches.filenames(connection, tenant=tenant, found=[batch])
         counts = batch.request_counts
         wrong = counts.errored + counts.cancelled + counts.expired
@@ -89,11 +93,12 @@ async def act(
     caller: Submitter, _form: Form, request: Request, batch_id: str, action: Literal["pause", "resume", "cancel"]
 ) -> Response:
     """Hold a batch, let it go on, or call it off."""
-    database, key = request.app.state.database, key_of(batch_id)
+    state, key, paused = request.app.state, key_of(batch_id), action == "pause"
+    within = state.worker_seconds
     if action == "cancel":
-        await batches.cancel(database, tenant=caller.tenant, batch_id=key)
+        await batches.cancel(state.database, tenant=caller.tenant, batch_id=key, worker_seconds=within)
     else:
-        await batches.pause(database, tenant=caller.tenant, batch_id=key, paused=action == "pause")
+        await batches.pause(state.database, tenant=caller.tenant, batch_id=key, paused=paused, worker_seconds=within)
     return render.go(f"/batches/{batch_id}")
 
 
@@ -117,7 +122,9 @@ async def report(caller: Reader, request: Request, batch_id: str) -> Response:
     key = key_of(batch_id)
     database = request.app.state.database
     async with database.connect() as connection:
-        batch = await batches.read(connection, tenant=caller.tenant, batch_id=key)
+        batch = await batches.read(
+            connection, tenant=caller.tenant, batch_id=key, worker_seconds=request.app.state.worker_seconds
+        )
         names = await batches.filenames(connection, tenant=caller.tenant, found=[batch])
     counted = await reports.count(database, batch, key)
     shown: dict[str, Any] = {"batch": batch, "name": names[batch.input_file_id], "result": counted}
@@ -151,7 +158,7 @@ async def comparison(caller: Reader, request: Request, comparison_id: str) -> Re
         found = await results.read(connection, tenant=caller.tenant, key=key)
         asked = await verdicts.texts(connection, tenant=caller.tenant, key=key)
         if not found.status.final:
-            reason = await waiting.why(connection, key, worker_seconds=state.settings.heartbeat_seconds * 3)
+            reason = await waiting.why(connection, key, worker_seconds=state.worker_seconds)
         if key.line != SINGLE_LINE:
             before, after = await verdicts.neighbours(connection, key=key)
     if asked is None:  # it went between two statements

@@ -35,7 +35,7 @@ async def why(caller: Reader, request: Request, id: str = "") -> Response:  # no
         state = request.app.state
         try:
             async with state.database.connect() as connection:
-                answer = await _answer(connection, caller.tenant, asked, state.settings.heartbeat_seconds * 3)
+                answer = await _answer(connection, caller.tenant, asked, state.worker_seconds)
         except Problem as problem:
             if problem.kind is not NOT_FOUND:
                 raise
@@ -45,7 +45,7 @@ async def why(caller: Reader, request: Request, id: str = "") -> Response:  # no
 
 async def _answer(connection: AsyncConnection, tenant: str, asked: str, worker_seconds: float) -> Answer:
     if (batch_key := ids.parse_prefixed(asked, "batch_")) is not None:
-        batch = await batches.read(connection, tenant=tenant, batch_id=batch_key)
+        batch = await batches.read(connection, tenant=tenant, batch_id=batch_key, worker_seconds=worker_seconds)
         if batch.status.final:
             sentence = "It has ended; nothing of it waits."
         else:

@@ -42,7 +42,7 @@ def make_batch(desk: Desk, lines: int = 3, **options: object) -> str:
     request = BatchRequest(
         input_file_id=ids.file_id(file), endpoint="/v1/comparisons", completion_window="1h", **options
     )
-    batch, _ = desk.run(batches.create, request, tenant="default", allowed=LOOPBACK, admit=admit_all)
+    batch, _ = desk.run(batches.create, request, tenant="default", allowed=LOOPBACK, admit=admit_all, worker_seconds=30)
     return batch.id
 
 
@@ -175,7 +175,7 @@ class TestBatches:
         batch = make_batch(desk, 2, callback_url=HOOK, callback_comparisons=True)
         judge_batch(desk, True, False)
         key = ids.parse_prefixed(batch, "batch_")
-        desk.run(batches.retry, tenant="default", batch_id=key, shard_lines=256, admit=admit_all)
+        desk.run(batches.retry, tenant="default", batch_id=key, shard_lines=256, admit=admit_all, worker_seconds=30)
         judge_batch(desk, True, True)
         assert sorted(desk.events()) == sorted(
             [

@@ -130,14 +130,14 @@ def test_a_line_of_a_batch(connection: Connection, single: UUID, why, change: st
     assert why(filing, 2) == reason
 
 
-def stands(database_url: str, filing: UUID) -> str | None:
+def stands(database_url: str, filing: UUID, within: float = 30) -> str | None:
     """Read what a batch waits for."""
 
     async def look() -> str | None:
         database = connect_async(database_url, application="test")
         try:
             async with database.connect() as connection:
-                batch = await batches.read(connection, tenant="default", batch_id=filing)
+                batch = await batches.read(connection, tenant="default", batch_id=filing, worker_seconds=within)
         finally:
             await database.dispose()
         return batch.progress.waiting_for
@@ -161,3 +161,12 @@ def test_a_batch(connection: Connection, single: UUID, database_url: str, change
     claim(connection)
     others = "workers are busy with other work"
     assert stands(database_url, filing) == (reason if "window" in reason else others)
+
+
+def test_a_batch_waits_for_workers_that_are_heard_of(connection: Connection, single: UUID, database_url: str):
+    """For how long a worker is counted on is what the process is set to."""
+    filing = batch(connection, 2)
+    connection.execute(text("UPDATE workers SET seen_at = now() - interval '1 min'"))
+    nobody = "no worker was heard of lately; start one"
+    assert stands(database_url, filing, within=59) == nobody
+    assert stands(database_url, filing, within=600) != nobody
