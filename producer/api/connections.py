@@ -29,11 +29,12 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Read on, unless it is a head without end."""
-        self._head += len(data)
-        if self._patience is not None and self._head > _HEAD_BYTES:
-            self.send_400_response("The head of the request is too long.")
-            return
         super().data_received(data)
+        if self._patience is None:
+            return  # no head is under way: what came may be one with the beginning of a large body, or all of that
+        self._head += len(data)
+        if self._head > _HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response("The head of the request is too long.")
 
     def on_headers_complete(self) -> None:
         """Have a request, which may take as long as it takes."""

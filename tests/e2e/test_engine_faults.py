@@ -118,11 +118,16 @@ def test_a_drain_that_takes_too_long_is_cut_short(tmp_path: Path):
     ) as service:
         filed = service.file().json()["id"]
         wait_until(lambda: service.read(filed)["status"] == "running", within=20, what="a worker claims it")
+        [(first,)] = query(service, "SELECT lease_owner FROM shards")
         service.signal("worker", signal.SIGTERM)
         wait_until(
             lambda: any(line["event"] == "drain_cut_short" for line in service.log("worker")),
             within=30,
             what="the drain is cut short",
         )
-        wait_until(lambda: service.read(filed)["status"] == "running", within=30, what="the next worker claims it")
+        wait_until(
+            lambda: query(service, "SELECT lease_owner FROM shards") not in ([(first,)], [(None,)]),
+            within=30,
+            what="the next worker claims it",
+        )
         assert query(service, "SELECT attempt, losses FROM shards") == [(1, [])]

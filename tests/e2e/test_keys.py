@@ -8,6 +8,7 @@ import pytest
 from support.keys import a_key, bearer
 from support.program import Cli
 from support.service import QUESTION, Service
+from support.waiting import wait_until
 
 from producer.client import Client, ServerProblem
 from schemas import ids
@@ -59,6 +60,10 @@ def test_a_key_is_named_in_the_log(service: Service):
     """A request's line names the id of its key, by which an operator knows whose it was; never the key."""
     key = a_key(service.database_url)
     service.file(QUESTION, **bearer(key))
-    named = [line for line in service.log("api") if line.get("key") == ids.key_id(parse_key(key).id)]
-    assert named
+    # The line is written after the answer.
+    wait_until(
+        lambda: any(line.get("key") == ids.key_id(parse_key(key).id) for line in service.log("api")),
+        within=10,
+        what="the request's line is in the log",
+    )
     assert parse_key(key).secret not in (service.folder / "logs" / "api.log").read_text()

@@ -34,14 +34,14 @@ def connected(http: httpx2.Client, said: bytes = b"") -> Iterator[socket.socket]
         yield connection
 
 
-def filing(http: httpx2.Client) -> bytes:
+def filing(http: httpx2.Client, length: int = len(BODY)) -> bytes:
     """The head of a request that files a comparison."""
     lines = [
         "POST /v1/comparisons HTTP/1.1",
         "Host: here",
         "Connection: close",
         "Content-Type: application/json",
-        f"Content-Length: {len(BODY)}",
+        f"Content-Length: {length}",
         f"Authorization: {http.headers['authorization']}",
     ]
     return "\r\n".join([*lines, "", ""]).encode()
@@ -103,3 +103,10 @@ def test_a_head_without_end_is_cut_off(http: httpx2.Client):
     head = b"GET /livez HTTP/1.1\r\n" + (b"X: " + b"x" * 1000 + b"\r\n") * 30_000
     with pytest.raises(ConnectionError), connected(http, head):
         pass
+
+
+def test_a_body_that_comes_with_its_head_is_no_head(http: httpx2.Client):
+    """What arrives with a head in one piece, as of an upload from nearby, does not count against the head."""
+    body = BODY + b" " * 200_000
+    with connected(http, filing(http, len(body)) + body) as whole:
+        assert all_of(whole).startswith(b"HTTP/1.1 202 ")
