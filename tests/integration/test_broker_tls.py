@@ -129,6 +129,8 @@ def test_a_worker_takes_hints_behind_tls(rediss: str, database_url: str, tmp_pat
         "NIGHTCOURT_REDIS_URL": rediss,
     }
     command = [sys.executable, "-P", "-m", "worker.app"]
+    with make_celery(rediss, name="test").connection_for_write() as connection:
+        connection.default_channel.queue_purge(QUEUE)  # what other tests left there
     worker = start_child("worker", command, log=log, environment=child_environment(variables))
     try:
         for count in range(1, 6):
