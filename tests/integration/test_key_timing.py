@@ -23,6 +23,9 @@ TRIES = 10_000
 CLOSE = 0.1
 """How far from a half the area may be. By chance, over 10,000 tries, one run in a million is 0.028 away; where objects
 lie in memory is worth some nanoseconds, which is 0.06 for a call of a microsecond; a short cut is worth 0.4."""
+CLOSE_IN_POSTGRES = 0.25
+"""The same of a lookup. Postgres goes to the row of an id that it knows, which is worth 0.04 to 0.07 on an idle machine
+and up to 0.17 on one with much else to do; a lookup left out is worth 0.5."""
 
 
 def area(known: Callable[[], Any], unknown: Callable[[], Any], tries: int = TRIES) -> float:
@@ -101,4 +104,4 @@ def test_a_lookup_takes_the_same_time(database: Engine, tries: tuple[str, str]):
         found = median(
             area(lambda: keys.find(connection, known), lambda: keys.find(connection, unknown)) for _ in range(3)
         )
-    assert abs(found - 0.5) < CLOSE
+    assert abs(found - 0.5) < CLOSE_IN_POSTGRES
