@@ -9,9 +9,10 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy import text
 
 from infra import metrics
-from producer import batches, files, outputs, retention
+from producer import files, outputs, retention
 from producer.access import Caller
 from producer.api.access import KeyedRoute, Reader, Submitter
+from producer.api.batches import read_batch
 from producer.api.multipart import Upload
 from producer.api.problems import DOCUMENTED_AS_OPENAI
 from schemas import ids
@@ -66,10 +67,7 @@ async def _view(request: Request, caller: Caller, file_id: str) -> tuple[UUID, L
     for kind in ("output", "errors"):
         key = ids.parse_prefixed(file_id, f"file-{kind}-")
         if key is not None:
-            async with request.app.state.database.connect() as connection:
-                await batches.read(
-                    connection, tenant=caller.tenant, batch_id=key, worker_seconds=request.app.state.worker_seconds
-                )
+            await read_batch(request, caller, key)
             return key, kind
     return None
 
