@@ -6,11 +6,10 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from infra.database import UNREACHABLE
 from producer.dashboard import render
 from schemas.problems import (
     INTERNAL,
@@ -128,10 +127,10 @@ def install(app: FastAPI) -> None:
             headers["Allow"] = ", ".join(sorted(_methods(request)))
         return answer(request, Problem(kind, detail, headers=headers))
 
-    @app.exception_handler(OperationalError)
-    @app.exception_handler(InterfaceError)
-    @app.exception_handler(PoolTimeoutError)
     async def _unavailable(request: Request, error: Exception) -> Response:
         log.warning("database_unreachable", error=type(error).__name__)
         detail = "The database cannot be reached. Send the request again, with the same Idempotency-Key."
         return answer(request, Problem(UNAVAILABLE, detail, headers={"Retry-After": "1"}))
+
+    for unreachable in UNREACHABLE:
+        app.add_exception_handler(unreachable, _unavailable)
