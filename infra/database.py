@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
@@ -60,7 +61,7 @@ def _connect_args(application: str) -> dict[str, object]:
     }
 
 
-def connect(url: str, *, application: str, pool_size: int = 5, overflow: int = 5) -> Engine:
+def connect(url: str, *, application: str, pool_size: int = 5, overflow: int = 5, ping: bool = True) -> Engine:
     """Make a pool of synchronous connections. None is opened before it is needed.
 
     Args:
@@ -68,6 +69,7 @@ def connect(url: str, *, application: str, pool_size: int = 5, overflow: int = 5
         application: which process this is, as Postgres will show it.
         pool_size: connections kept.
         overflow: how many more are opened under load, and closed after.
+        ping: whether a connection is tried before it is lent. Who polls and tries again anyway may go without.
     """
     return create_engine(
         with_psycopg(url),
@@ -75,9 +77,16 @@ def connect(url: str, *, application: str, pool_size: int = 5, overflow: int = 5
         max_overflow=overflow,
         pool_timeout=5,
         hide_parameters=True,  # an error message quotes no row
-        pool_pre_ping=True,  # a restart of Postgres costs a reconnect, not an error
+        pool_pre_ping=ping,  # a restart of Postgres costs a reconnect, not an error
         connect_args=_connect_args(application),
     )
+
+
+@contextmanager
+def at_once(database: Engine) -> Iterator[Connection]:
+    """Lend a connection on which each statement is a transaction of its own, and so one round trip instead of three."""
+    with database.connect() as connection:
+        yield connection.execution_options(isolation_level="AUTOCOMMIT")
 
 
 def connect_async(url: str, *, application: str, pool_size: int = 8) -> AsyncEngine:

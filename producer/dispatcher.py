@@ -22,6 +22,7 @@ from sqlalchemy import Engine as Database
 from sqlalchemy.exc import SQLAlchemyError
 
 from infra import callbacks, docket, losses, metrics, pulse, roster
+from infra.database import at_once
 from infra.meters import Meters
 from infra.roster import Capacity
 from infra.traces import Attributes, Traces
@@ -141,9 +142,10 @@ def call_back(desk: Desk) -> int:
     """
     pace = desk.pace
     shift = pace.clock_shift_seconds
-    with desk.database.begin() as connection:
+    with at_once(desk.database) as connection:
         if callbacks.idle(connection):
             return 0
+    with desk.database.begin() as connection:
         fresh = callbacks.fan_out(connection, limit=_AT_ONCE, shift=shift)
     with desk.database.begin() as connection:
         released = callbacks.release(
@@ -168,8 +170,10 @@ def release(desk: Desk, capacity: Capacity, *, bulk: bool) -> int:
         kombu.exceptions.OperationalError, redis.exceptions.RedisError: Redis cannot be reached; nothing is lost.
     """
     room = max(_LEAST_HINTS, _HINTS_PER_SLOT * capacity.slots)
-    with desk.database.begin() as connection:
-        released = {Lane.INTERACTIVE: docket.release(connection, lane=Lane.INTERACTIVE, room=room, limit=_AT_ONCE)}
+    released: dict[Lane, list[int]] = {}
+    with at_once(desk.database) as connection:
+        if docket.is_due(connection, Lane.INTERACTIVE):
+            released[Lane.INTERACTIVE] = docket.release(connection, lane=Lane.INTERACTIVE, room=room, limit=_AT_ONCE)
         if bulk and capacity.bulk_slots:
             released[Lane.BULK] = docket.release_bulk(
                 connection,

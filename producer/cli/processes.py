@@ -49,7 +49,7 @@ def dispatcher() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    database = connect(chosen.database_url.get_secret_value(), application="dispatcher", pool_size=3)
+    database = connect(chosen.database_url.get_secret_value(), application="dispatcher", pool_size=3, ping=False)
     app = make_celery(chosen.redis_url.get_secret_value(), name="dispatcher")
     pace = dispatching.Pace(
         poll_seconds=chosen.poll_seconds,
