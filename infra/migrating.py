@@ -33,7 +33,6 @@ def migrate(url: str, passwords: Mapping[str, str] | None = None, seals: Seals |
         with engine.begin() as connection:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
             config.attributes["connection"] = connection
-            rights.make_roles(connection)
             command.upgrade(config, "head")
             rights.settle(connection)
             roles.let_in(connection, passwords or {})

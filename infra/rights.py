@@ -2,7 +2,7 @@
 
 All of it stands here, and every run of `nightcourt migrate` brings Postgres to it. Roles belong to the whole server and
 no dump of a database holds them, so that grants and policies, which name them, are missing from one that was restored.
-A migration that changes a policy drops it; it is made anew from here.
+Migrations name none of it; one that changes a policy drops it, and it is made anew from here.
 """
 
 from collections.abc import Mapping
@@ -128,25 +128,20 @@ _EXISTING_POLICIES = text("SELECT tablename, policyname FROM pg_policies WHERE s
 _WALLED = text("SELECT relname FROM pg_class WHERE relrowsecurity AND relnamespace = current_schema()::regnamespace")
 
 
-def make_roles(connection: Connection) -> None:
-    """Make the roles that the server lacks: migrations name them.
-
-    Raises:
-        sqlalchemy.exc.ProgrammingError: the owner may not make roles.
-    """
-    for role in _ROLES:
-        connection.exec_driver_sql(_MAKE_ROLE.format(role=role))
-    connection.exec_driver_sql(_LET_BYPASS.format(role=_WORKER))
-
-
 def settle(connection: Connection) -> None:
-    """Give each process the rights that stand above and take any other, and put up the walls that are missing.
+    """Make the roles that the server lacks, give each the rights that stand above and no other, put up missing walls.
 
     Walls that stand are left alone: making one locks its table, which would wait for whatever runs on it.
 
     Args:
         connection: in a transaction of the owner's, on migrated tables.
+
+    Raises:
+        sqlalchemy.exc.ProgrammingError: a role is missing, and the owner may not make roles.
     """
+    for role in _ROLES:
+        connection.exec_driver_sql(_MAKE_ROLE.format(role=role))
+    connection.exec_driver_sql(_LET_BYPASS.format(role=_WORKER))
     schema = connection.execute(text("SELECT quote_ident(current_schema())")).scalar_one()
     statements = [f"GRANT USAGE ON SCHEMA {schema} TO {_ALL}"]
     for relation in dict.fromkeys(name for grants in _GRANTS.values() for name in grants):

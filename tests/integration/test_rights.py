@@ -1,7 +1,9 @@
 """Rights: whatever Postgres was left with, a run of `migrate` brings roles, grants and walls back."""
 
+import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -106,26 +108,39 @@ def test_a_restored_dump_is_brought_up(tmp_path: Path):
         server.stop()
 
 
-def test_an_owner_that_may_not_make_roles_is_told_so(postgres: Postgres, template: str):
-    """What is missing is named, and not that Postgres might be away."""
+@pytest.fixture
+def humble(postgres: Postgres, template: str) -> Iterator[str]:
+    """An empty database, by the login of an owner that may make no roles; those of nightcourt are there."""
     admin = create_engine(
-        make_url(postgres.url).set(drivername="postgresql+psycopg", database=template), isolation_level="AUTOCOMMIT"
+        make_url(postgres.url).set(drivername="postgresql+psycopg", database="postgres"), isolation_level="AUTOCOMMIT"
     )
     with admin.connect() as connection:
         connection.execute(text("CREATE ROLE humble LOGIN PASSWORD 'humble'"))
         connection.execute(text("CREATE DATABASE humble OWNER humble"))
-    url = f"postgresql://humble:humble@127.0.0.1:{make_url(postgres.url).port}/humble"
+        yield f"postgresql://humble:humble@127.0.0.1:{make_url(postgres.url).port}/humble"
+        connection.execute(text("DROP DATABASE humble"))
+        connection.execute(text("DROP ROLE humble"))
+    admin.dispose()
+
+
+def test_an_owner_that_may_not_make_roles_needs_them_made(humble: str, database: Engine):
+    """Where an administrator made the roles, owning the tables is enough to bring them and everyone's rights up."""
+    migrate(humble)
+    theirs = connect(humble, application="test")
+    with theirs.connect() as one, database.connect() as other:
+        assert of_processes(rights(one)) == of_processes(rights(other))
+    theirs.dispose()
+
+
+def test_an_owner_that_may_not_change_roles_is_told_so(humble: str):
+    """What is missing is named, and not that Postgres might be away."""
     migrating = subprocess.run(
         [sys.executable, "-P", "-m", "producer.cli", "migrate"],
-        env=child_environment({"NIGHTCOURT_DATABASE_URL": url}),
+        env=child_environment({"NIGHTCOURT_DATABASE_URL": humble, "NIGHTCOURT_ROLE_PASSWORDS": json.dumps(PASSWORDS)}),
         capture_output=True,
         text=True,
         check=False,
     )
-    with admin.connect() as connection:
-        connection.execute(text("DROP DATABASE humble"))
-        connection.execute(text("DROP ROLE humble"))
-    admin.dispose()
     assert migrating.returncode != 0
     assert "CREATEROLE" in migrating.stderr
 

@@ -23,8 +23,6 @@ def upgrade() -> None:
     )
     op.create_index("ix_sessions_key_id", "sessions", ["key_id"])
     op.create_index("ix_sessions_expires_at", "sessions", ["expires_at"])
-    # Looked up before anyone knows whose they are, as keys are, and so without a policy.
-    op.execute("GRANT SELECT, INSERT, DELETE ON sessions TO nightcourt_api")
 
 
 def downgrade() -> None:

@@ -23,12 +23,9 @@ def upgrade() -> None:
         WHERE NOT EXISTS (SELECT FROM batches b WHERE b.id = k.filing_id)
           AND NOT EXISTS (SELECT FROM comparisons c WHERE c.source_id = k.filing_id)
     """)
-    # It takes a file back from whoever would make a batch of it before it deletes it.
-    op.execute("GRANT UPDATE (state) ON files TO nightcourt_dispatcher")
 
 
 def downgrade() -> None:
-    op.execute("REVOKE UPDATE (state) ON files FROM nightcourt_dispatcher")
     op.drop_index("ix_idempotency_keys_filing_id", "idempotency_keys")
     for table in ("outcomes", "shards"):
         op.execute(f"DELETE FROM {table} t USING batches b WHERE b.id = t.filing_id AND b.status = 'deleting'")  # noqa: S608
