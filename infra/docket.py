@@ -324,13 +324,7 @@ def give_back(connection: Connection, lease: Lease) -> None:
 
 
 def fail(
-    connection: Connection,
-    claim: Claim,
-    *,
-    code: OutcomeError,
-    message: str,
-    retry_in: float,
-    max_attempts: int,
+    connection: Connection, claim: Claim, *, code: OutcomeError, message: str, retry_in: float, max_attempts: int
 ) -> Fate:
     """Report that an attempt failed. A shard of several lines is split, so that one line cannot fail the rest.
 
