@@ -3,6 +3,7 @@
 Nothing here needs more than Python; `pool.py` turns the pairs into token ids.
 """
 
+import itertools
 import json
 import random
 import re
@@ -63,7 +64,7 @@ class Pair(NamedTuple):
     better: str
     worse: str
     kind: str
-    """A key of `KINDS`, or "real:" and the set's name."""
+    """A key of `KINDS`, "real:" and the set's name; or "even" or "written", where nobody says which is better."""
 
 
 def words(text: str) -> list[str]:
@@ -184,6 +185,48 @@ def synthetic(sources: Sequence[tuple[str, str]], count: int, chance: random.Ran
                 pairs.append(Pair(question, answer, worse, kind))
             if len(pairs) == count:
                 break
+    return pairs
+
+
+def even(sources: Sequence[tuple[str, str]], count: int, chance: random.Random) -> list[Pair]:
+    """Pair answers of which neither is known to be better: two good ones, or two to other questions.
+
+    They teach nothing but that the order of two answers makes no difference, and that where it is hardest to learn.
+
+    Args:
+        sources: questions with a good answer each, those of one question side by side.
+        count: how many pairs.
+        chance: where randomness comes from.
+    """
+    neighbours = itertools.pairwise(sources)
+    pairs = [Pair(one[0], one[1], other[1], "even") for one, other in neighbours if one[0] == other[0]]
+    chance.shuffle(pairs)
+    pairs = pairs[: count // 2]
+    while len(pairs) < count:
+        (question, answer), (_, one), (_, other) = chance.sample(sources, 3)
+        if len({answer, one, other}) == 3:  # noqa: PLR2004 - all three differ
+            pairs.append(Pair(question, one, other, "even"))
+    return pairs
+
+
+def written(lines: Iterable[dict[str, Any]], answers: Iterable[tuple[str, str]], chance: random.Random) -> list[Pair]:
+    """Pair what the packaged model wrote to a question: its two answers, and each of them with a good one.
+
+    They are what a judge is asked in earnest, and teach, as even ones do, that the order makes no difference.
+
+    Args:
+        lines: what `write.py` wrote.
+        answers: questions with a good answer each.
+        chance: where randomness comes from.
+    """
+    good: dict[str, list[str]] = defaultdict(list)
+    for question, answer in answers:
+        good[question].append(answer)
+    pairs = []
+    for line in lines:
+        question, (first, second) = line["question"], line["answers"]
+        both = [(first, second), *((chance.choice(good[question]), own) for own in (first, second))]
+        pairs += [Pair(question, one, other, "written") for one, other in both if one and other and one != other]
     return pairs
 
 

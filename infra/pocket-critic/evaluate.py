@@ -24,11 +24,10 @@ from worker import prompts
 from worker.engines.llama_cpp import LlamaCppEngine
 
 SEED = 7
-LONGEST_TOKENS = 200
+LONGEST_TOKENS = 256
 """Rows with a longer prompt are left out, for time: the same ones for every judge."""
-MOST_ROWS = {"mismatched": 150, "llmbar-natural": 60, "pandalm, kept out": 60}
-OTHERWISE_ROWS = 30
-"""Rows asked of a set, drawn by `SEED`, for time."""
+MOST_ROWS = {"mismatched": 120, "pandalm, kept out": 80}
+"""Rows asked of a set, drawn by `SEED`, for time; of the others all."""
 Z = 1.959964
 
 
@@ -137,7 +136,7 @@ def choose(sets: dict[str, list[Row]], engine: LlamaCppEngine) -> dict[str, list
     for name, rows in sets.items():
         short = [row for row in rows if max(map(len, encoded(engine, row))) <= LONGEST_TOKENS]
         random.Random(SEED).shuffle(short)
-        chosen[name] = short[: MOST_ROWS.get(name, OTHERWISE_ROWS)]
+        chosen[name] = short[: MOST_ROWS.get(name)]
     return chosen
 
 

@@ -76,6 +76,13 @@ class Adapter:
                 self.tensors[f"{name}.lora_a"] = down.requires_grad_()
                 self.tensors[f"{name}.lora_b"] = torch.zeros(rows, RANK, requires_grad=True)
 
+    def copy(self) -> "Adapter":
+        """The same changes, which learn no more."""
+        copied = object.__new__(Adapter)
+        copied.first = self.first
+        copied.tensors = {name: tensor.detach().clone() for name, tensor in self.tensors.items()}
+        return copied
+
     def write(self, path: Path, base: Base, name: str) -> None:
         """Write the adapter as llama.cpp wants it, in 16 bits, with what it belongs to."""
         writer = gguf.GGUFWriter(path, "llama")

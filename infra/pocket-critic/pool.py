@@ -1,10 +1,10 @@
 """Makes the training pool: every pair in both orders, as token ids.
 
-    python infra/pocket-critic/pool.py FOLDER pool.npz
+    python infra/pocket-critic/pool.py FOLDER written.jsonl pool.npz
 
 Run with nightcourt's own environment, for what is trained on must be what the service asks: the prompt comes from
-`worker.prompts`, the token ids from the very engine. FOLDER holds the sets that DATA.md names. Written beside the pool:
-`pool.json`, what went in and what was left out.
+`worker.prompts`, the token ids from the very engine. FOLDER holds the sets that DATA.md names, `written.jsonl` what
+`write.py` made of them. Written beside the pool: `pool.json`, what went in and what was left out.
 """
 
 import argparse
@@ -23,10 +23,13 @@ from worker import prompts
 from worker.engines.base import Prompt
 from worker.engines.llama_cpp import LlamaCppEngine
 
-LONGEST_CHARACTERS = 1200
+LONGEST_CHARACTERS = 1400
 LONGEST_SOURCE_CHARACTERS = 700
-LONGEST_TOKENS = 160  # the mean of both orders
+LONGEST_TOKENS = 160  # of a made pair's prompt, the mean of both orders
+LONGEST_JUDGED_TOKENS = 200  # of a pair that people judged: there are few of these
+LONGEST_WRITTEN_TOKENS = 230  # of a pair that the model wrote: these are as long as what it will be asked
 SYNTHETIC = 4800  # before the long ones are left out
+EVEN = 600  # likewise
 KEPT_OUT = 0.07  # share of the questions that no seed is trained on, to choose the seed that ships
 
 
@@ -43,14 +46,15 @@ def ends(engine: LlamaCppEngine, prompt: Prompt) -> list[int]:
     return found
 
 
-def gather_pairs(folder: Path, synthetic: int) -> tuple[list[data.Pair], dict[str, Any]]:
-    """All pairs, made and judged, before the long ones are left out; and an account of the sets."""
+def gather_pairs(folder: Path, written: Path) -> tuple[list[data.Pair], dict[str, Any]]:
+    """All pairs, made, even, judged and written, before the long ones are left out; and an account of the sets."""
     chance = random.Random(data.SEED)
     rows, _, account = data.gather(folder)
     judged = data.judged(rows, chance)
     answers = data.good_answers(rows, Path(__file__).with_name("own.tsv"))
     sources = [(question, answer) for question, answer in answers if len(question + answer) < LONGEST_SOURCE_CHARACTERS]
-    pairs = data.synthetic(sources, synthetic, chance)
+    pairs = data.synthetic(sources, SYNTHETIC, chance)
+    pairs += data.even(sources, EVEN, chance)
     taken = Counter[str]()
     for pair in judged:
         set_name = pair.kind.removeprefix("real:")
@@ -58,18 +62,19 @@ def gather_pairs(folder: Path, synthetic: int) -> tuple[list[data.Pair], dict[st
         if roomy and taken[set_name] < data.MOST_JUDGED.get(set_name, data.OTHERWISE_JUDGED):
             taken[set_name] += 1
             pairs.append(pair)
-    return pairs, account
+    return pairs + data.written(data.read(written), answers, chance), account
 
 
 def main() -> None:
     """Make the pool."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("written", type=Path)
     parser.add_argument("pool", type=Path)
     arguments = parser.parse_args()
-    pairs, account = gather_pairs(arguments.folder, SYNTHETIC)
+    pairs, account = gather_pairs(arguments.folder, arguments.written)
     engine = LlamaCppEngine(embedded_model(), threads=1, context_tokens=4096)
-    questions = sorted({pair.question for pair in pairs})
+    questions = sorted({pair.question for pair in pairs if pair.kind != "written"})
     kept_out = set(random.Random(data.SEED).sample(questions, round(KEPT_OUT * len(questions))))
     outside: list[bool] = []
     kinds: list[str] = []
@@ -79,7 +84,8 @@ def main() -> None:
         comparison = Filed(0, None, pair.question, pair.better, pair.worse, "both", "pocket", None, {})
         both = [prompts.build(comparison, "ab"), prompts.build(comparison, "ba")]
         ids = [np.array(engine.encode(prompt), np.int32) for prompt in both]
-        if sum(map(len, ids)) <= 2 * LONGEST_TOKENS:
+        longest = {"real": LONGEST_JUDGED_TOKENS, "written": LONGEST_WRITTEN_TOKENS}
+        if sum(map(len, ids)) <= 2 * longest.get(pair.kind.partition(":")[0], LONGEST_TOKENS):
             kinds.append(pair.kind)
             outside.append(pair.question in kept_out)
             tokens += ids

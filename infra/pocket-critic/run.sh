@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the pocket critic from the start: environment, pool, one adapter a seed, evaluation. Goes on where it was cut.
+# Makes the pocket critic from the start: environment, answers, pool, one adapter a seed, evaluation. Goes on where it was cut.
 #
 #     infra/pocket-critic/run.sh DATA OUT [SEED...]
 #
@@ -21,7 +21,10 @@ if [ ! -x "$learner" ]; then
     --no-deps --require-hashes --only-binary :all: -r "$here/requirements.txt"
 fi
 base=$("$service" -c 'from infra.local.model import embedded_model; print(embedded_model())')
-[ -f "$out/pool.npz" ] || PYTHONPATH=. "$service" "$here/pool.py" "$data" "$out/pool.npz"
+if [ ! -f "$out/pool.npz" ]; then
+  PYTHONPATH=. "$service" "$here/write.py" "$data" "$out/written.jsonl"
+  PYTHONPATH=. "$service" "$here/pool.py" "$data" "$out/written.jsonl" "$out/pool.npz"
+fi
 adapters=()
 for seed in "${seeds[@]}"; do
   adapters+=("$out/seed-$seed.gguf")

@@ -25,12 +25,19 @@ RATE = 1e-3
 WARMUP = 20  # steps
 PAIRS_A_STEP = 4  # eight prompts
 SMOOTHING = 0.05
-POSITION_WEIGHT = 0.03  # of (s1 + s2)^2, which is nought where the order makes no difference
+POSITION_WEIGHT = 0.3  # of (s1 + s2)^2, which is nought where the order makes no difference
 PROBE_WEIGHT = 0.2
 REAL_FROM, REAL_TO = 0.05, 0.35  # share of pairs that people judged, at the beginning and at the end
 SAVE_SECONDS = 120
 STEPS_A_LINE = 10
 VERDICT_A, VERDICT_B = 49, 50
+SETTLING_STEPS = 300  # after the curriculum: what is unsure once more, to lean to no slot
+SETTLING_RATE = 3e-4
+SETTLING_WARMUP = 10  # steps
+SETTLING_SHARES = {"written": 0.45, "real": 0.3, "even": 0.15, "made": 0.1}
+LEANING_WEIGHT = 0.5
+SHARPNESS = 3.0  # of a vote for A, from none to one, as a function of the odds
+UNJUDGED = ("even", "written")  # kinds of which neither answer is known to be better
 
 
 class Pool:
@@ -106,9 +113,15 @@ def read_verdicts(base: Base, adapter: Adapter, pool: Pool, pairs: list[int]) ->
     return functional.linear(x[:, :, 0], base.weights["token_embd.weight"]), x[:, :, 1:]
 
 
+def read_odds(base: Base, adapter: Adapter, pool: Pool, pairs: list[int]) -> Tensor:
+    """Odds of A over B: pairs x orders."""
+    logits, _ = read_verdicts(base, adapter, pool, pairs)
+    return logits[..., VERDICT_A] - logits[..., VERDICT_B]
+
+
 def choose(pool: Pool, count: int | None) -> np.ndarray:
     """The pairs that are trained on, the same for every seed."""
-    mixed = np.random.default_rng(0).permutation(len(pool.kinds))
+    mixed = np.random.default_rng(0).permutation(np.nonzero(pool.kinds != "written")[0])
     return mixed[~np.isin(mixed, pool.kept_out)][:count]
 
 
@@ -126,28 +139,44 @@ def curriculum(pool: Pool, count: int | None, seed: int) -> list[int]:
     return order + judged + made
 
 
+def settling(pool: Pool, seed: int) -> list[int]:
+    """The pairs of the last steps, mixed: mostly such as leave the model unsure."""
+    chance = np.random.default_rng(seed)
+    kinds = np.char.partition(pool.kinds.astype(str), ":")[:, 0]
+    kinds[~np.isin(kinds, list(SETTLING_SHARES))] = "made"
+    taken: list[int] = []
+    for kind, share in SETTLING_SHARES.items():
+        there = np.setdiff1d(np.nonzero(kinds == kind)[0], pool.kept_out)
+        taken += [int(i) for i in chance.permutation(there)[: round(share * SETTLING_STEPS * PAIRS_A_STEP)]]
+    return [int(i) for i in chance.permutation(taken)]
+
+
 class Losses(NamedTuple):
-    """What one step is told, and how it did."""
+    """What one step is told, and how it did; in settling, `right` is what both orders together said before."""
 
     loss: Tensor
-    right: Tensor  # orders x pairs: whether the better answer was likelier
+    right: Tensor  # orders x pairs of which one answer is better: whether it was likelier
     odds: Tensor  # pairs x orders: of A over B
 
 
 def judge(base: Base, adapter: Adapter, probe: Tensor, pool: Pool, pairs: list[int]) -> Losses:
-    """Put pairs to the model in both orders. The better answer is A in the first order and B in the second."""
+    """Put pairs to the model in both orders. The better answer is A in the first order and B in the second.
+
+    A pair of which neither answer is known to be better teaches only that the order makes no difference.
+    """
+    known = torch.from_numpy(~np.isin(pool.kinds[pairs], UNJUDGED))
     logits, answers = read_verdicts(base, adapter, pool, pairs)
     logprobs = functional.log_softmax(logits, -1)
     for_a, for_b = logprobs[..., VERDICT_A], logprobs[..., VERDICT_B]
     right = torch.stack((for_a[:, 0], for_b[:, 1]))
     wrong = torch.stack((for_b[:, 0], for_a[:, 1]))
-    verdict = -((1 - SMOOTHING) * right + SMOOTHING * wrong).mean()
+    verdict = -(((1 - SMOOTHING) * right + SMOOTHING * wrong) * known).mean()
     odds = for_a - for_b
     position = odds.sum(1).square().mean()
     worth = answers @ probe  # pairs x orders x answers
     margin = torch.stack((worth[:, 0, 0] - worth[:, 0, 1], worth[:, 1, 1] - worth[:, 1, 0]))
-    loss = verdict + POSITION_WEIGHT * position - PROBE_WEIGHT * functional.logsigmoid(margin).mean()
-    return Losses(loss, (right > wrong).detach(), odds.detach())
+    loss = verdict + POSITION_WEIGHT * position - PROBE_WEIGHT * (functional.logsigmoid(margin) * known).mean()
+    return Losses(loss, (right > wrong)[:, known], odds.detach())
 
 
 def rate(step: int, steps: int) -> float:
@@ -196,7 +225,7 @@ def train(base: Base, pool: Pool, adapter: Adapter, order: list[int], checkpoint
         if len(lately) == STEPS_A_LINE or progress.step == steps:
             report(lately, progress, steps)
             lately.clear()
-        if time.monotonic() - saved > SAVE_SECONDS:
+        if time.monotonic() - saved > SAVE_SECONDS or progress.step == steps:
             saved = time.monotonic()
             part = checkpoint.with_suffix(".part")
             held = [tensor.detach() for tensor in learning]
@@ -205,23 +234,69 @@ def train(base: Base, pool: Pool, adapter: Adapter, order: list[int], checkpoint
     return progress
 
 
-def quality(base: Base, adapter: Adapter, pool: Pool) -> dict[str, float]:
-    """How the adapter does on the pairs that no seed is trained on: made ones, and those judged by people."""
+def settle(base: Base, pool: Pool, adapter: Adapter, pairs: list[int]) -> Progress:
+    """Take the leaning away, and that alone: each order is to say what both orders together said before.
+
+    With s1 and s2 the odds of A over B in either order, and d = (s1 - s2) / 2 before the first step, the loss is the
+    smooth L1 distance of s1 from d and of s2 from -d, plus (v(s1) + v(s2) - 1)^2 with v the logistic function of three
+    times the odds: a vote for A, so that what is unsure weighs most. Nobody's judgement is asked again.
+    """
+    before = adapter.copy()
+    learning = list(adapter.tensors.values())
+    optimizer = torch.optim.AdamW(learning, lr=SETTLING_RATE, betas=(0.9, 0.99), weight_decay=0.0)
+    progress, steps, started = Progress(), len(pairs) // PAIRS_A_STEP, time.process_time()
+    lately: list[Losses] = []
+    while progress.step < steps:
+        some = pairs[progress.step * PAIRS_A_STEP : (progress.step + 1) * PAIRS_A_STEP]
+        with torch.no_grad():
+            odds = read_odds(base, before, pool, some)
+            apart = (odds[:, 0] - odds[:, 1]) / 2
+        odds = read_odds(base, adapter, pool, some)
+        votes = torch.sigmoid(SHARPNESS * odds)
+        loss = functional.smooth_l1_loss(odds, torch.stack((apart, -apart), 1))
+        loss = loss + LEANING_WEIGHT * (votes.sum(1) - 1).square().mean()
+        optimizer.param_groups[0]["lr"] = (
+            SETTLING_RATE * min(1.0, (progress.step + 1) / SETTLING_WARMUP) * (1 - progress.step / steps)
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(learning, 1.0)
+        optimizer.step()
+        progress.step += 1
+        progress.tokens += int(pool.sizes[some].sum())
+        progress.cpu_seconds = time.process_time() - started
+        same = torch.stack((odds[:, 0] * apart > 0, odds[:, 1] * apart < 0))
+        lately.append(Losses(loss.detach(), same, odds.detach()))
+        if len(lately) == STEPS_A_LINE or progress.step == steps:
+            report(lately, progress, steps)
+            lately.clear()
+    return progress
+
+
+def quality(base: Base, adapter: Adapter, pool: Pool) -> dict[str, dict[str, float]]:
+    """How the adapter does on the pairs that no seed is trained on, by where they come from."""
     in_order = [int(i) for i in pool.kept_out[np.argsort(pool.sizes[pool.kept_out])]]
-    probe = torch.zeros(base.width)
     with torch.no_grad():
         steps = [in_order[at : at + PAIRS_A_STEP] for at in range(0, len(in_order), PAIRS_A_STEP)]
-        found = [judge(base, adapter, probe, pool, pairs) for pairs in steps]
-    right = torch.cat([losses.right for losses in found], 1).float().mean(0).numpy()
-    odds = torch.cat([losses.odds for losses in found])
-    real = np.char.startswith(pool.kinds[in_order].astype(str), "real:")
-    return {
-        "right on made pairs": float(right[~real].mean()),
-        "right on judged pairs": float(right[real].mean()),
-        "right": float(right.mean()),
-        "consistent": (odds[:, 0] * odds[:, 1] < 0).float().mean().item(),
-        "picks A": (odds > 0).float().mean().item(),
-    }
+        odds = torch.cat([read_odds(base, adapter, pool, pairs) for pairs in steps])
+    kinds = np.char.partition(pool.kinds[in_order].astype(str), ":")[:, 0]
+    groups = {name: kinds == name for name in ("real", *UNJUDGED)}
+    groups["made"] = ~np.isin(kinds, list(groups))
+    groups["all"] = np.ones(len(kinds), bool)
+    found = {}
+    for name, there in groups.items():
+        first, second = odds[torch.from_numpy(there)].T
+        found[name] = {
+            "pairs": len(first),
+            "right": ((first > 0).float() + (second < 0).float()).mean().item() / 2,
+            "consistent": (first * second < 0).float().mean().item(),
+            "picks A": ((first > 0).float() + (second > 0).float()).mean().item() / 2,
+            "leaning": (first + second).mean().item() / 2,
+            "apart": (first - second).abs().mean().item() / 2,
+        }
+    for name in (*UNJUDGED, "all"):
+        del found[name]["right"]
+    return found
 
 
 def report(lately: list[Losses], progress: Progress, steps: int) -> None:
@@ -230,7 +305,6 @@ def report(lately: list[Losses], progress: Progress, steps: int) -> None:
     figures = {
         "loss": torch.stack([losses.loss for losses in lately]).mean(),
         "right": torch.cat([losses.right for losses in lately], 1).float().mean(),
-        "right over both orders": (odds[:, 0] > odds[:, 1]).float().mean(),
         "consistent": (odds[:, 0] * odds[:, 1] < 0).float().mean(),
         "picks A": (odds > 0).float().mean(),
     }
@@ -264,9 +338,14 @@ def main() -> None:
     adapter = Adapter(base, arguments.first, arguments.seed)
     order = curriculum(pool, arguments.pairs, arguments.seed)
     progress = train(base, pool, adapter, order, arguments.adapter.with_suffix(".checkpoint"))
+    settled = settle(base, pool, adapter, settling(pool, arguments.seed))
     adapter.write(arguments.adapter, base, f"pocket critic, seed {arguments.seed}")
-    summary = {"seed": arguments.seed, "pairs": progress.step * PAIRS_A_STEP, **asdict(progress)}
-    summary["kept out"] = quality(base, adapter, pool)
+    summary = {
+        "seed": arguments.seed,
+        "curriculum": asdict(progress),
+        "settling": asdict(settled),
+        "kept out": quality(base, adapter, pool),
+    }
     arguments.adapter.with_suffix(".json").write_text(json.dumps(summary, indent=2) + "\n")
 
 

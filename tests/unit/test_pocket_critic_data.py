@@ -87,3 +87,34 @@ class TestWorseAnswers:
         own.write_text("Which?\tThat one.\\nNo other.\n")
         row = {"prompt": "p", "response_a": "No.", "response_b": "Yes", "label": "A", "subset": "safety-refuse|hard"}
         assert data.good_answers([row], own) == [("Which?", "That one.\nNo other.")]
+
+
+class TestPairsThatNobodyJudged:
+    SOURCES = tuple(
+        (f"question {word}?", f"{word} is answer {number} of two") for word in "abcdef" for number in (1, 2)
+    )
+
+    def test_even_pairs_are_two_good_answers_or_two_answers_to_other_questions(self):
+        """What is to teach nothing but that the order makes no difference never has one plainly better answer."""
+        pairs = data.even(self.SOURCES, 40, random.Random(1))
+        own = {
+            question: {answer for asked, answer in self.SOURCES if asked == question} for question, _ in self.SOURCES
+        }
+        shares = [len({pair.better, pair.worse} & own[pair.question]) for pair in pairs]
+        assert len(pairs) == 40
+        assert shares.count(2) == 6
+        assert {pair.kind for pair in pairs} == {"even"}
+        assert all(pair.better != pair.worse for pair in pairs)
+
+    def test_what_the_model_wrote_is_paired_with_itself_and_with_good_answers(self):
+        """Of two answers written to a question come three pairs, and none where one is empty or says the same."""
+        lines = [
+            {"question": "question a?", "answers": ["one", "two"]},
+            {"question": "question b?", "answers": ["", "two"]},
+            {"question": "question c?", "answers": ["one", "one"]},
+        ]
+        pairs = data.written(lines, self.SOURCES, random.Random(1))
+        assert [pair.question[9] for pair in pairs] == ["a", "a", "a", "b", "c", "c"]
+        assert (pairs[0].better, pairs[0].worse) == ("one", "two")
+        assert all(pair.better[0] == pair.question[9] for pair in pairs[1:])
+        assert {pair.kind for pair in pairs} == {"written"}
