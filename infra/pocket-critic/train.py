@@ -238,8 +238,8 @@ def settle(base: Base, pool: Pool, adapter: Adapter, pairs: list[int]) -> Progre
     """Take the leaning away, and that alone: each order is to say what both orders together said before.
 
     With s1 and s2 the odds of A over B in either order, and d = (s1 - s2) / 2 before the first step, the loss is the
-    smooth L1 distance of s1 from d and of s2 from -d, plus (v(s1) + v(s2) - 1)^2 with v the logistic function of three
-    times the odds: a vote for A, so that what is unsure weighs most. Nobody's judgement is asked again.
+    smooth L1 distance of s1 from d and of s2 from -d, plus half of (v(s1) + v(s2) - 1)^2. There v is a vote for A, the
+    logistic function of three times the odds, so that what is unsure weighs most. Nobody's judgement is asked again.
     """
     before = adapter.copy()
     learning = list(adapter.tensors.values())
