@@ -24,9 +24,9 @@ from worker import prompts
 from worker.engines.llama_cpp import LlamaCppEngine
 
 SEED = 7
-LONGEST_TOKENS = 1024
+LONGEST_TOKENS = 512
 """Rows with a longer prompt are left out, for time: the same ones for every judge."""
-MOST_ROWS = {"mismatched": 100, "pandalm, kept out": 80, "hhh-alignment, kept out": 60}
+MOST_ROWS = {"mismatched": 100, "pandalm, kept out": 60, "hhh-alignment, kept out": 40}
 """Rows asked of a set, drawn by `SEED`, for time; of the others all."""
 Z = 1.959964
 
