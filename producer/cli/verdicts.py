@@ -45,6 +45,7 @@ def summarise(decided: Sequence[Decided]) -> dict[str, Any]:
         "labelled": len(marks),
         "correct": sum(marks),
         "accuracy": sum(marks) / len(marks) if marks else None,
+        "topics": _by_topic(decided),
         "both_orders": len(both),
         "consistent": sum(both),
         "swap_consistency": sum(both) / len(both) if both else None,
@@ -55,6 +56,17 @@ def summarise(decided: Sequence[Decided]) -> dict[str, Any]:
         "judge": judge.model_dump(mode="json") if judge else None,
         "caveat": judge.caveat if judge else None,
     }
+
+
+def _by_topic(decided: Sequence[Decided]) -> dict[str, dict[str, int]]:
+    """Count labelled pairs and right verdicts by topic, in the order in which topics come up."""
+    topics: dict[str, dict[str, int]] = {}
+    for each in decided:
+        if each.correct is not None and each.pair.topic is not None:
+            counts = topics.setdefault(each.pair.topic, {"labelled": 0, "correct": 0})
+            counts["labelled"] += 1
+            counts["correct"] += each.correct
+    return topics
 
 
 def print_line(decided: Decided) -> None:
@@ -94,6 +106,9 @@ def print_summary(summary: dict[str, Any]) -> None:
             f"Accuracy against the gold labels: {summary['correct']} of {summary['labelled']} "
             f"({summary['accuracy']:.1%})"
         )
+    if summary["topics"]:
+        shares = [f"{escape(name)} {each['correct']} of {each['labelled']}" for name, each in summary["topics"].items()]
+        console.print(f"By topic: {', '.join(shares)}", soft_wrap=True)
     if summary["both_orders"]:
         console.print(
             f"Swap consistency, both orders naming the same winner: {summary['consistent']} of "

@@ -173,6 +173,8 @@ class TestSubmit:
         assert all(re.search(r"P\(A\) 0\.\d\d  ballots ab +\S+  ba +\S+", line) for line in lines)
         right = sum(line.endswith("right") for line in lines)
         assert f"Accuracy against the gold labels: {right} of 34 ({right / 34:.1%})" in ended.out
+        obvious = sum(line.endswith("right") for line in lines if line.startswith("obvious"))
+        assert f"By topic: obvious {obvious} of 6, chat" in ended.out
         assert "Mind: Simulated" in ended.out
 
     def test_json_is_an_object_a_line_and_a_summary(self, cli: Cli, service: Service):
@@ -185,6 +187,7 @@ class TestSubmit:
         correct = sum(each["verdict"]["winner"] == row["label"] for each, row in zip(comparisons, rows, strict=True))
         assert (summary["object"], summary["labelled"], summary["correct"]) == ("summary", 34, correct)
         assert summary["accuracy"] == correct / 34
+        assert sum(topic["correct"] for topic in summary["topics"].values()) == correct
 
     def test_one_pair_through_a_pipe(self, cli: Cli, service: Service):
         """A dash reads standard input, where one object may take many lines; options fill in what it leaves out."""
