@@ -37,7 +37,7 @@ SETTLING_WARMUP = 10  # steps
 SETTLING_SHARES = {"written": 0.45, "real": 0.3, "even": 0.15, "made": 0.1}
 LEANING_WEIGHT = 0.5
 SHARPNESS = 3.0  # of a vote for A, from none to one, as a function of the odds
-UNJUDGED = ("even", "written")  # kinds of which neither answer is known to be better
+UNJUDGED = ("even", "written")  # origins of pairs of which neither answer is known to be better
 
 
 class Pool:
@@ -46,7 +46,8 @@ class Pool:
     def __init__(self, path: Path, base: Base, first: int) -> None:
         held = np.load(path)
         self._base, self._first = base, first
-        self.kinds = held["kinds"]
+        kinds = np.char.partition(held["kinds"].astype(str), ":")[:, 0]
+        self.origins = np.where(np.isin(kinds, ("real", *UNJUDGED)), kinds, "made")
         self._ends = torch.from_numpy(held["ends"].astype(np.int64)).view(-1, 2, 2)
         self.kept_out = np.nonzero(held["kept_out"])[0]
         prompts = np.split(held["tokens"].astype(np.int64), np.cumsum(held["lengths"])[:-1])
@@ -121,7 +122,7 @@ def read_odds(base: Base, adapter: Adapter, pool: Pool, pairs: list[int]) -> Ten
 
 def choose(pool: Pool, count: int | None) -> np.ndarray:
     """The pairs that are trained on, the same for every seed."""
-    mixed = np.random.default_rng(0).permutation(np.nonzero(pool.kinds != "written")[0])
+    mixed = np.random.default_rng(0).permutation(np.nonzero(pool.origins != "written")[0])
     return mixed[~np.isin(mixed, pool.kept_out)][:count]
 
 
@@ -130,7 +131,7 @@ def curriculum(pool: Pool, count: int | None, seed: int) -> list[int]:
     chance = np.random.default_rng(seed)
     chosen = choose(pool, count)
     in_order = chosen[np.argsort(pool.sizes[chosen] * np.exp(chance.normal(0, 0.3, len(chosen))))]
-    real = np.char.startswith(pool.kinds.astype(str), "real:")
+    real = pool.origins == "real"
     judged, made = [int(i) for i in in_order if real[i]], [int(i) for i in in_order if not real[i]]
     order: list[int] = []
     while judged and made:
@@ -142,11 +143,9 @@ def curriculum(pool: Pool, count: int | None, seed: int) -> list[int]:
 def settling(pool: Pool, seed: int) -> list[int]:
     """The pairs of the last steps, mixed: mostly such as leave the model unsure."""
     chance = np.random.default_rng(seed)
-    kinds = np.char.partition(pool.kinds.astype(str), ":")[:, 0]
-    kinds[~np.isin(kinds, list(SETTLING_SHARES))] = "made"
     taken: list[int] = []
-    for kind, share in SETTLING_SHARES.items():
-        there = np.setdiff1d(np.nonzero(kinds == kind)[0], pool.kept_out)
+    for origin, share in SETTLING_SHARES.items():
+        there = np.setdiff1d(np.nonzero(pool.origins == origin)[0], pool.kept_out)
         taken += [int(i) for i in chance.permutation(there)[: round(share * SETTLING_STEPS * PAIRS_A_STEP)]]
     return [int(i) for i in chance.permutation(taken)]
 
@@ -164,7 +163,7 @@ def judge(base: Base, adapter: Adapter, probe: Tensor, pool: Pool, pairs: list[i
 
     A pair of which neither answer is known to be better teaches only that the order makes no difference.
     """
-    known = torch.from_numpy(~np.isin(pool.kinds[pairs], UNJUDGED))
+    known = torch.from_numpy(~np.isin(pool.origins[pairs], UNJUDGED))
     logits, answers = read_verdicts(base, adapter, pool, pairs)
     logprobs = functional.log_softmax(logits, -1)
     for_a, for_b = logprobs[..., VERDICT_A], logprobs[..., VERDICT_B]
@@ -214,10 +213,7 @@ def train(base: Base, pool: Pool, adapter: Adapter, order: list[int], checkpoint
         pairs = order[progress.step * PAIRS_A_STEP : (progress.step + 1) * PAIRS_A_STEP]
         optimizer.param_groups[0]["lr"] = rate(progress.step, steps)
         losses = judge(base, adapter, probe, pool, pairs)
-        optimizer.zero_grad()
-        losses.loss.backward()
-        torch.nn.utils.clip_grad_norm_(learning, 1.0)
-        optimizer.step()
+        learn(optimizer, losses.loss)
         progress.step += 1
         progress.tokens += int(pool.sizes[pairs].sum())
         progress.cpu_seconds = time.process_time() - clock
@@ -234,6 +230,14 @@ def train(base: Base, pool: Pool, adapter: Adapter, order: list[int], checkpoint
     return progress
 
 
+def learn(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """Take one step down the loss, with gradients clipped to a norm of one."""
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
+    optimizer.step()
+
+
 def settle(base: Base, pool: Pool, adapter: Adapter, pairs: list[int]) -> Progress:
     """Take the leaning away, and that alone: each order is to say what both orders together said before.
 
@@ -242,8 +246,7 @@ def settle(base: Base, pool: Pool, adapter: Adapter, pairs: list[int]) -> Progre
     logistic function of three times the odds, so that what is unsure weighs most. Nobody's judgement is asked again.
     """
     before = adapter.copy()
-    learning = list(adapter.tensors.values())
-    optimizer = torch.optim.AdamW(learning, lr=SETTLING_RATE, betas=(0.9, 0.99), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(adapter.tensors.values(), lr=SETTLING_RATE, betas=(0.9, 0.99), weight_decay=0.0)
     progress, steps, started = Progress(), len(pairs) // PAIRS_A_STEP, time.process_time()
     lately: list[Losses] = []
     while progress.step < steps:
@@ -258,10 +261,7 @@ def settle(base: Base, pool: Pool, adapter: Adapter, pairs: list[int]) -> Progre
         optimizer.param_groups[0]["lr"] = (
             SETTLING_RATE * min(1.0, (progress.step + 1) / SETTLING_WARMUP) * (1 - progress.step / steps)
         )
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(learning, 1.0)
-        optimizer.step()
+        learn(optimizer, loss)
         progress.step += 1
         progress.tokens += int(pool.sizes[some].sum())
         progress.cpu_seconds = time.process_time() - started
@@ -279,10 +279,9 @@ def quality(base: Base, adapter: Adapter, pool: Pool) -> dict[str, dict[str, flo
     with torch.no_grad():
         steps = [in_order[at : at + PAIRS_A_STEP] for at in range(0, len(in_order), PAIRS_A_STEP)]
         odds = torch.cat([read_odds(base, adapter, pool, pairs) for pairs in steps])
-    kinds = np.char.partition(pool.kinds[in_order].astype(str), ":")[:, 0]
-    groups = {name: kinds == name for name in ("real", *UNJUDGED)}
-    groups["made"] = ~np.isin(kinds, list(groups))
-    groups["all"] = np.ones(len(kinds), bool)
+    origins = pool.origins[in_order]
+    groups = {name: origins == name for name in ("real", *UNJUDGED, "made")}
+    groups["all"] = np.ones(len(origins), bool)
     found = {}
     for name, there in groups.items():
         first, second = odds[torch.from_numpy(there)].T
