@@ -8,6 +8,7 @@ from rich.markup import escape
 
 from producer.cli.output import console
 from producer.cli.pairs import Pair
+from producer.cli.report import Rates
 from schemas.comparison import Comparison
 from schemas.states import ComparisonStatus
 
@@ -30,8 +31,13 @@ class Decided:
 def summarise(decided: Sequence[Decided]) -> dict[str, Any]:
     """Count what came out. Rates are None where nothing was there to count."""
     verdicts = [each.comparison.verdict for each in decided if each.comparison.verdict is not None]
-    marks = [each.correct for each in decided if each.correct is not None]
-    both = [verdict.consistent for verdict in verdicts if verdict.consistent is not None]
+    overall, topics = Rates(), dict[str, Rates]()
+    for each in decided:
+        verdict = each.comparison.verdict
+        said = None if verdict is None else verdict.model_dump(include={"winner", "consistent"})
+        overall.add(said, each.pair.label)
+        if each.pair.topic is not None:
+            topics.setdefault(each.pair.topic, Rates()).add(said, each.pair.label)
     counts = {
         status.value: sum(each.comparison.status == status for each in decided)
         for status in ComparisonStatus
@@ -42,13 +48,8 @@ def summarise(decided: Sequence[Decided]) -> dict[str, Any]:
         "object": "summary",
         "total": len(decided),
         **counts,
-        "labelled": len(marks),
-        "correct": sum(marks),
-        "accuracy": sum(marks) / len(marks) if marks else None,
-        "topics": _by_topic(decided),
-        "both_orders": len(both),
-        "consistent": sum(both),
-        "swap_consistency": sum(both) / len(both) if both else None,
+        **overall.as_json(),
+        "topics": {name: rates.as_json() for name, rates in topics.items() if rates.labelled},
         "reused": sum(verdict.usage.reused for verdict in verdicts),
         "gpu_seconds": sum(verdict.usage.gpu_seconds for verdict in verdicts),
         "prompt_tokens": sum(verdict.usage.prompt_tokens for verdict in verdicts),
@@ -56,17 +57,6 @@ def summarise(decided: Sequence[Decided]) -> dict[str, Any]:
         "judge": judge.model_dump(mode="json") if judge else None,
         "caveat": judge.caveat if judge else None,
     }
-
-
-def _by_topic(decided: Sequence[Decided]) -> dict[str, dict[str, int]]:
-    """Count labelled pairs and right verdicts by topic, in the order in which topics come up."""
-    topics: dict[str, dict[str, int]] = {}
-    for each in decided:
-        if each.correct is not None and each.pair.topic is not None:
-            counts = topics.setdefault(each.pair.topic, {"labelled": 0, "correct": 0})
-            counts["labelled"] += 1
-            counts["correct"] += each.correct
-    return topics
 
 
 def print_line(decided: Decided) -> None:
