@@ -25,13 +25,15 @@ _EVERY_SECONDS = 5.0
 _MOST_SHARE = 0.05
 """Of Postgres' time, how much reading may take: where it takes long, it is done less often."""
 
+# Here and below each part of the condition has an index of its own: a list of all three states has none, and all that
+# ever was would be read every few seconds.
 # Ages are told of what somebody should see to: a batch that is paused, or whose window is closed, is not late.
 _SHARDS = text("""
     SELECT lane, state, count(*) AS shards,
            coalesce(extract(epoch FROM now() - min(CASE
                WHEN state <> 'waiting' THEN CASE WHEN isfinite(released_at) THEN released_at END
                WHEN due_at <= now() AND open THEN due_at END)), 0)::float8 AS oldest
-    FROM queue WHERE state IN ('waiting', 'released', 'running') GROUP BY lane, state
+    FROM queue WHERE state = 'waiting' OR state IN ('released', 'running') GROUP BY lane, state
 """)
 
 _BATCHES = text("SELECT status, count(*) AS batches FROM batches GROUP BY status")
@@ -41,7 +43,7 @@ _CALLBACKS = text("""
                WHERE c.state = 'waiting' AND c.due_at <= now() AND e.state = 'enabled' AND e.failures < :open_after
            )), 0)::float8 AS oldest
     FROM callbacks c JOIN callback_endpoints e ON e.id = c.endpoint_id
-    WHERE c.state IN ('waiting', 'released', 'sending')
+    WHERE c.state = 'waiting' OR c.state IN ('released', 'sending')
     GROUP BY c.state
 """)
 

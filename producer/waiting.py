@@ -13,6 +13,8 @@ _MANY = 1000
 _PATIENCE = 10.0
 """Seconds after which a shard that is due is wondered about."""
 
+# Of those ahead, each part has an index of its own: a list of all three states has none, and would be looked for among
+# all shards that ever were.
 _LOOK = text("""
     SELECT s.state, s.lane, s.attempt, extract(epoch FROM s.due_at - now()) AS due_in,
            extract(epoch FROM now() - s.due_at) AS due_for, b.paused, b.status AS batch,
@@ -22,9 +24,9 @@ _LOOK = text("""
            EXISTS (SELECT FROM queue WHERE state IN ('released', 'running')) AS handing_out,
            (SELECT count(*) FROM (
                 SELECT FROM queue a
-                WHERE a.lane = s.lane AND a.id <> s.id AND a.due_at <= now()
-                  AND a.state IN ('waiting', 'released', 'running') AND s.state = 'waiting'
-                  AND (a.state <> 'waiting' OR (-a.priority, a.due_at, a.id) < (-s.priority, s.due_at, s.id))
+                WHERE a.lane = s.lane AND a.due_at <= now() AND s.state = 'waiting'
+                  AND (a.state IN ('released', 'running')
+                       OR (a.state = 'waiting' AND (-a.priority, a.due_at, a.id) < (-s.priority, s.due_at, s.id)))
                 LIMIT :many + 1) ahead) AS ahead
     FROM shards s LEFT JOIN batches b ON b.id = s.filing_id
     WHERE s.filing_id = :filing_id AND :line BETWEEN s.first_line AND s.last_line

@@ -142,16 +142,7 @@ def _database(url: str, within: float) -> Iterator[Finding]:
                 or "none was heard of lately: start one with `nightcourt worker`, or everything with `nightcourt up`"
             )
             yield Finding("workers", ok=bool(workers), says=says)
-            waiting = connection.execute(
-                text("""
-                    SELECT lane, count(*) AS shards, extract(epoch FROM now() - min(due_at)) AS oldest FROM shards
-                    WHERE state IN ('waiting', 'released') AND due_at <= now() GROUP BY lane ORDER BY lane
-                """)
-            ).all()
-            says = "; ".join(
-                f"{row.lane}: {row.shards} shards, the oldest due for {row.oldest:.0f} s" for row in waiting
-            )
-            yield Finding("docket", ok=True, says=says or "nothing waits")
+            yield _docket(connection)
             yield _dispatcher(connection)
             yield _callbacks(connection)
             yield _logins(connection)
@@ -161,6 +152,18 @@ def _database(url: str, within: float) -> Iterator[Finding]:
         yield Finding("postgres", ok=False, says=says)
     finally:
         database.dispose()
+
+
+def _docket(connection: Connection) -> Finding:
+    """Tell what is due. As in the survey, each part of the condition has an index of its own."""
+    due = connection.execute(
+        text("""
+            SELECT lane, count(*) AS shards, extract(epoch FROM now() - min(due_at)) AS oldest FROM shards
+            WHERE (state = 'waiting' OR state = 'released') AND due_at <= now() GROUP BY lane ORDER BY lane
+        """)
+    ).all()
+    says = "; ".join(f"{row.lane}: {row.shards} shards, the oldest due for {row.oldest:.0f} s" for row in due)
+    return Finding("docket", ok=True, says=says or "nothing waits")
 
 
 def _dispatcher(connection: Connection) -> Finding:
@@ -215,7 +218,7 @@ def _callbacks(connection: Connection) -> Finding:
                        WHERE c.state IN ('waiting', 'released') AND e.failures = 0)) AS oldest,
                    count(*) FILTER (WHERE c.state = 'waiting' AND c.reason = 'secret_not_opened') AS sealed
             FROM callbacks c JOIN callback_endpoints e ON e.id = c.endpoint_id
-            WHERE c.state IN ('waiting', 'released', 'dead')
+            WHERE c.state = 'waiting' OR c.state = 'released' OR c.state = 'dead'
         """)
     ).one()
     dead = f"; {row.dead} are dead (`nightcourt callbacks list --status dead`)" if row.dead else ""

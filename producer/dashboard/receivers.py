@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas import ids
 
+# Each part of the condition has an index of its own; a list of its states would have all that was delivered read too.
 _RECEIVERS = text("""
     SELECT e.id, e.url, e.registered, e.description, e.state, e.disabled_reason, e.succeeded_at, e.failures,
            e.failing_since, CASE WHEN e.open_until > now() THEN e.open_until END AS held_until,
@@ -16,7 +17,8 @@ _RECEIVERS = text("""
     FROM callback_endpoints e LEFT JOIN (
         SELECT endpoint_id, count(*) FILTER (WHERE state <> 'dead') AS waiting,
                count(*) FILTER (WHERE state = 'dead') AS dead
-        FROM callbacks WHERE tenant = :tenant AND state IN ('waiting', 'released', 'sending', 'dead')
+        FROM callbacks
+        WHERE tenant = :tenant AND (state = 'waiting' OR state IN ('released', 'sending') OR state = 'dead')
         GROUP BY endpoint_id
     ) n ON n.endpoint_id = e.id
     WHERE e.tenant = :tenant

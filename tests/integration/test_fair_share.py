@@ -3,7 +3,7 @@
 from collections import Counter
 
 from sqlalchemy import Connection, text
-from support.dockets import a_line, batch
+from support.dockets import a_line, batch, reads
 
 from infra import docket
 from schemas.ids import new_filing_id
@@ -86,17 +86,9 @@ class TestSingles:
         connection.execute(FLOOD, {"count": 20_000})
         file(connection, "small", 10)
         connection.execute(text("VACUUM ANALYZE shards"))
-        before = reads(connection)
+        before = reads(connection, "shards")
         assert released(connection, 16) == {"flood": 8, "small": 8}
-        assert reads(connection) - before < 1000
-
-
-def reads(connection: Connection) -> int:
-    """How many rows of `shards` were read until now, by whichever way."""
-    connection.execute(text("SELECT pg_stat_force_next_flush()"))
-    look = "SELECT seq_tup_read + coalesce(idx_tup_fetch, 0) AS rows FROM pg_stat_user_tables WHERE relname = 'shards'"
-    row = connection.execute(text(look)).one()
-    return int(row.rows)
+        assert reads(connection, "shards") - before < 1000
 
 
 class TestBatches:

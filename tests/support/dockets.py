@@ -80,3 +80,12 @@ def claim_one(connection: Connection) -> Claim:
     claim = docket.claim(connection, shard, worker="w", lease_seconds=60)
     assert claim is not None
     return claim
+
+
+_READS = text("SELECT seq_tup_read + coalesce(idx_tup_fetch, 0) FROM pg_stat_user_tables WHERE relname = :table")
+
+
+def reads(connection: Connection, table: str) -> int:
+    """Count the rows of a table that were read until now, by whichever way; for a connection in autocommit."""
+    connection.execute(text("SELECT pg_stat_force_next_flush()"))
+    return int(connection.execute(_READS, {"table": table}).scalar_one())
