@@ -237,15 +237,28 @@ RECLAIM = text(f"""
     SELECT id, attempt, {_NOW}, 0, 'worker_lost' FROM back
 """)
 
+# Each part has an index of its own; one condition over all of them would have none, and read all that an endpoint ever
+# got. Such a union cannot lock, so the next step does, and passes over what has moved meanwhile.
 BURY = text(f"""
     WITH hopeless AS MATERIALIZED (
-        SELECT c.id, CASE WHEN e.state = 'disabled' THEN 'endpoint_disabled' ELSE 'circuit_open' END AS reason
+        SELECT c.id, c.state, c.due_at, 'endpoint_disabled' AS reason
         FROM callback_endpoints e JOIN callbacks c ON c.endpoint_id = e.id
-        WHERE (e.state = 'disabled' AND c.state IN ('waiting', 'released'))
-           OR (e.failures > 0 AND c.state = 'waiting' AND c.due_at < {_NOW} - make_interval(secs => :give_up_seconds))
+        WHERE e.state = 'disabled' AND c.state = 'waiting'
+        UNION ALL
+        SELECT c.id, c.state, c.due_at, 'endpoint_disabled'
+        FROM callback_endpoints e JOIN callbacks c ON c.endpoint_id = e.id
+        WHERE e.state = 'disabled' AND c.state = 'released'
+        UNION ALL
+        SELECT c.id, c.state, c.due_at, 'circuit_open'
+        FROM callback_endpoints e JOIN callbacks c ON c.endpoint_id = e.id
+        WHERE e.state = 'enabled' AND e.failures > 0
+            AND c.state = 'waiting' AND c.due_at < {_NOW} - make_interval(secs => :give_up_seconds)
         LIMIT :limit
+    ), locked AS MATERIALIZED (
+        SELECT c.id, hopeless.reason FROM callbacks c JOIN hopeless USING (id, state, due_at)
+        WHERE c.id = ANY(ARRAY(SELECT id FROM hopeless))
         FOR UPDATE OF c SKIP LOCKED
     )
-    UPDATE callbacks SET state = 'dead', ended_at = {_NOW}, reason = hopeless.reason
-    FROM hopeless WHERE callbacks.id = hopeless.id
+    UPDATE callbacks SET state = 'dead', ended_at = {_NOW}, reason = locked.reason
+    FROM locked WHERE callbacks.id = locked.id
 """)

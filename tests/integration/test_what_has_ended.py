@@ -4,11 +4,14 @@ from collections.abc import Callable
 from functools import partial
 
 from sqlalchemy import Connection, text
+from support.desk import Desk
 from support.dockets import a_line, reads
 
-from infra import docket
+from infra import callbacks, docket
+from infra.database import at_once
 from producer import survey, waiting
 from producer.cli import doctor
+from producer.dashboard import receivers
 from schemas.ids import new_filing_id
 from schemas.states import Lane
 
@@ -20,6 +23,18 @@ DONE = text("""
     SELECT 'default', gen_random_uuid(), gen_random_uuid(), 0, 0, 'interactive', 'done', now()
     FROM generate_series(1, :count)
 """)
+
+# To each of the endpoints.
+DELIVERED = """
+    WITH told AS (
+        INSERT INTO callback_events (id, tenant, type, subject_id, line, at, fanned_out)
+        SELECT gen_random_uuid(), 'default', 'comparison.succeeded', gen_random_uuid(), 0, now(), true
+        FROM generate_series(1, :count) RETURNING id
+    )
+    INSERT INTO callbacks (id, tenant, event_id, endpoint_id, url, state, due_at, ended_at)
+    SELECT gen_random_uuid(), 'default', told.id, e.id, e.url, 'delivered', now() - interval '9 days', now()
+    FROM told, callback_endpoints e
+"""
 
 
 def greedy(connection: Connection, table: str, looks: dict[str, Callable[[], object]]) -> dict[str, int]:
@@ -47,3 +62,27 @@ def test_shards_that_are_done(connection: Connection):
         "doctor": partial(doctor._docket, connection),
     }
     assert greedy(connection, "shards", looks) == {}
+
+
+def test_callbacks_that_were_delivered(desk: Desk):
+    """What is owed, and what is past hope, is told from the callbacks that are not delivered."""
+    disabled, failing, well = (desk.add_endpoint(f"http://127.0.0.{number}:9/") for number in (1, 2, 3))
+    desk.do(DELIVERED, count=MANY // 3)
+    desk.tell(2)
+    desk.fan_out()
+    desk.release()
+    desk.do("UPDATE callback_endpoints SET state = 'disabled', failures = 20 WHERE id = :id", id=disabled)
+    desk.do("UPDATE callback_endpoints SET failures = 1 WHERE id = :id", id=failing)
+    desk.do("UPDATE callbacks SET due_at = now() - interval '5 days' WHERE state = 'waiting'")
+    with at_once(desk.database) as connection:
+        connection.execute(text("VACUUM ANALYZE callbacks"))
+        looks = {
+            "survey": partial(connection.execute, survey._CALLBACKS, {"open_after": callbacks.OPEN_AFTER}),
+            "receivers": partial(connection.execute, receivers._RECEIVERS, {"tenant": "default", "most": 100}),
+            "doctor": partial(doctor._callbacks, connection),
+            "bury": partial(callbacks.bury, connection, limit=1000),
+        }
+        assert greedy(connection, "callbacks", looks) == {}
+    ended = desk.rows("SELECT endpoint_id, reason, count(*) FROM callbacks WHERE state = 'dead' GROUP BY 1, 2")
+    assert {tuple(row) for row in ended} == {(disabled, "endpoint_disabled", 2), (failing, "circuit_open", 1)}
+    assert desk.one("SELECT count(*) FROM callbacks WHERE endpoint_id = :id AND state = 'waiting'", id=well) == 1
