@@ -85,26 +85,27 @@ def tend(connection: Connection, *, clock_shift: float = 0.0, cancel_shards: int
     Args:
         connection: in a transaction.
         clock_shift: seconds added to Postgres's clock, so that a test need not wait for the night.
-        cancel_shards: how many shards of a batch to cancel at a time.
+        cancel_shards: how many shards to cancel at a time, of all batches together: everybody's release waits for it.
 
     Returns:
         Whether anything was open, or changed.
     """
-    busy = False
-    for row in connection.execute(_LIVE).all():
-        busy = True
+    live = connection.execute(_LIVE).all()
+    cancelling = [row for row in live if row.status == "cancelling"][:cancel_shards]
+    for row in cancelling:
+        docket.cancel(connection, tenant=row.tenant, filing_id=row.id, limit=cancel_shards // len(cancelling))
+    for row in live:
         if row.status == "cancelling":
-            docket.cancel(connection, tenant=row.tenant, filing_id=row.id, limit=cancel_shards)
             continue
         should = not row.paused and _may_run(row, row.now + timedelta(seconds=clock_shift))
         if should != row.open:
             connection.execute(_OPEN, {"id": row.id, "open": should})
         elif row.open:
             progress.sample(connection, row.id, row.samples, row.now)
-    if busy:
+    if live:
         # At every turn: a release that was under way when a batch was closed may have let a shard out since.
         docket.recall_closed(connection)
         ended = [row.id for row in connection.execute(_END)]
         if ended:
             callbacks.tell_batches(connection, ended)
-    return busy
+    return bool(live)

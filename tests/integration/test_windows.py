@@ -57,6 +57,21 @@ class TestWindows:
         assert connection.execute(text("SELECT id FROM batches WHERE open")).scalars().all() == [other]
 
 
+class TestCancelling:
+    @pytest.mark.parametrize(("at_once", "turns"), [(2, 5), (3, 3), (7, 2)])
+    def test_a_turn_cancels_so_much_however_many_batches_wait_for_it(self, connection, at_once: int, turns: int):
+        """What a turn cancels is of all batches together, so that many of them hold up nobody's release."""
+        for _ in range(3):
+            batch(connection, 3)
+        connection.execute(text("UPDATE batches SET status = 'cancelling', open = false"))
+        done = 0
+        for _ in range(turns):
+            windows.tend(connection, cancel_shards=at_once)
+            before, done = done, states(connection).count("done")
+            assert 0 < done - before <= at_once
+        assert done == 9
+
+
 class TestNotesOfProgress:
     def test_an_open_batch_is_noted_once_in_a_while(self, connection):
         """The first turn notes where a batch stands; a turn right after it notes nothing."""
