@@ -28,22 +28,25 @@ _OPEN = text("""
 """)
 
 # Whether anything is left is asked of two small indexes; sums over all shards are made of what has ended alone.
+_OVER = text("""
+    SELECT id FROM batches
+    WHERE status IN ('in_progress', 'cancelling')
+        AND NOT EXISTS (SELECT FROM shards WHERE filing_id = batches.id AND state = 'waiting')
+        AND NOT EXISTS (SELECT FROM shards WHERE filing_id = batches.id AND lane = 'bulk'
+                        AND state IN ('released', 'running'))
+    FOR UPDATE SKIP LOCKED
+""")
+
+# What is left is counted under the lock: another dispatcher may have ended it, and its producer retried it, meanwhile.
 # Lines that were cancelled stay so when the errored lines beside them are judged again.
 _END = text(f"""
-    WITH over AS MATERIALIZED (
-        SELECT id FROM batches
-        WHERE status IN ('in_progress', 'cancelling')
-            AND NOT EXISTS (SELECT FROM shards WHERE filing_id = batches.id AND state = 'waiting')
-            AND NOT EXISTS (SELECT FROM shards WHERE filing_id = batches.id AND lane = 'bulk'
-                            AND state IN ('released', 'running'))
-    )
     UPDATE batches SET open = false, ended_at = now(), status = CASE
         WHEN batches.status = 'cancelling' OR n.cancelled > 0 THEN 'cancelled'
         WHEN n.expired > 0 THEN 'expired'
         WHEN n.succeeded = 0 THEN 'failed'
         ELSE 'completed' END
-    FROM over JOIN batches b ON b.id = over.id {COUNTS}
-    WHERE b.id = batches.id AND batches.status IN ('in_progress', 'cancelling') AND n.live = 0
+    FROM batches b {COUNTS}
+    WHERE b.id = ANY(:over) AND b.id = batches.id AND n.live = 0
     RETURNING batches.id, batches.status
 """)
 
@@ -105,7 +108,7 @@ def tend(connection: Connection, *, clock_shift: float = 0.0, cancel_shards: int
     if live:
         # At every turn: a release that was under way when a batch was closed may have let a shard out since.
         docket.recall_closed(connection)
-        ended = [row.id for row in connection.execute(_END)]
-        if ended:
+        if over := connection.execute(_OVER).scalars().all():
+            ended = [row.id for row in connection.execute(_END, {"over": over})]
             callbacks.tell_batches(connection, ended)
     return bool(live)

@@ -1,14 +1,17 @@
 """What the dispatcher does for batches at every turn: windows, recall, notes of progress, and the end."""
 
+from collections.abc import Callable
+from concurrent.futures import Future
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, text
 from support.dockets import an_outcome, batch, claim_one
 
 from infra import docket
-from producer import progress, windows
+from producer import batches, progress, windows
 from schemas.ids import batch_id
 
 
@@ -132,6 +135,29 @@ class TestTheEnd:
         ended = client.get(path).json()
         assert (ended["status"], ended["cancelled_at"] is None) == ("cancelled", False)
         assert (ended["request_counts"]["succeeded"], ended["request_counts"]["cancelled"]) == (1, 2)
+
+    def test_one_that_is_retried_under_another_dispatchers_eyes(
+        self, database: Engine, connection: Connection, meanwhile: Callable[..., Future[Any]], monkeypatch
+    ):
+        """Whoever saw its last shard done, and finds it in progress again, looks once more before it ends it."""
+        # No dispatcher waits for a lock on a batch, so that moment is too short to be met. Waiting makes it long.
+        monkeypatch.setattr(windows, "_OVER", text(windows._OVER.text.replace("SKIP LOCKED", "")))
+        filing = batch(connection, 1)
+        windows.tend(connection)
+        docket.finish(connection, claim_one(connection).lease, [an_outcome(1, good=False)])
+        retried = {"id": filing, "bad_line": "bad_line", "seconds": 60, "shard_lines": 1, "traceparent": None}
+
+        def tend() -> None:
+            with database.begin() as second:
+                windows.tend(second)
+
+        with database.begin() as first:
+            windows.tend(first)
+            first.execute(batches._RETRY, retried)
+            other = meanwhile(tend)
+        other.result()
+        assert connection.execute(text("SELECT status FROM batches")).scalar_one() == "in_progress"
+        assert states(connection) == ["done", "waiting"]
 
 
 class TestTimeLeft:
