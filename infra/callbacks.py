@@ -111,7 +111,10 @@ def idle(connection: Connection) -> bool:
 
 
 def fan_out(connection: Connection, *, limit: int, shift: float = 0.0) -> int:
-    """Make a callback of each fresh event for each of its receivers, due at once. Returns how many events that were."""
+    """Make a callback of each fresh event for each of its receivers, due at once, each tenant in its turn.
+
+    Returns how many events that were.
+    """
     return int(connection.execute(callbacks_sql.FAN_OUT, {"limit": limit, "shift": shift}).scalar_one())
 
 

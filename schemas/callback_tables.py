@@ -94,7 +94,7 @@ class CallbackEventRow(Base):
 
     __table_args__ = (
         UniqueConstraint("subject_id", "line", "at"),
-        Index("ix_callback_events_fresh", "id", postgresql_where=text("NOT fanned_out")),
+        Index("ix_callback_events_fresh", "tenant", "id", postgresql_where=text("NOT fanned_out")),
         Index("ix_callback_events_tenant", "tenant", "created_at"),
     )
 

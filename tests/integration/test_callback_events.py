@@ -1,13 +1,14 @@
 """Events: written with what makes them true, once, for those who want them, and for nobody else."""
 
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from support.desk import LOOPBACK, Desk, body_of
-from support.dockets import an_outcome
+from support.dockets import an_outcome, reads
 from support.inbox import Inbox
 
 from infra import callbacks, docket
+from infra.database import at_once
 from producer import batches, windows
 from schemas import ids
 from schemas.batch import BatchRequest
@@ -236,6 +237,24 @@ class TestReceivers:
         desk.file(callback_url="http://127.0.0.1:10/a")
         origins = [row.url for row in desk.rows("SELECT url FROM callback_endpoints ORDER BY url")]
         assert origins == ["http://127.0.0.1:10", "http://127.0.0.1:9"]
+
+
+def test_each_tenant_is_told_in_its_turn(desk: Desk):
+    """However many events of another came before, a tenant's go out in the next step, the oldest first."""
+    tell = """
+        INSERT INTO callback_events (id, tenant, type, subject_id, line, at)
+        SELECT lpad(to_hex(n), 32, '0')::uuid, :tenant, 'comparison.cancelled', gen_random_uuid(), 0, now()
+        FROM generate_series(CAST(:first AS int), :last) n
+    """
+    desk.do(tell, tenant="flood", first=1, last=5_000)
+    desk.do(tell, tenant="small", first=5_001, last=5_003)
+    with at_once(desk.database) as connection:
+        connection.execute(text("VACUUM ANALYZE callback_events"))
+        before = reads(connection, "callback_events")
+        assert callbacks.fan_out(connection, limit=10) == 10
+        assert reads(connection, "callback_events") - before < 500
+    told = desk.rows("SELECT right(id::text, 4) FROM callback_events WHERE fanned_out ORDER BY id")
+    assert [int(row[0], 16) for row in told] == [*range(1, 8), *range(5_001, 5_004)]
 
 
 def test_fan_out_takes_a_step_at_a_time(desk: Desk):
