@@ -333,6 +333,7 @@ RECALL_CLOSED = _each(
     _CALLED_BACK,
 )
 
+# Only what is in progress is open; the index of what is live is found by that. Of a batch no more is read than may go.
 RELEASE_BULK = text("""
     WITH out AS MATERIALIZED (
         SELECT tenant, count(*) AS shards FROM shards
@@ -345,10 +346,10 @@ RELEASE_BULK = text("""
             SELECT id, due_at FROM shards
             WHERE filing_id = b.id AND state = 'waiting' AND due_at <= now()
             ORDER BY due_at, id
-            LIMIT :room
+            LIMIT least(CAST(:room AS bigint), :limit)
         ) s
         LEFT JOIN out ON out.tenant = b.tenant
-        WHERE b.open
+        WHERE b.open AND b.status = 'in_progress'
     ), turns AS MATERIALIZED (
         SELECT id, place, row_number() OVER (ORDER BY place, id) + coalesce((SELECT sum(shards) FROM out), 0) AS turn
         FROM waiting

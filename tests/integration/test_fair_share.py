@@ -109,6 +109,14 @@ class TestBatches:
             batch(connection, 9, tenant=f"late {number}")
         assert self.released(connection).total() == 2
 
+    def test_a_turn_reads_no_more_of_a_batch_than_may_go(self, connection):
+        """However much room there is, and however much of a batch waits."""
+        batch(connection, 2_000, tenant="large")
+        connection.execute(text("VACUUM ANALYZE shards"))
+        before = reads(connection, "shards")
+        assert len(docket.release_bulk(connection, room=2_000, limit=10)) == 10
+        assert reads(connection, "shards") - before < 200
+
     @staticmethod
     def released(connection: Connection) -> Counter[str]:
         """Release shards of batches into a room of four, with two to spare."""

@@ -5,11 +5,11 @@ from functools import partial
 
 from sqlalchemy import Connection, text
 from support.desk import Desk
-from support.dockets import a_line, reads
+from support.dockets import a_line, batch, reads
 
 from infra import callbacks, docket
 from infra.database import at_once
-from producer import survey, waiting
+from producer import survey, waiting, windows
 from producer.cli import doctor
 from producer.dashboard import receivers
 from schemas.ids import new_filing_id
@@ -21,6 +21,13 @@ FEW = 200
 DONE = text("""
     INSERT INTO shards (tenant, filing_id, source_id, first_line, last_line, lane, state, ended_at)
     SELECT 'default', gen_random_uuid(), gen_random_uuid(), 0, 0, 'interactive', 'done', now()
+    FROM generate_series(1, :count)
+""")
+
+COMPLETED = text("""
+    INSERT INTO batches (id, tenant, file_id, endpoint, status, options, completion_window, on_bad_line, total,
+                         expires_at)
+    SELECT gen_random_uuid(), 'default', gen_random_uuid(), '', 'completed', '{}', '24h', 'fail', 1, now()
     FROM generate_series(1, :count)
 """)
 
@@ -62,6 +69,18 @@ def test_shards_that_are_done(connection: Connection):
         "doctor": partial(doctor._docket, connection),
     }
     assert greedy(connection, "shards", looks) == {}
+
+
+def test_batches_that_are_completed(connection: Connection):
+    """Which batches are open, and which are over, is told from those in progress."""
+    connection.execute(COMPLETED, {"count": MANY})
+    batch(connection, 3)
+    connection.execute(text("VACUUM ANALYZE batches"))
+    looks = {
+        "release": partial(docket.release_bulk, connection, room=2, limit=2),
+        "tend": partial(windows.tend, connection),
+    }
+    assert greedy(connection, "batches", looks) == {}
 
 
 def test_callbacks_that_were_delivered(desk: Desk):
