@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 from support.dockets import LONG, MAX_ATTEMPTS, a_line, an_outcome, batch
 
 from infra import docket, docket_sql, losses
-from infra.docket import Claim, LeaseLostError
+from infra.docket import Claim, Fate, Lease, LeaseLostError
 from schemas.ids import new_filing_id
 from schemas.problems import OutcomeError
 from schemas.states import Lane
@@ -234,18 +234,20 @@ class TestWhereTwoMeet:
     def test_no_renewal_comes_between_the_two_steps_of_a_sweep(self, database, connection, claimed, monkeypatch):
         """While the sweep ends a shard in its holder's place, the holder cannot renew the lease under it."""
         lapse(connection)
-        fail = docket.fail
+        lose, lost = losses.lose, []
 
-        def fail_after_a_heartbeat(first: Connection, lapsed: Claim, **options: Any) -> None:
+        def lose_after_a_heartbeat(first: Connection, lapsed: Lease, **options: Any) -> Fate:
             with database.connect() as second, second.begin():
                 second.execute(text("SET LOCAL lock_timeout = '100 ms'"))
                 with pytest.raises(OperationalError, match="lock timeout"):
                     docket.renew(second, [claimed.lease], lease_seconds=LONG)
-            fail(first, lapsed, **options)
+            lost.append(lapsed)
+            return lose(first, lapsed, **options)
 
-        monkeypatch.setattr(docket, "fail", fail_after_a_heartbeat)
+        monkeypatch.setattr(losses, "lose", lose_after_a_heartbeat)
         with database.begin() as first:
             assert losses.reclaim(first, max_attempts=1, limit=9).total() == 1
+        assert lost == [claimed.lease]
 
 
 def test_halves_begin_and_end_where_something_is_undecided(connection):
