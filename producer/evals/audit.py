@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from producer.evals.numbers import Frozen, Number, Result, Where, common, mean, share
-from producer.evals.rows import Judged, Pair
+from producer.evals.numbers import FEWEST, Frozen, Number, Result, Where, common, mean, select, share
+from producer.evals.rows import Judged, Pair, Row
 
 OWN = "own rows"
 SAME = "same"
@@ -102,7 +102,8 @@ def _pair(pair: Pair, name: str, response: Any, changed: str) -> Pair:
         group=pair.group,
         system_a="as it was",
         system_b=name,
-        options=pair.options,
+        # Asked in both orders, without ties: the changed response is always B, and a slot must not pass for a change.
+        options={name: value for name, value in pair.options.items() if name not in {"order", "tie_margin"}},
     )
 
 
@@ -113,7 +114,7 @@ class Controlled(Frozen):
     meaning: str
     preferred: Number = Field(description="Share of pairs in which the changed response won; ties are in neither")
     consistently: Number = Field(description="The same of the pairs whose orders agree")
-    biased: bool | None = Field(description="Whether the interval leaves out one half; null without one")
+    biased: bool | None = Field(description="Whether the interval leaves out one half; null under ten prompts")
 
 
 class Audit(Result):
@@ -154,7 +155,7 @@ def count(judged: Judged) -> Audit:
         right_when_longer=share(rows, {**labelled, "label_longer": True}, {"correct": True}),
         right_when_shorter=share(rows, {**labelled, "label_longer": False}, {"correct": True}),
         controlled=found,
-        findings=_findings(flip_rate, first_slot, same_first, found),
+        findings=_findings(rows, flip_rate, first_slot, same_first, found),
     )
 
 
@@ -166,33 +167,35 @@ def _controlled(judged: Judged, change: Change) -> Controlled:
         meaning=change.meaning,
         preferred=preferred,
         consistently=share(judged.rows, {**decided, "consistent": True}, {"winner": "B"}),
-        biased=None if _side(preferred) is None else _side(preferred) != 0,
+        biased=None if (side := _side(judged.rows, preferred)) is None else side != 0,
     )
 
 
-def _side(number: Number) -> int | None:
-    """Tell on which side of one half an interval lies: 1 above, -1 below, 0 on both; None without one."""
-    if number.low is None or number.high is None:
+def _side(rows: Sequence[Row], number: Number) -> int | None:
+    """Tell on which side of one half an interval lies: 1 above, -1 below, 0 on both; None of under `FEWEST` prompts."""
+    if number.low is None or number.high is None or len({row.group for row in select(rows, number.where)}) < FEWEST:
         return None
     return int(number.low > _EVEN) - int(number.high < _EVEN)
 
 
-def _findings(flips: Number, first: Number, same: Number, found: Sequence[Controlled]) -> list[str]:
+def _findings(
+    rows: Sequence[Row], flips: Number, first: Number, same: Number, found: Sequence[Controlled]
+) -> list[str]:
     """Say what the intervals bear out, and nothing else."""
     said = []
     if flips.value is not None:
         said.append(f"Shown the other way round, {flips.value:.1%} of your rows get another winner.")
     for number, what in ((first, "Where it does, it prefers"), (same, "Of the same text twice, it prefers")):
-        side = _side(number)
+        side = _side(rows, number)
         if side:
             slot = "first" if side > 0 else "second"
             rate = (number.value or 0.0) if side > 0 else 1.0 - (number.value or 0.0)
             said.append(f"{what} what comes {slot}, {rate:.1%} of {number.n}.")
-    for each in found:
-        side = _side(each.preferred)
+    sides = [_side(rows, each.preferred) for each in found]
+    for each, side in zip(found, sides, strict=True):
         if side:
             liking = "prefers" if side > 0 else "dislikes"
             said.append(f"It {liking} a response with {each.meaning}: it won {each.preferred.value:.1%}.")
-    if any(each.preferred.n for each in found) and not any(_side(each.preferred) for each in found):
+    if any(side is not None for side in sides) and not any(sides):
         said.append("None of the changes that say nothing new sways it for sure.")
     return said

@@ -1,6 +1,5 @@
 """The bias audit finds the biases that were planted, and no others."""
 
-import json
 from collections.abc import Callable
 
 import pytest
@@ -84,13 +83,26 @@ class TestPlanted:
         """Of the changes, the one that the judge loves is called a bias."""
         result, _ = found(LOVES[loved])
         assert {each.change for each in result.controlled if each.biased} == {loved}
-        assert any("prefers" in finding for finding in result.findings)
+        meaning = next(change.meaning for change in CHANGES if change.name == loved)
+        [finding] = [said for said in result.findings if said.startswith("It prefers")]
+        assert meaning in finding
 
     def test_a_judge_without_bias_is_cleared(self):
         """Where chance alone decides, no change is called a bias."""
         result, _ = found(lambda _: 0.0)
         assert not any(each.biased for each in result.controlled)
         assert "None of the changes" in result.findings[-1]
+
+    def test_few_prompts_prove_no_bias(self):
+        """Nine prompts on which the judge loved a header are no finding, ten are: few would be such by chance."""
+        own = own_rows()
+        for prompts, biased in ((audit.FEWEST - 1, None), (audit.FEWEST, True)):
+            pairs = [pair for pair in controlled(own, COUNT) if pair.subset == "header"][:prompts]
+            result = audit.count(
+                judged_by(pairs, lambda row: 9.0 * ((row.style_a.headers > 0) - (row.style_b.headers > 0)))
+            )
+            assert next(each.biased for each in result.controlled if each.change == "header") is biased
+            assert bool(result.findings) is bool(biased)
 
     def test_where_no_change_was_tried_none_is_cleared(self):
         """Own rows alone say nothing of the changes."""
@@ -150,9 +162,15 @@ class TestControlled:
         pairs = [
             Pair("1", "Q", "", "", group="1"),
             Pair("2", "Q", "- a\n- b", "- a\n- b", group="2"),
-            Pair("3", "Q", [{"role": "assistant", "content": "One. Two."}], "Three. Four.", group="3"),
+            Pair("3", "Q", *[[{"role": "assistant", "content": "One. Two."}]] * 2, group="3"),
         ]
         made = controlled(pairs, 9)
         assert {pair.subset for pair in made if pair.id.endswith(":2")} == {"same", "longer"}
         assert not any(pair.id.endswith(":1") for pair in made)
-        assert json.dumps([pair.line() for pair in made])
+        [first] = [pair for pair in made if pair.id == "list:3"]
+        assert first.line()["response_b"] == [{"role": "assistant", "content": "- One.\n- Two."}]
+
+    def test_a_changed_pair_is_asked_in_both_orders_whatever_its_row_says(self):
+        """The changed response is always B, so that a leaning to a slot in one order would pass for a dislike of it."""
+        [*made] = controlled([Pair("1", "Q", "One. Two.", "Three.", options={"order": "ab", "profile": "card"})], 1)
+        assert {tuple(pair.options) for pair in made} == {("profile",)}
