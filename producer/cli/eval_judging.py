@@ -69,7 +69,13 @@ class Service:
                 batch = following.follow(self.client, batch)
                 if batch.status is BatchStatus.FAILED and batch.in_progress_at is None:
                     refuse(file, batch)
-                judge_the_end(batch)
+                if batch.status is BatchStatus.FAILED and round_number is not None:
+                    # It may have been a single match, which is no end of the rounds before and after it.
+                    progress.print(
+                        f"Round {round_number} has no verdict; `nightcourt batch retry {batch.id}` asks again"
+                    )
+                else:
+                    judge_the_end(batch)
                 decided = following.keep_asking(partial(self._decided, batch))
         return judged(pairs, {pair.id: decided[pair.custom_id] for pair in pairs}, round_number=round_number)
 

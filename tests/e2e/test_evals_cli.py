@@ -176,6 +176,18 @@ class TestTournament:
         assert longer["rounds"][:2] == short["rounds"]
         assert (short["decided"], longer["decided"]) == (40, 60)
 
+    def test_a_round_without_a_verdict_ends_nothing(self, cli: Cli, tmp_path: Path):
+        """A match on a prompt that is too long for the judge is a round of its own here: the others are rated."""
+        files = outputs(tmp_path, prompts=3)
+        for file in files.values():
+            rows = [json.loads(line) for line in file.read_text().splitlines()]
+            write(file, [{**row, "instruction": row["instruction"] * (1 + 5000 * (row is rows[1]))} for row in rows])
+        asked = ("--schedule", "adaptive", "--round-size", "1", "--budget", "3", "--json")
+        ended = cli("eval", "tournament", files["gold"], files["bronze"], *asked)
+        [report] = ended.objects
+        assert (report["decided"], report["without_verdict"]) == (2, {"context_length_exceeded": 1})
+        assert "has no verdict; `nightcourt batch retry batch_" in ended.err
+
     @pytest.mark.parametrize(
         ("options", "why"),
         [
