@@ -84,7 +84,7 @@ def tournament(
         typer.Option(min=0, help="Stop once the least sure difference is known to this many points.", callback=finite),
     ] = None,
     round_size: Annotated[int, typer.Option(min=1, help="Matches a round, with --schedule adaptive.")] = 200,
-    seed: Annotated[int, typer.Option(help="Draws the order in which prompts are taken.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Draws the order in which prompts are taken.")] = 0,
     server: Server = None,
     data_dir: DataDir = None,
     profile: Profile = None,

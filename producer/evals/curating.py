@@ -16,7 +16,7 @@ Format = Literal["dpo", "kto", "reward"]
 FATES = {
     "kept": "the judge prefers the labelled response, and is sure enough",
     "flipped": "the judge is so sure of the other response that the label was turned round",
-    "unsure": "the judge prefers the labelled response, but is not sure enough",
+    "unsure": "the judge prefers the labelled response, but is not sure enough, or calls it a tie",
     "disagrees": "the judge prefers the other response, but is not sure enough to turn the label round",
     "inconsistent": "the two orders do not name the same winner, or only one was asked",
     "no_probability": "the engine gave votes alone, so that nobody knows how sure the judge is",
@@ -91,11 +91,12 @@ def decide(row: Row, rules: Rules) -> str:
         return "no_probability"
     if rules.consistent and row.consistent is not True:
         return "inconsistent"
-    if chance >= rules.min_confidence:
+    tied = row.winner == "tie"
+    if chance >= rules.min_confidence and not tied:
         return "kept"
-    if rules.flip_confidence is not None and 1.0 - chance >= rules.flip_confidence:
+    if rules.flip_confidence is not None and 1.0 - chance >= rules.flip_confidence and not tied:
         return "flipped"
-    return "unsure" if chance >= _EVEN else "disagrees"
+    return "unsure" if chance >= _EVEN or tied else "disagrees"
 
 
 def settle(source: Source, judged: Judged, rules: Rules) -> Judged:

@@ -10,6 +10,7 @@ from producer.evals.rows import COLUMNS, Judged, Pair, Row, answer
 
 _SIDES = {"A": "left", "B": "right", "tie": "tie"}
 CSV_COLUMNS = tuple(name for name in COLUMNS if name not in {"style_a", "style_b", "systems"})
+"""What a cell can hold: `systems` is the two columns `system_a` and `system_b`."""
 
 
 def as_csv(rows: Sequence[Row]) -> Iterator[bytes]:

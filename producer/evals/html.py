@@ -99,17 +99,23 @@ def _hash(script: str) -> str:
 
 
 def _choose(rows: Sequence[Row], pairs: Mapping[str, Pair], numbers: Sequence[Number], most: int) -> list[Row]:
-    """Pick the rows that the page holds: a few of each number, then the hardest, until it is full."""
+    """Pick the rows that the page holds: a few of each number, then the hardest, until it is full.
+
+    Those of a number are taken while there is room, too: a tournament of many systems has hundreds of numbers.
+    """
     ordered = sorted(rows, key=_hardness)
     place = {id(row): index for index, row in enumerate(ordered)}
     picked: dict[int, Row] = {}
+    size = 0
     for number in numbers:
         among = select(ordered, number.where)
         hits = select(among, number.hit) if number.hit is not None else among
         counted = {id(row) for row in hits}
         others = [row for row in among if id(row) not in counted]
-        picked |= {id(row): row for row in [*hits[:_EACH], *others[:_EACH]]}
-    size = sum(_size(row, pairs) for row in picked.values())
+        for row in [*hits[:_EACH], *others[:_EACH]]:
+            if id(row) not in picked and size < TEXT_BYTES:
+                picked[id(row)] = row
+                size += _size(row, pairs)
     for row in ordered:
         if len(picked) >= most or size >= TEXT_BYTES:
             break
@@ -136,7 +142,9 @@ def _texts(pair: Pair) -> list[Any]:
 
 def _size(row: Row, pairs: Mapping[str, Pair]) -> int:
     pair = pairs.get(row.id)
-    return 0 if pair is None else sum(len(turn["content"]) for text in _texts(pair) for turn in _turns(text))
+    if pair is None:
+        return 0
+    return sum(min(len(turn["content"]), _LONG) for text in _texts(pair) for turn in _turns(text))
 
 
 def _turns(text: Any) -> list[dict[str, str]]:

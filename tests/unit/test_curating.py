@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,8 @@ class TestFates:
         [
             (a_row(0.7), "kept"),
             (a_row(0.69), "unsure"),
+            (replace(a_row(0.8), winner="tie"), "unsure"),
+            (replace(a_row(0.05), winner="tie"), "unsure"),
             (a_row(0.5), "unsure"),
             (a_row(0.49), "disagrees"),
             (a_row(0.11), "disagrees"),

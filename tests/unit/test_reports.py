@@ -141,6 +141,14 @@ class TestPage:
         assert b"more characters]" in page
         assert len(page) < 3_000_000
 
+    def test_many_numbers_make_no_large_page(self):
+        """Where every row is a subset of its own, the rows of each number are taken while there is room for texts."""
+        judged, pairs = judged_pairs(300)
+        judged = Judged([replace(row, subset=row.id) for row in judged.rows], judged.judges)
+        pairs = {name: replace(pair, response_a="long " * 20_000) for name, pair in pairs.items()}
+        page = html.render(versus.count(judged, "new", "old"), judged, pairs)
+        assert len(page) < 3_500_000
+
     def test_a_lone_surrogate_is_no_accident(self):
         """Text that is no Unicode is written with a question mark, and the page is still one."""
         judged, pairs = judged_pairs(5)
@@ -155,10 +163,11 @@ class TestPage:
         assert "simulated: no model was asked" in page
 
     def test_an_eval_without_verdicts_has_a_page(self):
-        """Nothing decided is no accident: the page says so."""
+        """Nothing decided is no accident: the page says so, and that nobody knows the judge."""
         judged, pairs = judged_pairs(1)
+        judged = Judged(judged.rows, [])
         page = html.render(gold.count(judged), judged, pairs).decode()
-        assert "No pair has a verdict" not in page  # the judge is known even so
+        assert "No pair has a verdict" in page
         assert "0 of 1 pairs have a verdict" in page
 
 
