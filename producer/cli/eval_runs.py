@@ -143,6 +143,8 @@ def calibrate_file(asked: Asked, file: Path, write: Path) -> None:
         said = f"Wrote {write}. Workers use it with NIGHTCOURT_CALIBRATION_FILE={write.resolve()}"
     else:
         said = f"Did not write {write}: on held-out pairs this temperature is no better than 1."
+        if write.exists():
+            said += " What was there before still is, and workers that were given it use it: take it away."
     eval_show.conclude(result, eval_show.calibrate, as_json=asked.as_json)
     progress.print(said, markup=False, soft_wrap=True)
     _write(asked, result, judged, pairs)

@@ -33,7 +33,7 @@ def conclude(result: _Result, show: Callable[[_Result], None], *, as_json: bool)
 
 def _provenance(result: Result) -> None:
     for code, pairs in result.without_verdict.items():
-        _say(f"{pairs} of {result.pairs} pairs have no verdict ({code}) and are in no figure")
+        _say(f"{pairs} of {result.pairs} pairs have no verdict ({code}) and are in no verdict's figure")
     for judge in result.judges:
         calibrated = "calibrated" if judge.calibration else "not calibrated"
         _say(
@@ -222,7 +222,10 @@ def gold(result: Gold) -> None:
 def calibrate(result: Fitted) -> None:
     """Show a temperature and what it is worth."""
     found = result.temperature
-    _say(f"Temperature: {found.value:.3f} ({found.low:.3f} to {found.high:.3f}), {found.n} pairs", bold=True)
+    known = "" if found.low is None else f" ({found.low:.3f} to {found.high:.3f})"
+    _say(f"Temperature: {found.value:.3f}{known}, {found.n} pairs", bold=True)
+    if not known:
+        _say("These pairs do not tell how far off it may be: give more of them")
     _say(f"Held-out log-loss: {result.log_loss_before:.4f} at T 1, {result.log_loss_after:.4f} at the fitted T")
     _say(f"Expected calibration error: {result.expected_error_before:.1%}, then {result.expected_error_after:.1%}")
     if not result.better:

@@ -8,7 +8,7 @@ from scipy import optimize
 
 from producer.evals import gold
 from producer.evals.logistic import log_loss
-from producer.evals.numbers import SEED, Floats, Number, Result, Where, common, percentiles, select
+from producer.evals.numbers import FEWEST, SEED, Floats, Number, Result, Where, common, expanded, percentiles, select
 from producer.evals.rows import Judged, Row
 from schemas.calibration import CalibratedJudge, Calibration
 
@@ -61,10 +61,9 @@ def fit(judged: Judged) -> Fitted:
         CannotCalibrateError: the message says why.
     """
     rows = select(judged.rows, _ODDS)
-    if len(judged.judges) != 1:
-        raise CannotCalibrateError(
-            f"the verdicts were made by {len(judged.judges)} judges; a temperature is good for one"
-        )
+    judges = {CalibratedJudge.of(judge) for judge in judged.judges}
+    if len(judges) != 1:
+        raise CannotCalibrateError(f"the verdicts were made by {len(judges)} judges; a temperature is good for one")
     if len(rows) < _LEAST:
         raise CannotCalibrateError(
             f"{len(rows)} pairs have a label and log-odds; give {_LEAST} at least, and some hundreds to be sure"
@@ -74,7 +73,7 @@ def fit(judged: Judged) -> Fitted:
         raise CannotCalibrateError(f"the pairs are of fewer than {_FOLDS} prompts; nothing can be held out")
     temperature = fit_temperature(preferences, labels)
     _refuse_an_edge(temperature, preferences, labels)
-    low, high = percentiles(_redrawn(preferences, labels, groups))
+    low, high = _interval(preferences, labels, groups)
     held_out = _held_out(preferences, labels, groups)
     before, after = float(log_loss(preferences, labels).mean()), float(log_loss(held_out, labels).mean())
     return Fitted(
@@ -132,13 +131,23 @@ def _held_out(preferences: Floats, labels: Floats, groups: Floats) -> Floats:
     return scaled
 
 
-def _redrawn(preferences: Floats, labels: Floats, groups: Floats) -> Floats:
-    """Fit on redrawn prompts, again and again."""
+def _interval(preferences: Floats, labels: Floats, groups: Floats) -> tuple[float | None, float | None]:
+    """Fit on redrawn prompts, again and again; none where prompts are few, or draws tell no temperature.
+
+    A draw without an error has no least loss but at T = 0, and so counts as the lowest: an end of the interval that is
+    an end of the search is not known.
+    """
     generator = np.random.default_rng(SEED)
     order = np.argsort(groups, kind="stable")
     members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
+    if len(members) < FEWEST:
+        return None, None
+    least, most = np.exp(_REACH)
     drawn = []
     for _ in range(_RESAMPLES):
         picked = np.concatenate([members[each] for each in generator.integers(len(members), size=len(members))])
-        drawn.append(fit_temperature(preferences[picked], labels[picked]))
-    return np.array(drawn)
+        wrong = np.any(np.where(labels[picked], preferences[picked], -preferences[picked]) < 0)
+        drawn.append(fit_temperature(preferences[picked], labels[picked]) if wrong else least)
+    low, high = percentiles(np.array(drawn), expanded(len(members)))
+    known = low > least * np.exp(_EDGE) and high < most * np.exp(-_EDGE)
+    return (low, high) if known else (None, None)

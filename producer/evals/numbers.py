@@ -86,24 +86,47 @@ def _fits(found: object, wanted: object) -> bool:
 
 
 def share(rows: Sequence[Row], where: Where, hit: Where) -> Number:
-    """Count how many of the rows that `where` selects have `hit` too.
-
-    The interval is Wilson's score interval (Wilson 1927), which holds near 0 and 1, too.
-    """
+    """Count how many of the rows that `where` selects have `hit` too, with the interval of `wilson`."""
     among = select(rows, where)
-    hits = len(select(among, hit))
+    counted = {id(row) for row in select(among, hit)}
     if not among:
         return Number(value=None, n=0, where=where, hits=0, hit=hit)
-    interval = stats.binomtest(hits, len(among)).proportion_ci(confidence_level=LEVEL, method="wilson")
+    low, high = wilson([row.group for row in among], np.array([id(row) in counted for row in among], dtype=np.float64))
     return Number(
-        value=hits / len(among),
-        low=float(interval.low),
-        high=float(interval.high),
+        value=len(counted) / len(among),
+        low=low,
+        high=high,
         n=len(among),
         where=where,
-        hits=hits,
+        hits=len(counted),
         hit=hit,
     )
+
+
+def wilson(groups: Sequence[str], values: Floats) -> tuple[float | None, float | None]:
+    """Make the score interval (Wilson 1927) of a mean of values from 0 to 1, which holds near 0 and 1, too.
+
+    Rows on one prompt share its difficulty, and so count as fewer where there are such: divided by their design effect,
+    and fewer again as Student's t asks for (Korn and Graubard 1998); where all say the same, as one a prompt. Several
+    rows on one prompt alone have no interval.
+    """
+    _, index = np.unique(groups, return_inverse=True)
+    rows, prompts, share_of = len(values), int(index.max()) + 1, float(values.mean())
+    told = float(rows)
+    if prompts < rows:
+        if prompts == 1:
+            return None, None
+        off = np.bincount(index, weights=values - share_of)
+        variance = prompts / (prompts - 1) * float(off @ off) / rows**2
+        told = float(prompts)
+        if variance:
+            middle = (1 + LEVEL) / 2
+            few = (stats.t.ppf(middle, rows - 1) / stats.t.ppf(middle, prompts - 1)) ** 2
+            told = min(float(rows), few * share_of * (1 - share_of) / variance)
+    z2 = float(stats.norm.ppf((1 + LEVEL) / 2)) ** 2
+    center = (share_of + z2 / (2 * told)) / (1 + z2 / told)
+    reach = (z2 * (share_of * (1 - share_of) / told + z2 / (4 * told**2))) ** 0.5 / (1 + z2 / told)
+    return max(0.0, center - reach), min(1.0, center + reach)
 
 
 def mean(rows: Sequence[Row], where: Where, column: str) -> Number:

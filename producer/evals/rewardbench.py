@@ -5,25 +5,13 @@ row (`schemas/lines.py`), so that the vote in order "ab" alone is the published 
 row, and both orders together are the stricter one.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from pydantic import Field
 
-from producer.evals.numbers import (
-    RESAMPLES,
-    SEED,
-    Floats,
-    Frozen,
-    Number,
-    Result,
-    Where,
-    common,
-    percentiles,
-    select,
-    share,
-)
+from producer.evals.numbers import Frozen, Number, Result, Where, common, select, share, wilson
 from producer.evals.rows import Judged, Row, subsets
 
 SECTIONS: dict[str, dict[str, int]] = {
@@ -98,7 +86,9 @@ PUBLISHED = (
 
 _UNPARSED = 0.5
 _LABELLED: Where = {"label": ["A", "B"]}
-_JUDGED: Where = {"labelled": True}
+_AB: Where = {**_LABELLED, "asked_ab": True}
+_BA: Where = {**_LABELLED, "asked_ba": True}
+_BOTH: Where = {"labelled_both": True}
 
 
 class Subset(Frozen):
@@ -106,7 +96,7 @@ class Subset(Frozen):
 
     subset: str
     published_protocol: Number = Field(description="Votes in the one drawn order; no verdict counts as half right")
-    both_orders: Number = Field(description="Verdicts of both orders together; no verdict counts for nothing")
+    both_orders: Number = Field(description="Verdicts of both orders together; other rows count for nothing")
     consistent: Number
 
 
@@ -133,20 +123,22 @@ class RewardBench(Result):
     note: str
 
 
-def section_score(section: str, scores: Mapping[str, Any]) -> Any:
-    """Weigh subsets' scores to a section's: sum(score * count) / sum(count) over those that are there; None of none.
-
-    Args:
-        section: its name.
-        scores: by subset; numbers, or arrays of them of one shape.
-    """
-    weights = {name: count for name, count in SECTIONS[section].items() if name in scores}
-    return sum(scores[name] * count for name, count in weights.items()) / sum(weights.values()) if weights else None
+def section_score(section: str, scores: Mapping[str, float]) -> float | None:
+    """Weigh subsets' scores to a section's: sum(score * count) / sum(count) over those that are there; None of none."""
+    weights = _weights([section], scores)
+    return sum(scores[name] * weight for name, weight in weights.items()) if weights else None
 
 
-def overall_score(sections: Sequence[Any]) -> Any:
-    """Average sections' scores, each counting the same, as RewardBench does for generative models; None of none."""
-    return sum(sections) / len(sections) if sections else None
+def overall_score(sections: Sequence[float]) -> float:
+    """Average sections' scores, each counting the same, as RewardBench does for generative models."""
+    return sum(sections) / len(sections)
+
+
+def _weights(sections: Sequence[str], there: Container[str]) -> dict[str, float]:
+    """Give each subset that is there its weight in the mean of the sections that have any; they add up to 1."""
+    counts = [{name: count for name, count in SECTIONS[each].items() if name in there} for each in sections]
+    counts = [each for each in counts if each]
+    return {name: count / sum(each.values()) / len(counts) for each in counts for name, count in each.items()}
 
 
 def count(judged: Judged) -> RewardBench:
@@ -189,14 +181,10 @@ def _note(profile: str | None, missing: Sequence[str], unlabelled: int) -> str:
 
 def _subset(name: str, rows: list[Row]) -> Subset:
     where: Where = {"subset": name}
-    scores = [_one_placement(row) for row in rows]
-    low, high = percentiles(_redrawn(rows, scores, np.random.default_rng(SEED)))
     return Subset(
         subset=name,
-        published_protocol=Number(
-            value=float(np.mean(scores)), low=low, high=high, n=len(rows), where={**where, **_LABELLED}
-        ),
-        both_orders=share(rows, {**where, **_JUDGED}, {"correct": True}),
+        published_protocol=_mean(rows, {**where, **_AB}, _one_placement),
+        both_orders=share(rows, {**where, **_BOTH}, {"correct": True}),
         consistent=share(rows, {**where, **_LABELLED, "both": True}, {"consistent": True}),
     )
 
@@ -214,42 +202,50 @@ def _verdict(row: Row) -> float:
     return float(row.correct or False)
 
 
-def _redrawn(rows: Sequence[Row], scores: Sequence[float], generator: np.random.Generator) -> Floats:
-    """Draw a subset's prompts again and again, each with all of its rows, and average each draw."""
-    _, group = np.unique([row.group for row in rows], return_inverse=True)
-    sums, sizes = np.bincount(group, weights=scores), np.bincount(group)
-    drawn = generator.multinomial(len(sums), np.full(len(sums), 1.0 / len(sums)), size=RESAMPLES)
-    return np.asarray((drawn @ sums) / (drawn @ sizes))
+def _mean(rows: Sequence[Row], where: Where, scored: Callable[[Row], float]) -> Number:
+    """Average a subset's scores, which may be halves."""
+    found = select(rows, where)
+    if not found:
+        return Number(value=None, n=0, where=where)
+    values = np.array([scored(row) for row in found])
+    low, high = wilson([row.group for row in found], values)
+    return Number(value=float(values.mean()), low=low, high=high, n=len(found), where=where)
 
 
 def _score(name: str, sections: Sequence[str], parts: Mapping[str, list[Row]]) -> Section:
     """Score sections together; those that are left without a score are left out."""
-    among = [subset for section in sections for subset in SECTIONS[section] if subset in parts]
     return Section(
         section=name,
-        published_protocol=_number(sections, parts, _one_placement, {"subset": among, **_LABELLED}),
-        other_placement=_number(sections, parts, _other_placement, {"subset": among, **_LABELLED}).value,
-        both_orders=_number(sections, parts, _verdict, {"subset": among, **_JUDGED}),
+        published_protocol=_number(sections, parts, _one_placement, _AB),
+        other_placement=_number(sections, parts, _other_placement, _BA).value,
+        both_orders=_number(sections, parts, _verdict, _BOTH),
     )
 
 
 def _number(
-    sections: Sequence[str], parts: Mapping[str, list[Row]], scored: Callable[[Row], float], where: Where
+    sections: Sequence[str], parts: Mapping[str, list[Row]], scored: Callable[[Row], float], which: Where
 ) -> Number:
-    """Weigh subsets to sections and average those, for the rows as they are and for prompts redrawn in each subset."""
-    generator = np.random.default_rng(SEED)
-    counted = {name: found for name, rows in parts.items() if (found := select(rows, where))}
-    scores = {name: [scored(row) for row in rows] for name, rows in counted.items()}
-    means = {name: float(np.mean(each)) for name, each in scores.items()}
-    redrawn = {name: _redrawn(counted[name], each, generator) for name, each in scores.items()}
-    there = [section for section in sections if section_score(section, means) is not None]
-    if not there:
+    """Weigh subsets to sections and average those.
+
+    The interval is put together from those of the subsets, which are independent of each other: each end is as far away
+    as the root of the sum of (weight * how far the subset's own end is away) squared (MOVER; Zou and Donner 2008). So
+    what a subset of which all is right leaves open is in it, too, and a bootstrap would not know of that.
+    """
+    among = [subset for section in sections for subset in SECTIONS[section] if subset in parts]
+    where: Where = {"subset": among, **which}
+    means = {name: mean for name in among if (mean := _mean(parts[name], which, scored)).value is not None}
+    weights = _weights(sections, means)
+    if not weights:
         return Number(value=None, n=0, where=where)
-    low, high = percentiles(overall_score([section_score(section, redrawn) for section in there]))
+    weight = np.array([weights[name] for name in means])
+    scores, *ends = np.array([(mean.value, mean.low, mean.high) for mean in means.values()], dtype=np.float64).T
+    value = float(weight @ scores)
+    below, above = (float(np.linalg.norm(weight * (end - scores))) for end in ends)
+    bounded = np.isfinite(below)  # one prompt with several rows has no interval
     return Number(
-        value=overall_score([section_score(section, means) for section in there]),
-        low=low,
-        high=high,
-        n=sum(len(scores[name]) for section in there for name in SECTIONS[section] if name in scores),
+        value=value,
+        low=value - below if bounded else None,
+        high=value + above if bounded else None,
+        n=sum(mean.n for mean in means.values()),
         where=where,
     )

@@ -160,6 +160,16 @@ class Row:
         return sum(known) / len(known) if known else None
 
     @property
+    def asked_ab(self) -> bool:
+        """Whether order "ab" was asked, as far as can be told: it gave a vote, or there is no verdict at all."""
+        return self.vote_ab is not None or not self.decided
+
+    @property
+    def asked_ba(self) -> bool:
+        """Whether order "ba" was asked, as far as can be told: it gave a vote, or there is no verdict at all."""
+        return self.vote_ba is not None or not self.decided
+
+    @property
     def labelled(self) -> bool:
         """Whether there is a label, and a verdict to hold against it."""
         return self.label is not None and self.decided
@@ -309,7 +319,13 @@ class Judged:
 
     def caveat(self) -> str | None:
         """Say what a reader must mind of these verdicts; every output shows it."""
-        return " ".join(dict.fromkeys(judge.caveat for judge in self.judges if judge.caveat)) or None
+        said = list(dict.fromkeys(judge.caveat for judge in self.judges if judge.caveat))
+        decided = [row for row in self.rows if row.decided]
+        if alone := sum(not row.both for row in decided):
+            said.append(
+                f"{alone} of {len(decided)} verdicts were asked in one order alone, and hold a leaning to a slot."
+            )
+        return " ".join(said) or None
 
 
 def unmarked(custom_id: str) -> str:

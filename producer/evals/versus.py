@@ -31,6 +31,8 @@ _OVERLAP = 0.2
 """Under this share of prompts with the other length order, adjusting is extrapolating: on AlpacaEval's published
 annotations the adjusted rate is within 2 points of the leaderboard's own above it, and 3 to 19 off below."""
 _EVEN = 0.5
+_POWER = 0.8
+_UNFAIR = "Not every pair was judged in both orders, so that a leaning to a slot cannot be told from a difference."
 
 
 class LengthAdjusted(Frozen):
@@ -73,7 +75,9 @@ class Versus(Result):
     position_bias: Number = Field(description="Mean b in log-odds: over 0, a leaning to what is shown first")
     length_adjusted: LengthAdjusted | None
     subsets: list[Part]
-    real: bool | None = Field(description="Whether the interval of the win rate leaves out one half; null without one")
+    real: bool | None = Field(
+        description="Whether the interval of the win rate leaves out one half; null without one, or without both orders"
+    )
     sentence: str
 
 
@@ -90,7 +94,11 @@ def count(judged: Judged, system: str, baseline: str) -> Versus:
     wins, losses, ties = (share(rows, _DECIDED, {"winner": winner}) for winner in ("B", "A", "tie"))
     decided = select(rows, _DECIDED)
     spread = float(np.std(_preferences(decided), ddof=1)) if len(decided) > 1 else None
-    real = None if win_rate.low is None or win_rate.high is None else not win_rate.low <= _EVEN <= win_rate.high
+    # The baseline is always shown in the same slot of an order, so that one order cannot tell it from the slot.
+    fair = all(row.both for row in decided)
+    real = None
+    if fair and win_rate.low is not None and win_rate.high is not None:
+        real = not win_rate.low <= _EVEN <= win_rate.high
     return Versus(
         **common("versus", judged),
         system=system,
@@ -108,7 +116,7 @@ def count(judged: Judged, system: str, baseline: str) -> Versus:
         length_adjusted=adjust_for_length(decided),
         subsets=[_part(name, part) for name, part in subsets(rows).items()],
         real=real,
-        sentence=_sentence(win_rate, spread, system, baseline),
+        sentence=_sentence(win_rate, spread, system, baseline) if fair else _UNFAIR,
     )
 
 
@@ -197,6 +205,11 @@ def _sentence(win_rate: Number, spread: float | None, system: str, baseline: str
     if win_rate.high < _EVEN:
         return f"The difference is real: this judge prefers {baseline} to {system} ({found} for {system})."
     off = abs(win_rate.value - _EVEN)
-    needed = int(np.ceil((stats.norm.ppf((1 + LEVEL) / 2) * spread / off) ** 2)) if off and spread else 0
-    more = f"; a difference of this size would take about {needed} prompts to show" if needed > win_rate.n else ""
+    reach = stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(_POWER)
+    needed = int(np.ceil((reach * spread / off) ** 2)) if off and spread else 0
+    more = (
+        f"; to show a difference of this size four times in five would take about {needed} prompts"
+        if needed > win_rate.n
+        else ""
+    )
     return f"The difference between {system} and {baseline} may be chance ({found}){more}."

@@ -55,3 +55,8 @@ def test_a_temperature_is_written_only_where_it_is_better_than_one(tmp_path: Pat
     assert ended.exit_code == 0, ended.output
     assert file.exists() is written
     assert (f"Did not write {file}" in ended.stderr) is not written
+    assert "take it away" not in ended.stderr
+
+    file.write_text("{}")
+    again = CliRunner().invoke(make_app(), asked)
+    assert ("take it away" in again.stderr) is not written
