@@ -71,9 +71,8 @@ class Service:
                     refuse(file, batch)
                 if batch.status is BatchStatus.FAILED and round_number is not None:
                     # It may have been a single match, which is no end of the rounds before and after it.
-                    progress.print(
-                        f"Round {round_number} has no verdict; `nightcourt batch retry {batch.id}` asks again"
-                    )
+                    again = f"`nightcourt batch retry {batch.id}` asks again"
+                    progress.print(f"Round {round_number} has no verdict; {again}", markup=False, soft_wrap=True)
                 else:
                     judge_the_end(batch)
                 decided = following.keep_asking(partial(self._decided, batch))
