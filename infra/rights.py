@@ -84,7 +84,7 @@ _GRANTS: Mapping[str, Mapping[str, str]] = {
     # It splits and ends shards by the numbers of their lines, and deletes what is old: it never reads a body. It takes
     # a file back from whoever would make a batch of it before it deletes it.
     _DISPATCHER: {
-        "comparisons": "SELECT (source_id, line, tenant, created_at, ctid), DELETE",
+        "comparisons": "SELECT (source_id, line, tenant, ctid), DELETE",
         "files": "SELECT, UPDATE (state), DELETE",
         "file_runs": "SELECT (file_id, ctid), DELETE",
         "bad_lines": "SELECT (file_id, ctid), DELETE",

@@ -87,14 +87,15 @@ def dispatcher() -> None:
 
 
 def _delete_what_is_old(database: Database, days: float, stop: threading.Event) -> None:
-    """Once an hour, beside the dispatcher's loop: deleting must keep no shard waiting."""
+    """Once an hour, beside the dispatcher's loop: deleting must keep no shard waiting, and no kind of rows another."""
     while not stop.wait(_RETENTION_SECONDS):
-        try:
-            gone = retention.delete_old(database, older_than=days * 86400)
-        except SQLAlchemyError as error:
-            log.warning("retention_failed", error=type(error).__name__)
-        else:
-            log.info("retention", rows=gone)
+        gone = 0
+        for kind, delete in retention.OLD.items():
+            try:
+                gone += delete(database, older_than=days * 86400)
+            except SQLAlchemyError as error:
+                log.warning("retention_failed", of=kind, error=type(error).__name__)
+        log.info("retention", rows=gone)
 
 
 def worker() -> None:

@@ -1,13 +1,21 @@
 """Deleting: by age, by batch and by tenant, and nothing that is still at work."""
 
+import threading
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
-from sqlalchemy import Connection, text
+import pytest
+from sqlalchemy import Connection, Engine, text
 from support.desk import Desk
 from support.dockets import a_line, an_outcome
+from support.waiting import wait_until
 
 from infra import docket
+from infra.callbacks_sql import NEW_ID
 from producer import retention
+from producer.cli import processes
 from schemas.ids import new_filing_id
 from schemas.states import Lane
 
@@ -55,10 +63,20 @@ def batch(connection: Connection, *, tenant: str = "default", status: str) -> uu
     return batch_id
 
 
+def age_ids(connection: Connection) -> None:
+    """Let single comparisons have ids of years ago, which is when they were filed."""
+    for table, column, line in (
+        *(("comparisons", "source_id", "line"), ("outcomes", "filing_id", "line")),
+        *(("shards", "filing_id", "first_line"), ("shards", "source_id", "first_line")),
+    ):
+        old = f"CAST('01800000' || substr(CAST({column} AS text), 9) AS uuid)"
+        connection.execute(text(f"UPDATE {table} SET {column} = {old} WHERE {line} = 0"))  # noqa: S608
+
+
 def age(connection: Connection) -> None:
-    """Let everything be two days old."""
-    beginnings = [(table, "created_at") for table in ("comparisons", "files", "batches")]
-    for table, column in (*beginnings, ("outcomes", "decided_at")):
+    """Let everything be two days old, at the least."""
+    age_ids(connection)
+    for table, column in (("files", "created_at"), ("batches", "created_at"), ("outcomes", "decided_at")):
         connection.execute(text(f"UPDATE {table} SET {column} = {column} - interval '2 days'"))  # noqa: S608
 
 
@@ -81,7 +99,7 @@ def test_what_ended_long_ago_goes_and_the_rest_stays(database, connection):
 def test_a_comparison_is_kept_from_its_end_on(database, connection):
     """One that was filed long ago, and waited, goes no sooner than others that ended with it."""
     single(connection, decided=True)
-    connection.execute(text("UPDATE comparisons SET created_at = created_at - interval '2 days'"))
+    age_ids(connection)
     assert retention.delete_old(database, older_than=86400) == 0
     assert (counts(connection)["comparisons"], counts(connection)["outcomes"]) == (1, 1)
     connection.execute(text("UPDATE outcomes SET decided_at = decided_at - interval '2 days'"))
@@ -121,13 +139,82 @@ def test_it_goes_in_small_steps(database, connection, monkeypatch):
     assert counts(connection)["comparisons"] == 0
 
 
+YOUNG, OLD = NEW_ID, "CAST('01800000-0000-7000-8000-000000000001' AS uuid)"
+MAKE = {
+    "comparisons": (
+        "INSERT INTO comparisons (source_id, line, tenant, body) SELECT {id}, 0, '{tenant}', '{{}}' FROM {several}",
+        """INSERT INTO outcomes (filing_id, line, tenant, status, error_code, decided_at)
+           SELECT source_id, 0, tenant, 'errored', '-', now() - interval '2 days' FROM comparisons
+           ON CONFLICT DO NOTHING""",
+    ),
+    "events": (
+        """INSERT INTO callback_events (id, tenant, type, subject_id, line, at, fanned_out)
+           SELECT {id}, '{tenant}', '', gen_random_uuid(), 0, now(), true FROM {several}""",
+    ),
+    "requests": (
+        """INSERT INTO callback_endpoints (id, tenant, url, registered)
+           VALUES ('00000000-0000-7000-8000-000000000001', '', '', false) ON CONFLICT DO NOTHING""",
+        """INSERT INTO callback_requests (filing_id, tenant, endpoint_id, url)
+           SELECT {id}, '{tenant}', '00000000-0000-7000-8000-000000000001', '' FROM {several}""",
+    ),
+}
+
+
+def rows_read(node: dict[str, Any]) -> float:
+    """How many rows of tables the steps of a plan read that was carried out."""
+    read = (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
+    is_scan = node["Node Type"].endswith("Scan") and "Relation Name" in node
+    return is_scan * read + sum(rows_read(each) for each in node.get("Plans", ()))
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_what_is_young_is_not_read(connection, kind):
+    """However much there is that is younger, an old row is found beside it; of whatever tenant."""
+    for id_, tenant, count in ((YOUNG, "early", 20_000), (OLD, "late", 1)):
+        for statement in MAKE[kind]:
+            several = f"generate_series(1, {count})"
+            connection.execute(text(statement.format(id=id_, tenant=tenant, several=several)))
+    connection.execute(text("ANALYZE"))
+    [statement] = retention.OLD[kind].args
+    explained = text("EXPLAIN (ANALYZE, FORMAT JSON) " + statement.text)
+    [plan] = connection.execute(explained, {"older_than": 86400, "step": 10}).scalar_one()
+    assert plan["Plan"]["Plans"]
+    assert rows_read(plan["Plan"]) < 100
+    left = connection.execute(text(statement.text.replace(":older_than", "0")), {"step": 100_000}).rowcount
+    assert left == 20_000
+
+
+def test_what_cannot_be_deleted_keeps_nothing_else(database, connection, monkeypatch):
+    """A kind of rows that fails is passed over by the dispatcher, and the next one goes."""
+    batch(connection, status="completed")
+    connection.execute(text("DELETE FROM batches"))
+    age(connection)
+    connection.execute(text("ALTER TABLE idempotency_keys RENAME TO elsewhere"))
+    with keeping(database, monkeypatch, days=1):
+        wait_until(lambda: not connection.execute(text("SELECT FROM files")).all(), within=30, what="the file goes")
+
+
+@contextmanager
+def keeping(database: Engine, monkeypatch: pytest.MonkeyPatch, *, days: float) -> Iterator[None]:
+    """Delete what the dispatcher deletes by itself, over and over."""
+    monkeypatch.setattr(processes, "_RETENTION_SECONDS", 0.01)
+    stop = threading.Event()
+    thread = threading.Thread(target=processes._delete_what_is_old, args=(database, days, stop))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(30)
+
+
 def test_what_was_told_long_ago(desk: Desk):
     """Old events go with their callbacks and attempts; what is still on its way stays, and so does what is new."""
     url = "http://127.0.0.1:1/nobody"
     desk.tell(2, callback_url=url)
+    desk.do("UPDATE callback_events SET id = CAST('01800000' || substr(CAST(id AS text), 9) AS uuid)")
     desk.deliver()
     desk.do("UPDATE callbacks SET state = 'dead', ended_at = now() WHERE attempt > 0")
-    desk.do("UPDATE callback_events SET created_at = now() - interval '2 days'")
     desk.tell(callback_url=url)
     desk.fan_out()
     retention.delete_old(desk.database, older_than=86400)
