@@ -46,7 +46,7 @@ def with_psycopg(url: str) -> URL:
         raise ValueError(wanted) from None
 
 
-def _connect_args(application: str) -> dict[str, object]:
+def _connect_args(application: str, *, statement_seconds: int = 30) -> dict[str, object]:
     return {
         "application_name": f"nightcourt-{application}",
         "connect_timeout": 3,
@@ -57,11 +57,19 @@ def _connect_args(application: str) -> dict[str, object]:
         # The same for one that vanished while something was on its way to it, which would take a quarter of an hour.
         # Milliseconds.
         "tcp_user_timeout": 15_000,
-        "options": "-c statement_timeout=30000 -c idle_in_transaction_session_timeout=30000",
+        "options": f"-c statement_timeout={statement_seconds}s -c idle_in_transaction_session_timeout=30000",
     }
 
 
-def connect(url: str, *, application: str, pool_size: int = 5, overflow: int = 5, ping: bool = True) -> Engine:
+def connect(
+    url: str,
+    *,
+    application: str,
+    pool_size: int = 5,
+    overflow: int = 5,
+    ping: bool = True,
+    statement_seconds: int = 30,
+) -> Engine:
     """Make a pool of synchronous connections. None is opened before it is needed.
 
     Args:
@@ -70,6 +78,7 @@ def connect(url: str, *, application: str, pool_size: int = 5, overflow: int = 5
         pool_size: connections kept.
         overflow: how many more are opened under load, and closed after.
         ping: whether a connection is tried before it is lent. Who polls and tries again anyway may go without.
+        statement_seconds: how long a statement may take; 0 for as long as it takes.
     """
     return create_engine(
         with_psycopg(url),
@@ -78,7 +87,7 @@ def connect(url: str, *, application: str, pool_size: int = 5, overflow: int = 5
         pool_timeout=5,
         hide_parameters=True,  # an error message quotes no row
         pool_pre_ping=ping,  # a restart of Postgres costs a reconnect, not an error
-        connect_args=_connect_args(application),
+        connect_args=_connect_args(application, statement_seconds=statement_seconds),
     )
 
 

@@ -24,7 +24,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @contextmanager
-def records(data_dir: Path | None, *, application: str) -> Iterator[Database]:
+def records(data_dir: Path | None, *, application: str, statement_seconds: int = 30) -> Iterator[Database]:
     """Lend the database: the embedded stack's where one runs, else what the settings name.
 
     Raises:
@@ -36,7 +36,7 @@ def records(data_dir: Path | None, *, application: str) -> Iterator[Database]:
     except LocalStackError as error:
         raise Problem(LOCAL_STACK, str(error)) from None
     url = stack.database_url if stack else chosen.database_url.get_secret_value()
-    database = connect(url, application=application)
+    database = connect(url, application=application, statement_seconds=statement_seconds)
     try:
         yield database
     except SQLAlchemyError as error:

@@ -56,6 +56,21 @@ class TestTenants:
         assert names(here) == ["alpha"]
         assert "0 rows deleted." in purge("--tenant", "alpha", "--yes").output
 
+    def test_it_takes_as_long_as_it_takes(self, here: Engine):
+        """No statement of a purge is cut short, however many rows Postgres has to read for it."""
+        with here.begin() as connection:
+            connection.execute(
+                text("""
+                    CREATE FUNCTION in_haste() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                        RAISE 'in haste' USING ERRCODE = 'query_canceled';
+                    END $$;
+                    CREATE TRIGGER in_haste BEFORE DELETE ON keys FOR EACH ROW
+                    WHEN (current_setting('statement_timeout') <> '0') EXECUTE FUNCTION in_haste();
+                """)
+            )
+            keys.create(connection, tenant="alpha", scopes=[Scope.READ])
+        assert "1 rows deleted." in purge("--tenant", "alpha", "--yes").output
+
 
 class TestWhatWasTyped:
     @pytest.mark.parametrize(

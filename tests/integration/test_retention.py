@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy import Connection, Engine, TextClause, event, text
+from sqlalchemy.exc import DBAPIError
 from support.desk import Desk
 from support.dockets import a_line, an_outcome
 from support.waiting import wait_until
@@ -169,11 +170,17 @@ MAKE = {
 }
 
 
-def rows_read(node: dict[str, Any]) -> float:
-    """How many rows of tables the steps of a plan read that was carried out."""
-    read = (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
-    is_scan = node["Node Type"].endswith("Scan") and "Relation Name" in node
-    return is_scan * read + sum(rows_read(each) for each in node.get("Plans", ()))
+def read_by(connection: Connection, statement: TextClause, **parameters: Any) -> float:
+    """How many rows of tables a statement reads; it is carried out, for ten rows at most."""
+
+    def rows(node: dict[str, Any]) -> float:
+        read = (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
+        is_scan = node["Node Type"].endswith("Scan") and "Relation Name" in node
+        return is_scan * read + sum(rows(each) for each in node.get("Plans", ()))
+
+    explained = text("EXPLAIN (ANALYZE, FORMAT JSON) " + statement.text)
+    [plan] = connection.execute(explained, {**parameters, "step": 10}).scalar_one()
+    return rows(plan["Plan"])
 
 
 @pytest.mark.parametrize("kind", MAKE)
@@ -185,10 +192,7 @@ def test_what_is_young_is_not_read(connection, kind):
             connection.execute(text(statement.format(id=id_, tenant=tenant, several=several)))
     connection.execute(text("ANALYZE"))
     [statement] = retention.OLD[kind].args
-    explained = text("EXPLAIN (ANALYZE, FORMAT JSON) " + statement.text)
-    [plan] = connection.execute(explained, {"older_than": 86400, "step": 10}).scalar_one()
-    assert plan["Plan"]["Plans"]
-    assert rows_read(plan["Plan"]) < 100
+    assert 0 < read_by(connection, statement, older_than=86400) < 100
     left = connection.execute(text(statement.text.replace(":older_than", "0")), {"step": 100_000}).rowcount
     assert left == 20_000
 
@@ -240,3 +244,31 @@ def test_a_tenants_callbacks_go_with_it(desk: Desk):
     for table in ("endpoints", "secrets", "requests", "events", "attempts"):
         assert desk.one(f"SELECT count(*) FROM callback_{table}") == 0, table  # noqa: S608
     assert desk.states() == []
+
+
+def test_a_tenants_secrets_go_before_the_large_tables_are_read(desk: Desk):
+    """A purge that is broken off where it looks for the last outcomes has left no URL and no secret behind."""
+    desk.add_endpoint("http://127.0.0.1:1/nobody")
+    desk.do(ERRORED_LINE, batch=uuid.uuid4(), tenant="default")
+    desk.do("""
+        CREATE FUNCTION break_off() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'broken off'; END $$;
+        CREATE TRIGGER break_off BEFORE DELETE ON outcomes FOR EACH ROW EXECUTE FUNCTION break_off();
+    """)
+    with pytest.raises(DBAPIError, match="broken off"):
+        retention.delete_tenant(desk.database, "default")
+    for table in ("endpoints", "secrets"):
+        assert desk.one(f"SELECT count(*) FROM callback_{table}") == 0, table  # noqa: S608
+
+
+def test_a_tenants_shards_are_found_by_their_index(connection):
+    """Shards of another tenant are not read for those that ended."""
+    shards = """
+        INSERT INTO shards (tenant, filing_id, source_id, first_line, last_line, lane, state, ended_at)
+        SELECT :tenant, gen_random_uuid(), gen_random_uuid(), 0, 0, 'interactive', 'done', now()
+        FROM generate_series(1, :count)
+    """
+    for tenant, count in (("other", 20_000), ("theirs", 3)):
+        connection.execute(text(shards), {"tenant": tenant, "count": count})
+    connection.execute(text("ANALYZE"))
+    assert read_by(connection, retention._SHARDS[0], tenant="theirs") < 100
+    assert connection.execute(text("SELECT DISTINCT tenant FROM shards")).scalars().all() == ["other"]
