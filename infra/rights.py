@@ -76,7 +76,7 @@ _GRANTS: Mapping[str, Mapping[str, str]] = {
         "callback_secrets": "SELECT, INSERT, UPDATE, DELETE",
         "callback_requests": "SELECT, INSERT",
         "callback_events": "SELECT, INSERT",
-        "callbacks": "SELECT, INSERT, UPDATE",
+        "callbacks": "SELECT, INSERT, UPDATE, DELETE",
         "callback_attempts": "SELECT",
         "queue": "SELECT",
         "decided": "SELECT",

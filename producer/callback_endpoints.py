@@ -12,6 +12,7 @@ from infra import callback_secrets
 from infra.addresses import Allowed, Target, UrlRefusedError, check_url
 from infra.callbacks_sql import NEW_ID
 from infra.sealing import Seals
+from producer import retention
 from schemas import ids
 from schemas.callback import Endpoint, EndpointRequest, NewEndpoint, Secret
 from schemas.ids import new_filing_id
@@ -46,7 +47,12 @@ _SWITCH = text("""
     RETURNING *
 """)
 
-_REMOVE = text("DELETE FROM callback_endpoints WHERE tenant = :tenant AND id = :id AND registered RETURNING id")
+# Its callbacks first: whoever records an attempt locks the callback before the endpoint, and there may be very many.
+_CLEAR = text("""
+    DELETE FROM callbacks WHERE id = ANY(ARRAY(
+        SELECT id FROM callbacks WHERE tenant = :tenant AND endpoint_id = :id ORDER BY id LIMIT :step))
+""")
+_REMOVE = text("DELETE FROM callback_endpoints WHERE tenant = :tenant AND id = :id AND registered")
 
 # One endpoint stands for an origin, made when the first request names it: what hangs for one request hangs for all.
 _REMEMBER = text(f"""
@@ -190,14 +196,15 @@ async def switch(database: AsyncEngine, *, tenant: str, endpoint: UUID, enabled:
 
 
 async def remove(database: AsyncEngine, *, tenant: str, endpoint: UUID) -> None:
-    """Remove an endpoint with all of its callbacks, those on their way included.
+    """Remove an endpoint with all of its callbacks, those on their way included. It is disabled until that is done.
 
     Raises:
         Problem: the tenant has no such endpoint.
     """
+    await switch(database, tenant=tenant, endpoint=endpoint, enabled=False)
+    await retention.in_steps_async(database, _CLEAR, {"tenant": tenant, "id": endpoint})
     async with database.begin() as connection:
-        if (await connection.execute(_REMOVE, {"tenant": tenant, "id": endpoint})).one_or_none() is None:
-            raise no_such()
+        await connection.execute(_REMOVE, {"tenant": tenant, "id": endpoint})
 
 
 async def rotate(

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import Engine as Database
 from sqlalchemy import TextClause, text
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 STEP = 2_000
 """Rows that one transaction deletes at most."""
@@ -100,6 +101,14 @@ def _in_steps(database: Database, statement: TextClause, parameters: dict[str, o
         total += gone
         if gone == 0:
             return total
+
+
+async def in_steps_async(database: AsyncEngine, statement: TextClause, parameters: dict[str, object]) -> None:
+    """Run a statement that deletes `:step` rows at most until it deletes nothing, from the HTTP edge."""
+    gone = 1
+    while gone:
+        async with database.begin() as connection:
+            gone = (await connection.execute(statement, {**parameters, "step": STEP})).rowcount
 
 
 def delete_batch(database: Database, batch_id: UUID, *, older_than: float = 0.0) -> int:

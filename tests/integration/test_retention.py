@@ -15,9 +15,10 @@ from support.waiting import wait_until
 
 from infra import docket
 from infra.callbacks_sql import NEW_ID
-from producer import retention
+from producer import callback_endpoints, retention
 from producer.cli import processes
 from schemas.ids import new_filing_id
+from schemas.problems import Problem
 from schemas.states import Lane
 
 TABLES = ("comparisons", "shards", "outcomes", "files", "file_runs", "bad_lines", "batches", "idempotency_keys")
@@ -272,3 +273,26 @@ def test_a_tenants_shards_are_found_by_their_index(connection):
     connection.execute(text("ANALYZE"))
     assert read_by(connection, retention._SHARDS[0], tenant="theirs") < 100
     assert connection.execute(text("SELECT DISTINCT tenant FROM shards")).scalars().all() == ["other"]
+
+
+COUNT_STEPS = """
+    CREATE TABLE steps (gone bigint);
+    CREATE FUNCTION count_step() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN INSERT INTO steps SELECT count(*) FROM gone; RETURN NULL; END $$;
+    CREATE TRIGGER count_step AFTER DELETE ON {table} REFERENCING OLD TABLE AS gone
+    FOR EACH STATEMENT EXECUTE FUNCTION count_step()
+"""
+
+
+def test_a_busy_receiver_goes_in_small_steps(desk: Desk, monkeypatch):
+    """However many callbacks an endpoint has had, no statement deletes more than a step of them with it."""
+    monkeypatch.setattr(retention, "STEP", 2)
+    desk.do(COUNT_STEPS.format(table="callbacks"))
+    endpoint = desk.add_endpoint("http://127.0.0.1:1/nobody")
+    desk.tell(5)
+    desk.fan_out()
+    desk.run(callback_endpoints.remove, tenant="default", endpoint=endpoint)
+    assert desk.states() == []
+    assert desk.one("SELECT max(gone) FROM steps") == 2
+    with pytest.raises(Problem):
+        desk.run(callback_endpoints.remove, tenant="default", endpoint=endpoint)

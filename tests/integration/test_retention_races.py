@@ -10,9 +10,9 @@ from support.dockets import LONG, a_line, an_outcome, batch, claim_one
 from support.edge import open_edge
 from support.keys import a_key, bearer
 
-from infra import docket
+from infra import callbacks, docket
 from infra.database import connect_async
-from producer import idempotency, retention
+from producer import callback_endpoints, idempotency, retention
 from schemas import ids
 from schemas.batch import Window
 from schemas.ids import new_filing_id, parse_prefixed
@@ -194,3 +194,23 @@ class TestFile:
         with open_edge(database_url) as http:
             answer = http.post("/v1/batches", json=request, headers=bearer(a_key(database_url)))
         assert answer.status_code == 422
+
+
+class TestEndpoint:
+    """A receiver goes, whatever is on its way to it."""
+
+    def test_one_that_an_attempt_is_being_recorded_of(self, desk, meanwhile):
+        """Who records locks the callback, and the endpoint next: a removal that waits for the one has not the other."""
+        endpoint = desk.add_endpoint("http://127.0.0.1:1/nobody")
+        desk.tell()
+        desk.fan_out()
+        [callback] = desk.release()
+        claimed = desk.claim_callback(callback)
+        failed = callbacks.Attempt(delivered=False, reason="bad_status", status=500, seconds=0.1)
+        with desk.database.begin() as courier:
+            courier.execute(text("SELECT FROM callbacks FOR UPDATE"))
+            removal = meanwhile(desk.run, callback_endpoints.remove, tenant="default", endpoint=endpoint)
+            callbacks.record(courier, claimed, failed)
+        removal.result(30)
+        assert desk.states() == []
+        assert desk.one("SELECT count(*) FROM callback_endpoints") == 0
