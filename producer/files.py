@@ -17,6 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from infra.copying import Copying, column, escape
+from producer import retention
 from producer.outputs import read_out
 from schemas.batch import File
 from schemas.ids import new_filing_id
@@ -71,12 +72,6 @@ _PROCESSED = text("""
     WHERE id = :id
     RETURNING *
 """)
-_TAKE_OUT = (
-    text("DELETE FROM comparisons WHERE source_id = :id"),
-    text("DELETE FROM file_runs WHERE file_id = :id"),
-    text("DELETE FROM bad_lines WHERE file_id = :id"),
-    text("DELETE FROM files WHERE id = :id"),
-)
 
 
 class Unfolder(Protocol):
@@ -344,9 +339,8 @@ async def _copy(database: AsyncEngine, piece: _Piece) -> None:
 
 async def take_out(database: AsyncEngine, file_id: UUID) -> None:
     """Remove a file and all its lines."""
-    for statement in _TAKE_OUT:
-        async with database.begin() as connection:
-            await connection.execute(statement, {"id": file_id})
+    for statement in retention.OF_FILE:
+        await retention.in_steps_async(database, statement, {"id": file_id})
 
 
 def as_file(row: Any) -> File:

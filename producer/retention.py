@@ -84,7 +84,9 @@ _OF_BATCH = (
     _rows("shards", "filing_id = :id", "id"),
     _rows("batches", "id = :id", "id"),
 )
-_OF_FILE = (
+# Uploads that the API was killed in, and files whose deletion was broken off.
+_ABANDONED = text("SELECT id FROM files WHERE state = 'uploading' AND created_at < now() - interval '1 day'")
+OF_FILE = (
     _rows("comparisons", "source_id = :id", "ctid"),
     _rows("bad_lines", "file_id = :id", "ctid"),
     _rows("file_runs", "file_id = :id", "ctid"),
@@ -130,7 +132,14 @@ def delete_file(database: Database, file_id: UUID) -> int:
         connection.execute(LOCK_FILE, {"id": file_id})
         if connection.execute(CLOSE_FILE, {"id": file_id}).rowcount == 0:
             return 0
-    return _all_rows(database, _OF_FILE, file_id)
+    return _all_rows(database, OF_FILE, file_id)
+
+
+def delete_abandoned(database: Database) -> int:
+    """Delete what there is of files that nobody will read: not all of them came, or went. Returns how many rows went."""
+    with database.connect() as connection:
+        found = [row.id for row in connection.execute(_ABANDONED)]
+    return sum(_all_rows(database, OF_FILE, each) for each in found)
 
 
 def _all_rows(database: Database, statements: Sequence[TextClause], of: UUID) -> int:
@@ -252,7 +261,7 @@ def delete_tenant(database: Database, tenant: str) -> int:
     total = keys + sum(_in_steps(database, statement, {"tenant": tenant}) for statement in (*_SHARDS, _SINGLES))
     # Whatever state they are in: a retry may have been let end above.
     total += sum(_all_rows(database, _OF_BATCH, each) for each in batches)
-    total += sum(_all_rows(database, _OF_FILE, each) for each in files)
+    total += sum(_all_rows(database, OF_FILE, each) for each in files)
     total += sum(_in_steps(database, statement, {"tenant": tenant}) for statement in _REST)
     with database.begin() as connection:
         connection.execute(_OVER, {"tenant": tenant})

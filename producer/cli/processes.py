@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated
 
@@ -64,10 +65,9 @@ def dispatcher() -> None:
     meters = Meters("dispatcher")
     meters.serve(chosen.metrics_host, chosen.metrics_port)
     await_tables(database, stop, meanwhile=partial(pulse.beat, chosen.pulse_file))
-    if chosen.retention_days:
-        threading.Thread(
-            target=_delete_what_is_old, args=(database, chosen.retention_days, stop), name="retention", daemon=True
-        ).start()
+    threading.Thread(
+        target=_delete_what_is_old, args=(database, chosen.retention_days, stop), name="retention", daemon=True
+    ).start()
     threading.Thread(
         target=survey.keep_taking,
         args=(database, meters, stop),
@@ -88,11 +88,14 @@ def dispatcher() -> None:
 
 def _delete_what_is_old(database: Database, days: float, stop: threading.Event) -> None:
     """Once an hour, beside the dispatcher's loop: deleting must keep no shard waiting, and no kind of rows another."""
+    kinds: dict[str, Callable[[Database], int]] = {"uploads": retention.delete_abandoned}
+    if days:
+        kinds |= {kind: partial(delete, older_than=days * 86400) for kind, delete in retention.OLD.items()}
     while not stop.wait(_RETENTION_SECONDS):
         gone = 0
-        for kind, delete in retention.OLD.items():
+        for kind, delete in kinds.items():
             try:
-                gone += delete(database, older_than=days * 86400)
+                gone += delete(database)
             except SQLAlchemyError as error:
                 log.warning("retention_failed", of=kind, error=type(error).__name__)
         log.info("retention", rows=gone)

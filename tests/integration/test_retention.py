@@ -15,7 +15,7 @@ from support.waiting import wait_until
 
 from infra import docket
 from infra.callbacks_sql import NEW_ID
-from producer import callback_endpoints, retention
+from producer import callback_endpoints, files, retention
 from producer.cli import processes
 from schemas.ids import new_filing_id
 from schemas.problems import Problem
@@ -296,3 +296,28 @@ def test_a_busy_receiver_goes_in_small_steps(desk: Desk, monkeypatch):
     assert desk.one("SELECT max(gone) FROM steps") == 2
     with pytest.raises(Problem):
         desk.run(callback_endpoints.remove, tenant="default", endpoint=endpoint)
+
+
+def test_a_file_goes_in_small_steps_too(desk: Desk, monkeypatch):
+    """So does what the API takes out: a large file is gone, whoever waits for it."""
+    monkeypatch.setattr(retention, "STEP", 2)
+    desk.do(COUNT_STEPS.format(table="comparisons"))
+    with desk.database.begin() as connection:
+        batch(connection, status="failed")
+    desk.run(files.take_out, desk.one("SELECT id FROM files"))
+    assert desk.rows("SELECT gone FROM steps WHERE gone > 0") == [(2,), (2,), (1,)]
+    assert desk.one("SELECT count(*) FROM files") == 0
+
+
+def test_an_upload_that_was_broken_off_goes(database, connection, monkeypatch):
+    """A day later, also where nothing is deleted by its age; one that may be coming in stays, and so do whole files."""
+    for _ in range(3):
+        batch(connection, status="failed")
+    old, young, whole = connection.execute(text("SELECT id FROM files ORDER BY id")).scalars()
+    for file_id, state, hours in ((old, "uploading", 25), (young, "uploading", 23), (whole, "processed", 25)):
+        change = "UPDATE files SET state = :state, created_at = now() - make_interval(hours => :hours) WHERE id = :id"
+        connection.execute(text(change), {"id": file_id, "state": state, "hours": hours})
+    with keeping(database, monkeypatch, days=0):
+        wait_until(lambda: counts(connection)["files"] == 2, within=30, what="the upload goes")
+    assert set(connection.execute(text("SELECT source_id FROM comparisons")).scalars()) == {young, whole}
+    assert (counts(connection)["file_runs"], counts(connection)["bad_lines"]) == (2, 2)

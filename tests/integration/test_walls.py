@@ -320,7 +320,7 @@ NEEDS = {
         **statements_of(verdicts, "_LAST", "_REASONS", "_BODY", "_NEIGHBOURS"),
         **statements_of(outputs),
         **statements_of(results),
-        **statements_of(retention, "LOCK_FILE", "CLOSE_FILE"),
+        **statements_of(retention, "LOCK_FILE", "CLOSE_FILE", *(f"OF_FILE[{n}]" for n in range(4))),
         **statements_of(waiting),
     },
     "dispatcher": {
@@ -336,7 +336,7 @@ NEEDS = {
         **{
             name: each
             for name, each in statements_of(retention).items()
-            if re.search(r"\._?(OLD_\w+|CLOSE_\w+|LOCK_FILE|FREE_KEY|OF_BATCH|OF_FILE)\b", name)
+            if re.search(r"\._?(OLD_\w+|CLOSE_\w+|LOCK_FILE|FREE_KEY|OF_BATCH|OF_FILE|ABANDONED)\b", name)
         },
     },
     "worker": {
