@@ -71,6 +71,8 @@ class Claim:
     subject_id: UUID
     line: int
     at: datetime
+    now: datetime
+    """When it was claimed, by Postgres's clock."""
     waited: float | None
     """Seconds since what it tells became true, where this is the first try of all."""
 
@@ -170,6 +172,7 @@ def claim(connection: Connection, callback: UUID, *, lease_seconds: float) -> Cl
         subject_id=row.subject_id,
         line=row.line,
         at=row.at,
+        now=row.now,
         waited=row.waited,
     )
 

@@ -166,7 +166,7 @@ CLAIM = text("""
     WHERE c.id = :callback AND c.state = 'released' AND e.id = c.event_id AND p.id = c.endpoint_id
       AND p.state = 'enabled'
     RETURNING c.id, c.lease_token, c.tenant, c.url, c.attempt, c.endpoint_id, p.registered,
-              e.id AS event_id, e.type, e.subject_id, e.line, e.at,
+              e.id AS event_id, e.type, e.subject_id, e.line, e.at, clock_timestamp() AS now,
               -- Of the first try of all, how long it was in coming.
               CASE WHEN c.attempt = 1 AND c.reason IS NULL THEN extract(epoch FROM now() - e.at)::float8 END AS waited
 """)

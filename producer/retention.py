@@ -136,7 +136,7 @@ def delete_file(database: Database, file_id: UUID) -> int:
 
 
 def delete_abandoned(database: Database) -> int:
-    """Delete what there is of files that nobody will read: not all of them came, or went. Returns how many rows went."""
+    """Delete what there is of files that did not come, or go, as a whole. Returns how many rows went."""
     with database.connect() as connection:
         found = [row.id for row in connection.execute(_ABANDONED)]
     return sum(_all_rows(database, OF_FILE, each) for each in found)

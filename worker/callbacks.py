@@ -1,7 +1,6 @@
 """Prepare a callback, send it, record what came of it. No transaction is open while it is being sent."""
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -47,7 +46,6 @@ class Courier:
     deadline_seconds: float
     seals: Seals
     clock_shift_seconds: float = 0.0
-    now: Callable[[], datetime] = lambda: datetime.now(UTC)
     draining: threading.Event = field(default_factory=threading.Event)
     """Set when the process is to end: claim nothing more."""
     meters: Meters = field(default_factory=partial(Meters, "callbacks"))
@@ -71,7 +69,7 @@ def deliver(courier: Courier, callback: UUID) -> None:
             return
         traceparent = _traceparent(connection, claim) if courier.traces.on else None
     body = event_body(claim.event_id, claim.type, claim.at, claim.subject_id, claim.line)
-    headers = sign(ids.event_id(claim.event_id), body, secrets, courier.now())
+    headers = sign(ids.event_id(claim.event_id), body, secrets, claim.now)
     if claim.waited is not None:
         courier.meters.observe(metrics.FIRST_TRY_SECONDS, claim.waited)
     about: Attributes = {"nightcourt.callback": ids.callback_id(callback), "nightcourt.attempt": claim.attempt}
@@ -113,9 +111,10 @@ def sign(message_id: str, body: bytes, secrets: list[str], now: datetime) -> dic
         message_id: the same at every attempt.
         body: the exact bytes to be sent.
         secrets: in Standard Webhooks' form, at least one.
-        now: aware, in UTC.
+        now: aware.
     """
-    signatures = [Webhook(secret).sign(message_id, now, body.decode()) for secret in secrets]
+    utc = now.astimezone(UTC)  # the library takes the hours of any zone for UTC's
+    signatures = [Webhook(secret).sign(message_id, utc, body.decode()) for secret in secrets]
     return {
         "content-type": "application/json",
         "user-agent": "nightcourt-callbacks",

@@ -52,6 +52,23 @@ class TestTheUsualWay:
         with pytest.raises(Exception, match="No matching signature"):
             Webhook(desk.default).verify(message.body, message.headers)
 
+    def test_it_is_signed_for_the_time_that_postgres_has(self, desk: Desk, inbox: Inbox):
+        """Whatever zone it is set to; by the clock of the machine that sends, receivers might refuse what comes."""
+        desk.tell(callback_url=inbox.url)
+        desk.do("""
+            CREATE FUNCTION clock_timestamp() RETURNS timestamptz LANGUAGE sql
+            AS $$ SELECT pg_catalog.clock_timestamp() - interval '4 minutes' $$;
+            DO $$ BEGIN
+                EXECUTE format('ALTER DATABASE %I SET search_path = public, pg_catalog', current_database());
+                EXECUTE format('ALTER DATABASE %I SET timezone = %L', current_database(), 'Asia/Kolkata');
+            END $$;
+        """)
+        desk.database.dispose()  # connections that are made from here on find this clock
+        desk.deliver()
+        [message] = inbox.messages
+        assert int(message.headers["webhook-timestamp"]) == pytest.approx(message.at - 240, abs=60)
+        Webhook(desk.default).verify(message.body, message.headers)
+
     def test_both_secrets_sign_while_one_is_rotated(self, desk: Desk, inbox: Inbox):
         """During the time of grace the old secret and the new one both verify; after it the new one alone."""
         endpoint = desk.add_endpoint(inbox.url)
