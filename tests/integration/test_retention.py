@@ -82,6 +82,20 @@ def age(connection: Connection) -> None:
         connection.execute(text(f"UPDATE {table} SET {column} = {column} - interval '2 days'"))  # noqa: S608
 
 
+@contextmanager
+def keeping(database: Engine, monkeypatch: pytest.MonkeyPatch, *, days: float) -> Iterator[None]:
+    """Delete what the dispatcher deletes by itself, over and over."""
+    monkeypatch.setattr(processes, "_RETENTION_SECONDS", 0.01)
+    stop = threading.Event()
+    thread = threading.Thread(target=processes._delete_what_is_old, args=(database, days, stop))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(30)
+
+
 def test_what_ended_long_ago_goes_and_the_rest_stays(database, connection):
     """Old verdicts, batches and files go; what is young, queued or running stays, however old."""
     single(connection, decided=True)
@@ -194,8 +208,8 @@ def test_what_is_young_is_not_read(connection, kind):
     connection.execute(text("ANALYZE"))
     [statement] = retention.OLD[kind].args
     assert 0 < read_by(connection, statement, older_than=86400) < 100
-    left = connection.execute(text(statement.text.replace(":older_than", "0")), {"step": 100_000}).rowcount
-    assert left == 20_000
+    all_of_it = text(statement.text.replace(":older_than", "0"))
+    assert connection.execute(all_of_it, {"step": 100_000}).rowcount == 20_000
 
 
 def test_what_cannot_be_deleted_keeps_nothing_else(database, connection, monkeypatch):
@@ -206,20 +220,6 @@ def test_what_cannot_be_deleted_keeps_nothing_else(database, connection, monkeyp
     connection.execute(text("ALTER TABLE idempotency_keys RENAME TO elsewhere"))
     with keeping(database, monkeypatch, days=1):
         wait_until(lambda: not connection.execute(text("SELECT FROM files")).all(), within=30, what="the file goes")
-
-
-@contextmanager
-def keeping(database: Engine, monkeypatch: pytest.MonkeyPatch, *, days: float) -> Iterator[None]:
-    """Delete what the dispatcher deletes by itself, over and over."""
-    monkeypatch.setattr(processes, "_RETENTION_SECONDS", 0.01)
-    stop = threading.Event()
-    thread = threading.Thread(target=processes._delete_what_is_old, args=(database, days, stop))
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(30)
 
 
 def test_what_was_told_long_ago(desk: Desk):
@@ -313,6 +313,7 @@ def test_an_upload_that_was_broken_off_goes(database, connection, monkeypatch):
     """A day later, also where nothing is deleted by its age; one that may be coming in stays, and so do whole files."""
     for _ in range(3):
         batch(connection, status="failed")
+    connection.execute(text("DELETE FROM batches"))
     old, young, whole = connection.execute(text("SELECT id FROM files ORDER BY id")).scalars()
     for file_id, state, hours in ((old, "uploading", 25), (young, "uploading", 23), (whole, "processed", 25)):
         change = "UPDATE files SET state = :state, created_at = now() - make_interval(hours => :hours) WHERE id = :id"
