@@ -44,7 +44,7 @@ _OLD_SINGLES = text(f"""
           AND o.decided_at < now() - make_interval(secs => :older_than)
         ORDER BY c.tenant, c.source_id LIMIT :step
     ), shards_gone AS (DELETE FROM shards s USING old WHERE s.filing_id = old.source_id),
-    outcomes_gone AS (DELETE FROM outcomes o USING old WHERE o.filing_id = old.source_id),
+    outcomes_gone AS (DELETE FROM outcomes o USING old WHERE o.filing_id = old.source_id AND o.line = 0),
     keys_gone AS (DELETE FROM idempotency_keys k USING old WHERE k.filing_id = old.source_id)
     DELETE FROM comparisons c USING old WHERE c.source_id = old.source_id AND c.line = 0
 """)  # noqa: S608 - a constant
@@ -212,7 +212,7 @@ _BATCHES = text("SELECT id FROM batches WHERE tenant = :tenant")
 _SINGLES = text("""
     WITH theirs AS MATERIALIZED (
         SELECT source_id FROM comparisons WHERE tenant = :tenant AND line = 0 ORDER BY source_id LIMIT :step
-    ), outcomes_gone AS (DELETE FROM outcomes o USING theirs WHERE o.filing_id = theirs.source_id)
+    ), outcomes_gone AS (DELETE FROM outcomes o USING theirs WHERE o.filing_id = theirs.source_id AND o.line = 0)
     DELETE FROM comparisons c USING theirs WHERE c.source_id = theirs.source_id AND c.line = 0
 """)
 
