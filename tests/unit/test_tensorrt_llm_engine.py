@@ -304,11 +304,11 @@ class TestFailures:
                 engine.score([prompt])
             assert not engine.health()
 
-    def test_an_executor_that_failed_is_gone_for_everybody(self, folder: Path):
-        """What was in flight and what comes after both learn that the engine is of no more use."""
+    def test_an_engine_on_a_broken_device_is_gone_for_everybody(self, folder: Path):
+        """The library says so by refusing each request; in flight or after, all learn that the engine is no use."""
         with opened(folder, die_after=2) as engine:
             prompt = asked(engine)
-            with pytest.raises(EngineGoneError, match=r"executor has failed \(RuntimeError\)"):
+            with pytest.raises(EngineGoneError, match=r"executor has failed \(RequestError\)"):
                 _ask_often(engine, prompt)
             with pytest.raises(EngineGoneError):
                 engine.score([prompt])

@@ -3,7 +3,8 @@
 Prompts go in as token ids, and of what comes back the logits of one token are read; nothing is decoded but what the
 profile that writes asks for. Requests are submitted under a lock, because TensorRT-LLM gives out their numbers without
 one, and waited for outside it. A request that is refused or late fails its step; any other failure means that the
-executor has shut itself down, and then the process has to end, so that the leases bring the work back.
+executor has shut itself down or the device is broken, and then the process has to end, so that the leases bring the
+work back.
 """
 
 import math
@@ -43,6 +44,7 @@ _DRAIN_EVERY_SECONDS = 0.2
 _DRAIN_SECONDS = 0.02  # TensorRT-LLM adds to the queue every 0.2 s; a wait longer than that would never end
 _GLANCE_SECONDS = 0.001  # to see whether an answer has arrived
 _LOGITS_DIMENSIONS = 2
+_FORWARD_FAILED = "Encountered an error in forward"  # as TensorRT-LLM tells requests that its step itself has failed
 
 
 @dataclass(slots=True)
@@ -214,7 +216,8 @@ class TensorRtLlmEngine:
         if _is_out_of_memory(error):
             # Where the executor did not survive it, the next submission is told so.
             return EngineOutOfMemoryError("the GPU had too little memory for the step")
-        if isinstance(error, self._request_error):
+        # An error of the device reaches every request as if that had been refused, and each one after it as well.
+        if isinstance(error, self._request_error) and _FORWARD_FAILED not in str(error):
             return EngineError("TensorRT-LLM refused the prompt")
         self._failed = True
         return EngineGoneError(f"TensorRT-LLM's executor has failed ({type(error).__name__})")

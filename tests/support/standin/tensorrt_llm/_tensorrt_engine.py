@@ -89,6 +89,7 @@ class _Executor:
         self._results: dict[int, RequestOutput] = {}
         self._waiting: queue.Queue[Any] = queue.Queue()
         self._down = False
+        self._broken = False
         self._served = 0
         self._cache: set[int] = set()
         self.stats: queue.Queue[dict[str, Any]] = queue.Queue()
@@ -142,11 +143,16 @@ class _Executor:
             if len(step) > behaviour().get("room_for", 1 << 30):
                 self._have_no_memory(step)
                 continue
+            self._forward(step)
+
+    def _forward(self, step: list[tuple[int, str | None]]) -> None:
+        if not self._broken:
             for number, salt in step:
                 self._serve(number, salt)
             self._tell(len(step))
-            if self._dies():
-                return
+            self._broken = self._breaks()
+        if self._broken:
+            self._fail_forward()
 
     def _tokens(self, waiting: tuple[int, str | None]) -> int:
         request = self._results.get(waiting[0])
@@ -209,8 +215,8 @@ class _Executor:
         cache = {"reusedBlocks": self.counts["reused"], "missedBlocks": self.counts["computed"], "maxNumBlocks": 4096}
         self.stats.put({"iter": self._served, "numActiveRequests": active, "gpuMemUsage": 2**30, "kvCacheStats": cache})
 
-    def _dies(self) -> bool:
-        """Fail as a device does: everything in flight gets the error, and nothing is taken any more."""
+    def _breaks(self) -> bool:
+        """Whether the device breaks now."""
         after, marker = behaviour().get("die_after"), behaviour().get("die_once")
         if after is None or self._served < after:
             return False
@@ -219,10 +225,14 @@ class _Executor:
                 return False
             Path(marker).touch()
         self._report()
-        self._down = True
-        for request in list(self._results.values()):
-            request._queue.put(RuntimeError("CUDA error: an illegal memory access was encountered"))
         return True
+
+    def _fail_forward(self) -> None:
+        """Fail as on a broken device: the executor goes on, and whatever it has in flight is told of the error."""
+        words = "Encountered an error in forwardAsync function: an illegal memory access was encountered"
+        for number in list(self._results):
+            if (request := self._results.pop(number, None)) is not None:
+                request._queue.put(RequestError(words))
 
     def _report(self) -> None:
         """Leave the counts where a test asked for them."""
