@@ -121,6 +121,15 @@ class TestScore:
         assert score.mass == pytest.approx((math.exp(row[tokens.a]) + math.exp(row[tokens.b])) / total)
         assert score.mass == pytest.approx(0.97)
 
+    def test_a_model_that_would_rather_end_its_turn_is_asked_all_the_same(self, folder: Path):
+        """Where the end is the likeliest token, the odds of the two verdicts are read, and their mass is small."""
+        with opened(folder, would_end=True) as engine:
+            prompt = asked(engine)
+            [score] = engine.score([prompt])
+            assert score.log_odds == pytest.approx(engine._llm._executor._model.log_odds(prompt))
+            assert score.mass < 0.5
+            assert engine.health()
+
     def test_answers_come_in_the_order_of_the_prompts(self, folder: Path):
         """A call of many prompts gives what a call for each would."""
         with opened(folder, tokens_per_second=100_000) as engine:

@@ -141,6 +141,8 @@ class TensorRtLlmEngine:
             end_id=self._vocabulary.end,
             pad_id=self._vocabulary.end,
             detokenize=False,
+            # A token that ends the turn is not counted, and where none is counted there are no logits.
+            ignore_eos=True,
             return_generation_logits=True,
         )
         return [self._opinion(*each) for each in self._run(prompts, params, salt, self._timeout)]

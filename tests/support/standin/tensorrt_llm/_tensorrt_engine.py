@@ -196,6 +196,10 @@ class _Executor:
                 if not self._args.gather_generation_logits:
                     return RequestError("gather_generation_logits was not asked for")
                 rows = [self._model.row(odds)]
+                if behaviour().get("would_end"):
+                    rows[0][params.end_id] = max(rows[0]) + 1.0
+                    if not params.ignore_eos:
+                        return CompletionOutput(index=0, finish_reason="stop", generation_logits=torch.Tensor([]))
                 logits = torch.Tensor([rows] if behaviour().get("odd_shape") else rows)
             return CompletionOutput(index=0, token_ids=[token], finish_reason="length", generation_logits=logits)
         text = f"The answer is clear. [[{'A' if odds > 0 else 'B'}]]"

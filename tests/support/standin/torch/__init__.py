@@ -50,7 +50,7 @@ class Tensor:
 
 
 def _shape(data: Any) -> tuple[int, ...]:
-    return (len(data), *_shape(data[0])) if isinstance(data, list) else ()
+    return (len(data), *(_shape(data[0]) if data else ())) if isinstance(data, list) else ()
 
 
 def tensor(data: Any, *, device: str) -> Tensor:
