@@ -385,13 +385,22 @@ class TestTrouble:
         assert len(server.asked) == 7
         assert logs[-1]["retry_in"] >= 1
 
-    def test_a_wait_beyond_the_patience_is_not_begun(self, start, open_engine):
-        """The attempt fails at once, and the docket tries again later."""
+    def test_a_wait_beyond_the_patience_uses_it_up(self, start, open_engine):
+        """The server is not asked before its time, and the attempt fails no sooner than others: there are few."""
         server = start()
-        engine = open_engine(server)
+        engine = open_engine(server, patience_seconds=0.5)
         server.troubles.append(Trouble(status=429, headers={"Retry-After": "3600"}))
+        began = time.monotonic()
         with pytest.raises(EngineError, match="in 1 tries: it answered with status 429"):
             engine.score([engine.encode(ASKED)])
+        assert time.monotonic() - began > 0.49
+
+    @pytest.mark.parametrize("status", [401, 403, 404])
+    def test_a_key_or_a_model_that_is_refused_later_is_waited_out(self, start, open_engine, status):
+        """It was taken before, so no prompt is to blame: somebody has changed it, and will mend that."""
+        server = start()
+        self.after(server, open_engine(server), *[Trouble(status=status)] * 5)
+        assert len(server.asked) == 6
 
     def test_a_date_to_wait_for_is_understood(self):
         """Retry-After may be a date; a past one, and nonsense, are no wait."""
@@ -399,7 +408,7 @@ class TestTrouble:
         assert remote._seconds("Wed, 21 Oct 2015 07:28:00 GMT") == 0
         assert remote._seconds("soon") == 0
 
-    @pytest.mark.parametrize("status", [400, 404, 413, 422, 307])
+    @pytest.mark.parametrize("status", [400, 413, 422, 307])
     def test_a_refusal_is_not_asked_again(self, start, open_engine, status):
         """What the server said is not repeated: it may quote the prompt."""
         server = start()
@@ -471,7 +480,7 @@ class TestTrouble:
     def test_an_ill_server_stops_no_pulse(self, start, open_engine, tmp_path):
         """A restart of the worker would not mend it, so the engine is well while the server takes nothing."""
         server = start(key="right")
-        engine = open_engine(server, key="right")
+        engine = open_engine(server, key="right", patience_seconds=0.5)
         server.key = "another"
         with pytest.raises(EngineError):
             engine.score([engine.encode(ASKED)])

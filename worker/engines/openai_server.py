@@ -195,6 +195,7 @@ class OpenAIServerEngine:
             caveat=_caveat(title, str(entry.get("root") or "")),
         )
         self._form = self._find_form(tokens)
+        self._remote.expect_no_refusal()
 
     async def _find_model(self, wanted: str | None) -> dict[str, Any]:
         try:

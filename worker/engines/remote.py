@@ -35,6 +35,8 @@ _BUSY_OR_AWAY = {
     HTTPStatus.BAD_GATEWAY,
     HTTPStatus.GATEWAY_TIMEOUT,
 }
+_REFUSES_ALL = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}
+"""Refusals of the key, or of the model by its name: no prompt's fault, where others were answered before."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 15.0
 _MOST_BYTES = 64 << 20
 
@@ -49,7 +51,7 @@ class RefusedError(EngineError):
 
 
 class AwayError(EngineError):
-    """The server could not be reached, or was too busy, for as long as there was patience."""
+    """The server could not be reached, was too busy, or took nobody's prompts, for as long as there was patience."""
 
 
 class Reply(NamedTuple):
@@ -97,6 +99,7 @@ class Remote:
             trust_env=False,
             follow_redirects=False,
         )
+        self._waited_out = _BUSY_OR_AWAY
         self._closed = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="remote", daemon=True)
@@ -115,6 +118,10 @@ class Remote:
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
         """Call from a thread that is not the loop's."""
         return self.run(self.call(path, body))
+
+    def expect_no_refusal(self) -> None:
+        """Wait out refusals of key or model from now on: the server has taken both, and somebody will mend that."""
+        self._waited_out = _BUSY_OR_AWAY | _REFUSES_ALL
 
     def turns(self, *, within: float) -> bool:
         """Whether this is open and its loop goes round. The server is not asked."""
@@ -142,7 +149,7 @@ class Remote:
         the turns go by who came first, none waits for one that may take longer.
 
         Raises:
-            RefusedError: the server will not, with a 4xx other than 429.
+            RefusedError: the server will not, with a 4xx other than those that are waited out.
             AwayError: it did not answer in all the time that there was.
             EngineError: it failed at this each time, or its answer is not JSON.
         """
@@ -174,15 +181,19 @@ class Remote:
                 if reply.status == HTTPStatus.OK:
                     return _json(reply.content)
                 trouble = f"it answered with status {reply.status}"
-                if reply.status in _BUSY_OR_AWAY:
+                if reply.status in self._waited_out:
                     wait += _seconds(reply.retry_after)
                 elif reply.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
                     faults += 1
                 else:
                     raise RefusedError(path, reply.status)
-            if faults == _MOST_FAULTS or time.monotonic() + wait > give_up_at:
-                kind = EngineError if faults == _MOST_FAULTS else AwayError
-                raise kind(f"the server could not be brought to answer {path} in {tries} tries: {trouble}")
+            failed = f"the server could not be brought to answer {path} in {tries} tries: {trouble}"
+            if faults == _MOST_FAULTS:
+                raise EngineError(failed)
+            if time.monotonic() + wait > give_up_at:
+                # Told sooner, a server that asks for an hour would use up all attempts at a prompt within seconds.
+                await asyncio.sleep(give_up_at - time.monotonic())
+                raise AwayError(failed)
             log.warning("engine_waits", path=path, trouble=trouble, tries=tries, retry_in=round(wait, 2))
             await asyncio.sleep(wait)
             pause = min(pause * 2, _LONGEST_PAUSE)
