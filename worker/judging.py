@@ -44,10 +44,8 @@ T = TypeVar("T")
 
 _RECORD_SECONDS = 1.0
 """Outcomes in hand are stored this often: what a crash costs at most, and what a transaction is worth."""
-
-
-class UnparseableError(Exception):
-    """The model's answer was no verdict; the message says what it was instead, without its text."""
+_REASON_CHARACTERS = 300
+"""How much of what an engine says of its failure is stored and logged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +136,8 @@ def _see_through(bench: Bench, claim: Claim, span: Span) -> None:
     except EngineError as error:
         ending = "failed"
         span.fail(type(error).__name__)
-        log.warning("attempt_failed", shard=shard, attempt=claim.attempt, error=type(error).__name__)
+        told = {"error": type(error).__name__, "reason": str(error)[:_REASON_CHARACTERS]}
+        log.warning("attempt_failed", shard=shard, attempt=claim.attempt, **told)
         _fail(bench, claim, error)
         if isinstance(error, EngineGoneError):
             raise
@@ -350,7 +349,7 @@ def _fail(bench: Bench, claim: Claim, error: EngineError) -> None:
         docket.fail,
         claim=claim,
         code=OutcomeError.ENGINE_FAILED,
-        message=f"the engine failed at each of {claim.attempt} attempts: {str(error)[:300]}",
+        message=f"the engine failed at each of {claim.attempt} attempts: {str(error)[:_REASON_CHARACTERS]}",
         retry_in=min(60.0, 2.0 ** (claim.attempt - 1)),
         max_attempts=bench.rules.max_attempts,
     )

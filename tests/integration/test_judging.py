@@ -276,7 +276,9 @@ class TestAnEngineThatFails:
         engine.while_working = fail
         court.file(comparison())
         for attempt in (1, 2):
-            court.sit()
+            with capture_logs() as logs:
+                court.sit()
+            assert [each["reason"] for each in logs] == ["out of memory"]
             assert court.shards() == [("waiting", attempt)]
             assert court.release() == []  # the pause is not over
             court.end_the_pauses()

@@ -90,7 +90,10 @@ class Generation:
 
 
 class EngineError(Exception):
-    """The engine failed at the work in hand. The work may be tried again, in smaller pieces."""
+    """The engine failed at the work in hand. The work may be tried again, in smaller pieces.
+
+    The message is stored and logged: it holds nothing of a prompt.
+    """
 
 
 class PromptTooLongError(EngineError):
