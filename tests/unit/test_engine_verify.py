@@ -108,6 +108,13 @@ class TestWhole:
         assert "parity" in unfit(report).detail
         assert not (built / "engine" / REPORT).exists()
 
+    def test_a_verification_that_fails_takes_the_mark_of_an_earlier_one(self, built: Path, proof: Any):
+        """What passed on one day and not on another is not verified."""
+        (built / "engine" / REPORT).write_text(f'{{"build": "{build_of(read_manifest(built / "engine"))}"}}')
+        assert is_verified(built / "engine", read_manifest(built / "engine"))
+        proof({"shift": 0.5}, soak=0)
+        assert not is_verified(built / "engine", read_manifest(built / "engine"))
+
     def test_an_engine_that_goes_wrong_on_long_prompts_fails_at_their_length(self, proof: Any):
         """Short prompts pass, long ones do not, and the report says which."""
         lengths = proof({"wrong_beyond": 1000})["checks"]["parity"]["lengths"]

@@ -29,7 +29,7 @@ def prove(order: VerifyOrder, settings: Settings, say: Say) -> dict[str, Any]:
     """Verify an engine folder, check by check, and write the report.
 
     Where all checks pass and none was left out, the report is put into the folder too, and verdicts of this build
-    are no longer said to be of an engine that was not verified.
+    are no longer said to be of an engine that was not verified. An earlier report is taken out of it first.
 
     Raises:
         Problem: the engine, the reference or the pairs cannot be used.
@@ -41,6 +41,7 @@ def prove(order: VerifyOrder, settings: Settings, say: Say) -> dict[str, Any]:
     pairs = read_pairs(order.pairs)
     vocabulary = Vocabulary(order.folder)
     reference = _reference(order, manifest, pairs, vocabulary, say)
+    _unmark(order.folder)
     say("loading the engine")
     engine = TensorRtLlmEngine(
         order.folder,
@@ -116,6 +117,16 @@ def _reference(
     _write(kept, reference.model_dump_json())
     say(f"kept the reference as {kept}; give it with --reference the next time")
     return reference
+
+
+def _unmark(folder: Path) -> None:
+    """Take away what an earlier verification left: if this one does not pass, that one does not count."""
+    mark = folder / REPORT
+    if mark.exists():  # asked first, because a folder that cannot be written to refuses even to remove nothing
+        try:
+            mark.unlink()
+        except OSError as error:
+            raise Problem(BAD_OUTPUT_FILE, f"{mark}: {error.strerror}.") from None
 
 
 def _write(path: Path, text: str) -> None:
