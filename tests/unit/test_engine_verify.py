@@ -147,10 +147,15 @@ class TestWhole:
         with pytest.raises(Problem, match="other weights"):
             proof(checkpoint=str(other))
 
-    def test_an_engine_that_fails_during_the_soak_ends_it(self, proof: Any):
-        """A failure is told as what it is; there is no report to believe."""
-        with pytest.raises(EngineError, match="executor has failed"):
-            proof({"die_after": 500})
+    def test_an_engine_that_fails_loses_no_figures(self, proof: Any, tmp_path: Path):
+        """The check at which it failed says why, those after it too, and the report has what was found before."""
+        report = proof({"die_after": 95})  # after 12 prompts for parity and 80 for agreement
+        found = report["checks"]
+        assert (found["parity"]["passed"], found["agreement"]["passed"]) == (True, True)
+        assert (found["throughput"]["passed"], found["soak"]["passed"]) == (False, False)
+        assert "executor has failed" in found["throughput"]["reason"]
+        assert "throughput, soak" in unfit(report).detail
+        assert json.loads((tmp_path / "report.json").read_text()) == report
 
 
 class TestCompare:

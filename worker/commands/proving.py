@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +20,7 @@ from worker.commands.build import find_checkpoint, weight_files
 from worker.commands.pairs import Pair, of_length, read_pairs
 from worker.commands.saying import Say
 from worker.commands.verify import Reference
+from worker.engines.base import EngineError
 from worker.engines.tensorrt_llm.engine import TensorRtLlmEngine
 from worker.engines.vocabulary import Vocabulary
 
@@ -33,7 +35,6 @@ def prove(order: VerifyOrder, settings: Settings, say: Say) -> dict[str, Any]:
 
     Raises:
         Problem: the engine, the reference or the pairs cannot be used.
-        EngineError: the engine failed.
     """
     manifest = read_manifest(order.folder)
     say("reading every byte of the engine folder")
@@ -51,12 +52,15 @@ def prove(order: VerifyOrder, settings: Settings, say: Say) -> dict[str, Any]:
         timeout_seconds=settings.engine_timeout_seconds,
     )
     with closing(engine):
+        peak = checks.peak(manifest, order.peak_tflops)
         found = {
             "verdict_tokens": checks.check_tokens(engine, vocabulary.opening),
-            "parity": checks.check_parity(engine, reference, manifest.quantisation, say),
-            "agreement": checks.check_agreement(engine, pairs, order.in_flight, say),
-            "throughput": checks.measure(engine, pairs, manifest, checks.peak(manifest, order.peak_tflops), order, say),
-            "soak": checks.soak(engine, pairs, order, checks.Memory(), say) if order.soak else {"passed": None},
+            "parity": _outcome(lambda: checks.check_parity(engine, reference, manifest.quantisation, say)),
+            "agreement": _outcome(lambda: checks.check_agreement(engine, pairs, order.in_flight, say)),
+            "throughput": _outcome(lambda: checks.measure(engine, pairs, manifest, peak, order, say)),
+            "soak": _outcome(lambda: checks.soak(engine, pairs, order, checks.Memory(), say))
+            if order.soak
+            else {"passed": None},
         }
         report = {
             "build": build_of(manifest),
@@ -73,6 +77,14 @@ def prove(order: VerifyOrder, settings: Settings, say: Say) -> dict[str, Any]:
     if report["passed"]:
         _write(order.folder / REPORT, text)
     return report
+
+
+def _outcome(check: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Carry a check out. An engine that fails at it has not passed it, and what the others found is kept."""
+    try:
+        return check()
+    except EngineError as error:
+        return {"passed": False, "reason": str(error)}
 
 
 def unfit(report: dict[str, Any]) -> Problem | None:

@@ -5,7 +5,7 @@
 | verdict_tokens | "A" and "B" after "[[" are one token each; for a Llama 3 tokenizer 32 and 33 after 15873 |
 | parity | by length: log-odds differ from bf16's by no more than the tolerance, and votes agree where bf16 is sure |
 | agreement | nearly all probability is on A and B, and both orders of a pair agree more often than chance has it |
-| throughput | never fails; tokens and judgements a second, against the roof of the GPU |
+| throughput | the engine does not fail; tokens and judgements a second, against the roof of the GPU |
 | soak | no failure, no growth of memory, and a prompt asked again and again gets the same odds |
 
 The tolerances were set before anything was measured, from what each number format can do. They are no results.
