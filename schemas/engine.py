@@ -149,7 +149,7 @@ class VerifyOrder(BaseModel):
     lengths: tuple[PositiveInt, ...] = (1024, 4096, 8192)
     """Lengths of the parity check, in tokens; the engine's own limit caps them."""
     soak: Annotated[int, Field(ge=0)] = 50_000
-    """Prompts of the soak; 0 leaves it out, and then the engine is not marked as verified."""
+    """Prompts of the soak; 0 leaves it out. With fewer than by default the engine is not marked as verified."""
     seconds: PositiveFloat = 30.0
     """How long to measure throughput at each length."""
     in_flight: PositiveInt = 64

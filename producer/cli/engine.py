@@ -103,8 +103,9 @@ def verify(
     same winner in both orders. Soak: no failure, memory grows by less than 256 MiB, and the odds of one prompt that is
     asked again and again stay within .35.
 
-    The engine folder is marked as verified once all of it passed; until then every verdict carries a caveat. Ends with
-    1 if a check did not pass. Takes about 20 GB of GPU memory for the reference, then the whole GPU.
+    The engine folder is marked as verified once all of it passed at the default sizes or above; until then every
+    verdict carries a caveat. Ends with 1 if a check did not pass. Takes about 20 GB of GPU memory for the reference,
+    then the whole GPU.
 
     Example: nightcourt engine verify /engines/critic-fp8 --checkpoint /models/critic --pairs labelled.jsonl
     """

@@ -13,13 +13,14 @@ from infra.engine_folder import REPORT, build_of, is_verified, read_manifest
 from infra.settings import Settings
 from schemas.engine import BenchOrder, BuildOrder, Limits, ModelShape, VerifyOrder
 from schemas.problems import Problem
+from worker.commands import proving
 from worker.commands import verify as checks
 from worker.commands.bench import bench, steps_of
 from worker.commands.build import build
 from worker.commands.load import drive
 from worker.commands.pairs import both_orders, of_length, read_pairs
 from worker.commands.proving import prove, unfit
-from worker.commands.verify import Tolerance, compare
+from worker.commands.verify import Reference, Tolerance, compare
 from worker.engines.base import EngineError, Score
 from worker.engines.roofline import matmul_weights, operations_per_token, peak_tflops, roof_tokens_per_second
 from worker.engines.sharing import Meter
@@ -71,7 +72,16 @@ def proof(built: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     return run
 
 
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what the tests ask be enough for a mark: so much as the command asks takes minutes."""
+    monkeypatch.setattr(proving, "LEAST_LENGTHS", (600, 1500))
+    monkeypatch.setattr(proving, "LEAST_PROMPTS", 6)
+    monkeypatch.setattr(proving, "LEAST_SOAK", 600)
+
+
 class TestWhole:
+    @pytest.mark.usefixtures("small")
     def test_a_good_engine_passes_and_is_marked(self, built: Path, proof: Any, tmp_path: Path):
         """All checks pass, the report says with which figures, and the folder is marked as verified for this build."""
         report = proof()
@@ -98,6 +108,13 @@ class TestWhole:
         assert is_verified(folder, manifest)
         assert not is_verified(folder, manifest.model_copy(update={"built_at": "another day"}))
         (folder / REPORT).unlink()
+
+    @pytest.mark.usefixtures("small")
+    @pytest.mark.parametrize("less", [{"per_length": 5}, {"soak": 599}])
+    def test_a_smaller_verification_passes_and_marks_nothing(self, built: Path, proof: Any, less: dict[str, Any]):
+        """A glance at an engine takes no caveat from its verdicts."""
+        assert proof(**less)["passed"]
+        assert not (built / "engine" / REPORT).exists()
 
     def test_an_engine_that_says_something_else_fails_parity(self, built: Path, proof: Any):
         """Log-odds that are off by more than the tolerance are found, and the folder is not marked."""
@@ -185,6 +202,26 @@ class TestCompare:
         assert not compare([-0.1] * 3, [1.1] * 3, Tolerance(2.0, 2.0))["passed"]
         assert compare([-0.1] * 3, [0.1] * 3, Tolerance(2.0, 2.0))["passed"]
 
+    def test_where_nothing_was_sure_nothing_was_compared(self):
+        """Without one prompt that the model is sure of no vote was looked at, and that is no pass."""
+        asked = [[number] * 9 for number in range(20)]
+        for engine, passes in ((SimulatedEngine(), True), (Unsure(), False)):
+            said = [score.log_odds for score in engine.score(asked)]
+            reference = Reference(weights="", tokenizer="", prompts={9: asked}, log_odds={9: said})
+            assert checks.check_parity(engine, reference, "bf16", nobody)["passed"] is passes
+
+    def test_a_length_without_prompts_does_not_pass(self):
+        """There is nothing that could differ."""
+        assert not compare([], [], Tolerance(2.0, 2.0))["passed"]
+
+
+class Unsure(SimulatedEngine):
+    """An engine that is never sure."""
+
+    def score(self, prompts: Sequence[Sequence[int]], *, salt: str = "") -> list[Score]:
+        """Say hardly anything."""
+        return [each._replace(log_odds=each.log_odds / 100) for each in super().score(prompts, salt=salt)]
+
 
 class NotANumber(SimulatedEngine):
     """An engine that says of one prompt in a hundred what is no number."""
@@ -214,25 +251,37 @@ class TestAgreement:
         assert not found["passed"]
 
 
+class Growing(checks.Memory):
+    """A process that grows by so many bytes at every look, on a GPU that does not."""
+
+    def __init__(self, leak: int) -> None:
+        self._leak = leak
+        self._looks = 0
+
+    def resident(self) -> int:
+        """What is in use of the process."""
+        self._looks += 1
+        return self._looks * self._leak
+
+    def gpu(self) -> int:
+        """What is in use of the GPU."""
+        return 0
+
+
 class TestSoak:
+    def test_what_was_looked_at_once_did_not_hold(self, built: Path):
+        """With one answer to the prompt that is asked again, and one look at the memory, neither could have moved."""
+        order = VerifyOrder(folder=built, checkpoint="x", pairs=built, soak=100, in_flight=4)
+        pairs = read_pairs(built / "pairs.jsonl")
+        found = checks.soak(SimulatedEngine(), pairs, order, Growing(0), nobody)
+        assert (found["asked_again"], found["memory_growth_bytes"], found["odds_drift"]) == (1, None, None)
+        assert not found["passed"]
+
     @pytest.mark.parametrize(("leak", "passes"), [(0, True), (1 << 20, False)])
     def test_memory_that_grows_is_found(self, built: Path, leak: int, passes: bool):
         """A mebibyte more at every look is found, whichever memory it is."""
-
-        class Growing(checks.Memory):
-            looks = 0
-
-            def resident(self) -> int:
-                """A process that grows."""
-                self.looks += 1
-                return self.looks * leak
-
-            def gpu(self) -> int:
-                """A GPU that does not."""
-                return 0
-
         order = VerifyOrder(folder=built, checkpoint="x", pairs=built, soak=40_000, in_flight=4)
-        found = checks.soak(SimulatedEngine(), read_pairs(built / "pairs.jsonl"), order, Growing(), nobody)
+        found = checks.soak(SimulatedEngine(), read_pairs(built / "pairs.jsonl"), order, Growing(leak), nobody)
         assert found["prompts"] >= 40_000
         assert found["passed"] is passes
 

@@ -26,12 +26,17 @@ from worker.engines.vocabulary import Vocabulary
 
 _REPORT = Path("nightcourt-verify.json")
 
+LEAST_LENGTHS, LEAST_PROMPTS, LEAST_SOAK = (
+    VerifyOrder.model_fields[name].default for name in ("lengths", "per_length", "soak")
+)
+"""What an engine has to have been asked before it is marked: as much as the command asks by default."""
+
 
 def prove(order: VerifyOrder, settings: Settings, say: Say) -> dict[str, Any]:
     """Verify an engine folder, check by check, and write the report.
 
-    Where all checks pass and none was left out, the report is put into the folder too, and verdicts of this build
-    are no longer said to be of an engine that was not verified. An earlier report is taken out of it first.
+    Where all checks pass and none was smaller than usual, the report is put into the folder too, and verdicts of this
+    build are no longer said to be of an engine that was not verified. An earlier report is taken out of it first.
 
     Raises:
         Problem: the engine, the reference or the pairs cannot be used.
@@ -74,8 +79,11 @@ def prove(order: VerifyOrder, settings: Settings, say: Say) -> dict[str, Any]:
         }
     text = json.dumps(report, indent=2) + "\n"
     _write(order.report or _REPORT, text)
-    if report["passed"]:
+    enough = all(len(reference.prompts.get(length, ())) >= LEAST_PROMPTS for length in LEAST_LENGTHS)
+    if report["passed"] and enough and order.soak >= LEAST_SOAK:
         _write(order.folder / REPORT, text)
+    elif report["passed"]:
+        say("not marked as verified: this verification asked less than the command does by default")
     return report
 
 
