@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from pydantic_core import from_json
+
 from infra.filed import Filed
 from infra.outcomes import Outcome
 from schemas.problems import OutcomeError
@@ -86,6 +88,7 @@ def reuse(
     digests: dict[int, bytes],
     judges: dict[str, str],
     found: dict[tuple[bytes, str], str],
+    mass_threshold: float,
 ) -> tuple[list[Outcome], list[Filed]]:
     """Answer from earlier verdicts what can be; the rest is fresh.
 
@@ -94,6 +97,7 @@ def reuse(
         digests: what each line asks.
         judges: this worker's judge of each profile.
         found: tallies by (digest, judge).
+        mass_threshold: what a ballot has to reach today; it may have been less when the tally was made.
     """
     if not found:
         return [], list(comparisons)
@@ -102,7 +106,7 @@ def reuse(
     for comparison in comparisons:
         judge_id = judges[comparison.profile]
         tally = found.get((digests.get(comparison.line, b""), judge_id))
-        if tally is None:
+        if tally is None or not _stands(tally, comparison.profile, mass_threshold):
             fresh.append(comparison)
         else:
             outcomes.append(
@@ -111,6 +115,13 @@ def reuse(
                 )
             )
     return outcomes, fresh
+
+
+def _stands(tally: str, profile: str, mass_threshold: float) -> bool:
+    """Whether a tally would be a verdict today: what the model wrote is one, and a vote without odds, as they were."""
+    if prompts.PROFILES[profile].writes:
+        return True
+    return all(ballot["mass"] is None or ballot["mass"] >= mass_threshold for ballot in from_json(tally)["ballots"])
 
 
 def errored(

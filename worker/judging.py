@@ -171,7 +171,7 @@ def _work(bench: Bench, claim: Claim) -> int:
     # Prompts that share a beginning follow each other, so that the engine can reuse what it computed.
     comparisons.sort(key=lambda each: str(each.prompt))
     singles, twins = cases.tell_twins(comparisons, digests)
-    outcomes, fresh = cases.reuse(singles, digests, bench.judges, found)
+    outcomes, fresh = cases.reuse(singles, digests, bench.judges, found, bench.rules.mass_threshold)
     work = _work_carefully if claim.careful else _work_in_steps
     return work(bench, claim, Lines(fresh, digests, twins), outcomes)
 

@@ -1,8 +1,13 @@
 """The same comparison under the same judge is not computed twice."""
 
+import math
+from dataclasses import replace
+
 import pytest
 from sqlalchemy import text
 from support.court import alpha_is_first, comparison
+
+from worker.engines.base import Generation, Score
 
 
 class TestNotTwice:
@@ -19,6 +24,32 @@ class TestNotTwice:
             text("SELECT reused, tally ->> 'winner' AS winner FROM outcomes ORDER BY reused")
         )
         assert [tuple(row) for row in rows] == [(False, "A"), (True, "A")]
+
+    @pytest.mark.parametrize(("odds", "threshold", "judged"), [(1.0, 0.6, 0), (1.0, 0.61, 1), (math.inf, 0.61, 0)])
+    def test_a_verdict_under_a_raised_threshold_is_not_used_again(self, court, engine, odds, threshold, judged):
+        """What would be no verdict today is none by having been one; of a vote without odds no mass is known."""
+        engine.log_odds = lambda _: odds
+        engine.mass = 0.6
+        court.file(comparison(1))
+        court.sit()
+        asked = len(engine.asked)
+        court.bench = replace(court.bench, rules=replace(court.bench.rules, mass_threshold=threshold))
+        court.file(comparison(1))
+        court.sit()
+        assert len(engine.asked) == asked + judged
+        found = court.connection.execute(text("SELECT error_code FROM outcomes WHERE status = 'errored'"))
+        assert found.scalars().all() == ["unparseable"] * judged
+
+    @pytest.mark.parametrize("odds", [None, Score(3.0, 0.1, cached_tokens=0, seconds=0.0)])
+    def test_what_the_model_wrote_is_used_again(self, court, engine, odds):
+        """A verdict in writing is one whatever its odds, on the first day and later."""
+        engine.writes = lambda _: Generation("[[A]]", odds, generated_tokens=3, cached_tokens=0, seconds=1.0)
+        court.file(comparison(1, profile="rewardbench"))
+        court.sit()
+        asked = len(engine.asked)
+        court.file(comparison(1, profile="rewardbench"))
+        court.sit()
+        assert len(engine.asked) == asked
 
     def test_twins_in_one_shard_are_judged_once(self, court, engine):
         """Of comparisons that ask the same in one shard, one is judged, and the others cost nothing."""
