@@ -25,6 +25,7 @@ from worker.engines.base import EngineError, Score
 from worker.engines.roofline import matmul_weights, operations_per_token, peak_tflops, roof_tokens_per_second
 from worker.engines.sharing import Meter
 from worker.engines.simulated import SimulatedEngine
+from worker.engines.tensorrt_llm.engine import TensorRtLlmEngine
 
 LLAMA_8B = ModelShape(
     layers=32, hidden=4096, intermediate=14336, heads=32, key_value_heads=8, head_size=128, vocabulary=128_256
@@ -221,6 +222,21 @@ class Unsure(SimulatedEngine):
     def score(self, prompts: Sequence[Sequence[int]], *, salt: str = "") -> list[Score]:
         """Say hardly anything."""
         return [each._replace(log_odds=each.log_odds / 100) for each in super().score(prompts, salt=salt)]
+
+
+class TestThroughput:
+    def test_every_token_that_is_counted_was_computed(self, built: Path):
+        """Against a roof of computing, what was used again would count as speed."""
+        order = VerifyOrder(folder=built / "engine", checkpoint="x", pairs=built, seconds=0.2, in_flight=4)
+        manifest, pairs = read_manifest(order.folder), read_pairs(built / "pairs.jsonl")
+        with gpu_host():
+            engine = TensorRtLlmEngine(order.folder, prompt=manifest.prompt)
+            measured = checks.measure(engine, pairs, manifest, None, order, nobody)
+            counts = engine._llm._executor.counts
+            engine.close()
+        assert measured["lengths"]["1024"]["judgements"] > 8
+        assert counts["computed"] > 0
+        assert counts["reused"] == 0
 
 
 class NotANumber(SimulatedEngine):

@@ -1,5 +1,6 @@
 """Putting prompts to an engine as a worker would: from many threads, through the gate."""
 
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -46,6 +47,7 @@ def drive(
     *,
     threads: int,
     seconds: float = float("inf"),
+    apart: bool = False,
     on_scores: Callable[[Step, Sequence[Score]], None] = lambda _step, _scores: None,
 ) -> Load:
     """Put steps to an engine from several threads at once, until there are no more or the time is up.
@@ -55,6 +57,7 @@ def drive(
         steps: the prompts of each call; drawn one at a time, whenever a thread is free.
         threads: how many calls may be under way.
         seconds: when to begin no more calls.
+        apart: whether each call has a salt of its own, so that nothing computed for another is used again.
         on_scores: told each answer, by one thread at a time.
 
     Raises:
@@ -76,7 +79,7 @@ def drive(
             asked_at = time.monotonic()
             try:
                 with gate.admit(tokens, Lane.BULK):
-                    scores = engine.score(step)
+                    scores = engine.score(step, salt=secrets.token_hex(8) if apart else "")
                 with lock:
                     load.prompts += len(step)
                     load.tokens += tokens

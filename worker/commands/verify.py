@@ -191,14 +191,20 @@ def _odds(scores: Sequence[Score]) -> list[tuple[float, float]]:
 def measure(
     engine: Engine, pairs: Sequence[Pair], manifest: Manifest, tflops: float | None, order: VerifyOrder, say: Say
 ) -> dict[str, Any]:
-    """Measure throughput by length, and set it against the roof that the GPU's peak puts on reading prompts."""
+    """Measure throughput by length, and set it against the roof that the GPU's peak puts on reading prompts.
+
+    All of them begin alike, with the judge's instructions, and the roof is that of computing every token. So each is a
+    call of its own, with nothing used again.
+    """
     measured = {}
     for length in [each for each in THROUGHPUT_LENGTHS if each <= engine.card.max_prompt_tokens]:
         say(f"throughput at {length} tokens for {order.seconds:g} s")
-        steps = steps_of(engine, pairs, length)
-        drive(engine, itertools.islice(steps, 4), threads=4)
-        ready = list(itertools.islice(steps, order.in_flight))
-        rates = drive(engine, itertools.chain(ready, steps), threads=order.in_flight, seconds=order.seconds).rates()
+        singles = ([prompt] for step in steps_of(engine, pairs, length) for prompt in step)
+        threads = 2 * order.in_flight
+        drive(engine, itertools.islice(singles, 8), threads=8, apart=True)
+        ready = list(itertools.islice(singles, threads))
+        load = drive(engine, itertools.chain(ready, singles), threads=threads, seconds=order.seconds, apart=True)
+        rates = load.rates()
         tokens = rates["tokens_per_judgement"]
         roof = roof_tokens_per_second(manifest.shape, tokens, tflops) if tflops and tokens else None
         measured[str(length)] = {
