@@ -287,6 +287,8 @@ def _written(bench: Bench, case: Case, tenant: str) -> Outcome:
         vote = parse(written.text)
         if vote is None:
             message = f"order {order}: no [[A]] or [[B]] in the {written.generated_tokens} tokens the model wrote"
+            if written.generated_tokens >= limit < prompts.MAX_GENERATED_TOKENS:
+                message += f"; then its context of {room} tokens was full"
             asked = sum(len(each) for each in case.prompts[: len(scores)])
             return _errored(case, OutcomeError.UNPARSEABLE, message, asked, scores)
         odds = written.verdict

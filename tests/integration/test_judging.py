@@ -249,6 +249,17 @@ class TestTheProfileThatWrites:
         assert row.error_message == "order ab: no [[A]] or [[B]] in the 12 tokens the model wrote"
         assert len(engine.asked) == 1
 
+    def test_an_answer_that_the_context_cut_short_says_so(self, court, engine):
+        """A prompt that leaves room for twelve tokens alone is why there is no verdict in them."""
+        engine.writes = lambda _: self.written("Both are fine.")
+        short = comparison(profile="rewardbench")
+        space = LIMIT - 12 - len(engine.encode(prompts.build(short, "ab")))
+        court.file(short._replace(response_b=short.response_b + "x" * space))
+        court.sit()
+        assert court.outcome().error_message.endswith(
+            f"in the 12 tokens the model wrote; then its context of {LIMIT} tokens was full"
+        )
+
     def test_tokens_that_were_never_asked_are_not_counted(self, court, engine):
         """An outcome costs what was put to the model, and not the order that the first answer made needless."""
         engine.writes = lambda _: self.written("Both are fine.")
