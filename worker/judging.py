@@ -5,7 +5,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, TypeVar
@@ -14,6 +13,7 @@ import structlog
 from pydantic_core import to_json
 from sqlalchemy import Connection
 from sqlalchemy import Engine as Database
+from sqlalchemy.exc import SQLAlchemyError
 
 from infra import docket, losses, metrics, precedents
 from infra.database import persist
@@ -192,8 +192,12 @@ def _work_in_steps(bench: Bench, claim: Claim, lines: Lines, outcomes: list[Outc
                 outcomes += _judge(bench, claim, step)
     except EngineError:
         # What was computed is stored before the attempt is told of: it is not computed again.
-        with suppress(LeaseLostError):
+        try:
             _record(bench, claim, cases.with_twins(outcomes, lines.twins))
+        except LeaseLostError:
+            pass  # the attempt will be told so too
+        except SQLAlchemyError as error:
+            log.warning("outcomes_not_stored", shard=claim.lease.shard, error=type(error).__name__)
         raise
     return decided + _finish(bench, claim, cases.with_twins(outcomes, lines.twins))
 
@@ -362,6 +366,9 @@ def _fail(bench: Bench, claim: Claim, error: EngineError) -> None:
     except LeaseLostError:
         bench.meters.add(metrics.STALE_WRITES)
         log.warning("stale_write_refused", shard=claim.lease.shard, attempt=claim.attempt)
+        return
+    except SQLAlchemyError as unreachable:  # not raised: an engine that is gone has to be told of all the same
+        log.warning("shard_left_to_its_lease", error=type(unreachable).__name__)
         return
     bench.meters.add(counted, then=fate)
     if counted is metrics.FAILED_ATTEMPTS and fate == "errored":

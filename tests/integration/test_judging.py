@@ -2,17 +2,16 @@
 
 import math
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from structlog.testing import capture_logs
-from support.court import LIMIT, MASS, alpha_is_first, comparison
+from support.court import LIMIT, MASS, Moody, alpha_is_first, comparison
 from support.waiting import wait_until
 
 from infra import docket, losses, roster
@@ -441,30 +440,6 @@ class TestHintsAndLeases:
         return int(connection.execute(count).scalar_one())
 
 
-@dataclass
-class Moody:
-    """A database that cannot be reached now and then."""
-
-    database: Engine
-    moods: list[str]
-    """What happens at each of the next transactions."""
-
-    @contextmanager
-    def begin(self) -> Iterator[Connection]:
-        """Open a transaction, or fail at it as the mood is."""
-        mood = self.moods.pop(0) if self.moods else "well"
-        if mood == "away":
-            raise OperationalError("BEGIN", {}, Exception("connection refused"))
-        with self.database.begin() as connection:
-            yield connection
-        if mood == "hangs up":
-            raise OperationalError("COMMIT", {}, Exception("server closed the connection"))
-
-    def connect(self) -> Connection:
-        """Open a connection."""
-        return self.database.connect()
-
-
 class TestAPostgresThatGoesAway:
     def test_a_result_in_hand_waits_for_it(self, court, engine):
         """Where Postgres is away when a shard is to be finished, the result is kept and stored later."""
@@ -496,6 +471,22 @@ class TestAPostgresThatGoesAway:
             judge_shard(bench, shard)
         assert court.shards() == [("running", 1)]
         assert bench.leases == set()
+
+    def test_it_hides_no_engine_that_is_gone(self, court, engine):
+        """The process ends even where neither what it had in hand nor its loss can be stored."""
+
+        def vanish(_: list[str]) -> None:
+            raise EngineGoneError("the device fell off the bus")
+
+        engine.while_working = vanish
+        moody = Moody(court.bench.database, ["well", *["away"] * 9])
+        bench = replace(court.bench, database=moody, rules=replace(court.bench.rules, patience_seconds=0.05))
+        court.file(comparison())
+        [shard] = court.release()
+        with capture_logs() as logs, pytest.raises(EngineGoneError):
+            judge_shard(bench, shard)
+        assert [each["event"] for each in logs] == ["outcomes_not_stored", "attempt_failed", "shard_left_to_its_lease"]
+        assert court.shards() == [("running", 1)]
 
 
 class TestTheHeartbeat:

@@ -1,11 +1,13 @@
 """A court for tests: a worker whose engine says what it is told to, and a look at what came of it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import OperationalError
 
 from infra import docket
 from infra.docket import Filed
@@ -135,6 +137,30 @@ class Court:
         """Read where the shards stand, and after how many attempts."""
         rows = self.connection.execute(text("SELECT state, attempt FROM shards ORDER BY id"))
         return [(row.state, row.attempt) for row in rows]
+
+
+@dataclass
+class Moody:
+    """A database that cannot be reached now and then."""
+
+    database: Engine
+    moods: list[str]
+    """What happens at each of the next transactions."""
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """Open a transaction, or fail at it as the mood is."""
+        mood = self.moods.pop(0) if self.moods else "well"
+        if mood == "away":
+            raise OperationalError("BEGIN", {}, Exception("connection refused"))
+        with self.database.begin() as connection:
+            yield connection
+        if mood == "hangs up":
+            raise OperationalError("COMMIT", {}, Exception("server closed the connection"))
+
+    def connect(self) -> Connection:
+        """Open a connection."""
+        return self.database.connect()
 
 
 def comparison(number: int = 1, **changes: Any) -> Filed:
