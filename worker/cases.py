@@ -13,7 +13,7 @@ from schemas.problems import OutcomeError
 from schemas.states import OutcomeStatus
 from schemas.verdict import Order
 from worker import prompts
-from worker.engines.base import Engine, Prompt, PromptTooLongError
+from worker.engines.base import Engine, Prompt, PromptTooLongError, TemplateRefusesError
 
 ORDERS: dict[str, tuple[Order, ...]] = {"both": ("ab", "ba"), "ab": ("ab",), "ba": ("ba",)}
 
@@ -187,7 +187,7 @@ def _case(
     orders = ORDERS[comparison.orders]
     try:
         ids = tuple([encode(prompts.build(comparison, order)) for order in orders])
-    except prompts.ProfileUnfitError as error:
+    except (prompts.ProfileUnfitError, TemplateRefusesError) as error:
         return errored(comparison, OutcomeError.PROFILE_UNFIT, str(error))
     except PromptTooLongError as error:
         return errored(comparison, OutcomeError.CONTEXT_LENGTH_EXCEEDED, str(error))

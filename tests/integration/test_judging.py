@@ -24,6 +24,7 @@ from worker.engines.base import (
     Generation,
     PromptTooLongError,
     Score,
+    TemplateRefusesError,
 )
 from worker.heartbeat import beat, keep_beating
 from worker.judging import judge_shard
@@ -162,13 +163,20 @@ class TestNoVerdict:
         assert "use profile card" in row.error_message
         assert court.outcomes()[2].status == "succeeded"
 
-    def test_what_the_engine_refuses_to_tokenise_is_too_long(self, court):
-        """It is errored as a prompt too long is, and nothing beside it."""
+    @pytest.mark.parametrize(
+        ("error", "code"),
+        [
+            (PromptTooLongError("the prompt is at least 9 tokens long"), "context_length_exceeded"),
+            (TemplateRefusesError("the chat template refuses a conversation of ('system',)"), "profile_unfit"),
+        ],
+    )
+    def test_what_the_engine_refuses_to_tokenise_is_no_failure_of_it(self, court, error, code):
+        """It is errored with the reason, and nothing beside it."""
         encode = court.bench.engine.encode
 
         def refuse(prompt):
             if "Two?" in str(prompt):
-                raise PromptTooLongError("the prompt is at least 9 tokens long, the judge takes 8")
+                raise error
             return encode(prompt)
 
         court.bench.engine.encode = refuse
@@ -176,7 +184,7 @@ class TestNoVerdict:
         court.sit()
         found = court.outcomes()
         assert found[1].status == "succeeded"
-        assert found[2].error_code == "context_length_exceeded"
+        assert (found[2].error_code, found[2].error_message, found[2].attempt) == (code, str(error), 1)
 
 
 class TestTheProfileThatWrites:

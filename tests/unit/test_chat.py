@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import Environment
 
-from worker.engines.base import VERDICT_OPENING, Prompt
-from worker.engines.chat import ChatTemplate, ChatTemplateError, Segment, VerdictTokenError, verdict_tokens
+from worker.engines.base import VERDICT_OPENING, Prompt, TemplateRefusesError
+from worker.engines.chat import ChatTemplate, ChatTemplateError, Segment, VerdictTokenError, encode, verdict_tokens
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] "
@@ -156,9 +156,11 @@ def test_a_template_may_refuse_a_conversation() -> None:
         "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
         "{{ m.content }}{% endfor %}"
     )
-    template = ChatTemplate(source)
+    template, prompt = ChatTemplate(source), Prompt((("system", "x"), ("user", "y")))
     with pytest.raises(ChatTemplateError, match="no system role"):
-        template.render(Prompt((("system", "x"), ("user", "y"))))
+        template.render(prompt)
+    with pytest.raises(TemplateRefusesError, match="no system role"):
+        encode(template, prompt, control=lambda _: [], content=lambda _: [])
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,10 @@ class PromptTooLongError(EngineError):
     """The prompt is so long that its text alone proves that the engine does not take it."""
 
 
+class TemplateRefusesError(EngineError):
+    """The model's chat template does not take a conversation of this form, and never will."""
+
+
 class EngineOutOfMemoryError(EngineError):
     """The engine had too little memory for the prompts that it was given together; fewer may fit."""
 
@@ -124,6 +128,7 @@ class Engine(Protocol):
 
         Raises:
             PromptTooLongError: it exceeds that by so much that it was not tokenised.
+            TemplateRefusesError: the model has no form for this conversation; some take no system message.
         """
         ...
 

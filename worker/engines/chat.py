@@ -21,7 +21,7 @@ from typing import NamedTuple, NoReturn
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from worker.engines.base import VERDICT_OPENING, EngineError, Prompt, VerdictTokens
+from worker.engines.base import VERDICT_OPENING, Prompt, TemplateRefusesError, VerdictTokens
 
 PINNED_DATE = datetime(2024, 7, 26, tzinfo=UTC)
 """What every template takes for today, as a prompt must not change at midnight: Llama 3.1's default."""
@@ -176,12 +176,13 @@ def encode(
         content: tokenises what is text and nothing else.
 
     Raises:
-        EngineError: the template does not take this conversation, or a text cannot be tokenised.
+        TemplateRefusesError: the template does not take this conversation.
+        EngineError: a text cannot be tokenised.
     """
     try:
         segments = template.render(prompt)
     except ChatTemplateError as error:
-        raise EngineError(str(error)) from error
+        raise TemplateRefusesError(str(error)) from error
     ids: list[int] = []
     for text, written in segments:
         ids += control(text) if written else content(text)
