@@ -360,10 +360,27 @@ class TestStatistics:
         assert numbers["gpu_memory_bytes"] == 2**30
         assert numbers["blocks_reused"] > 0
 
+    def test_they_are_not_asked_for_before_there_was_a_prompt(self, folder: Path):
+        """An idle engine leaves the log alone: the library prints a line for each look that comes too early."""
+
+        class Turns(threading.Event):
+            taken = 0
+
+            def wait(self, timeout: float | None = None) -> bool:
+                """Count, and wait hardly at all."""
+                self.taken += 1
+                return super().wait(0.01)
+
+        with opened(folder) as engine:
+            engine._closing = turns = Turns()
+            wait_until(lambda: turns.taken > 3, within=10, what="the thread goes round")
+            assert counts(engine)["looks_before"] == 0
+
     def test_statistics_that_make_no_sense_end_nothing(self, folder: Path):
         """Their keys are not promised: what cannot be read is passed over, and the queue does not grow."""
         with opened(folder) as engine:
             engine._llm._executor.stats.put({"kvCacheStats": "another form"})
+            engine.score([asked(engine)])
             wait_until(engine._llm._executor.stats.empty, within=10, what="it is taken")
 
             def goes_on() -> bool:

@@ -92,6 +92,7 @@ class TensorRtLlmEngine:
         self._answered_at = time.monotonic()
         self._closing = threading.Event()
         self._failed = False
+        self._asked = False
         keep_to_one_process()
         from tensorrt_llm import SamplingParams  # noqa: PLC0415 - on GPU hosts alone
         from tensorrt_llm._tensorrt_engine import LLM  # noqa: PLC0415
@@ -229,6 +230,7 @@ class TensorRtLlmEngine:
             raise EngineGoneError("the engine has failed, or is closed")
         with self._submission:
             future = self._llm.generate_async(list(prompt), params, streaming=False, cache_salt=salt or None)
+            self._asked = True
         return _Request(future, len(prompt), self._meter.enter(len(prompt)))
 
     def _await(self, flying: Sequence[_Request], deadline: float, timeout: float) -> Any:
@@ -283,6 +285,8 @@ class TensorRtLlmEngine:
         """Take statistics off TensorRT-LLM's queue, which has no end and would fill the memory."""
         told = False
         while not self._failed and not self._closing.wait(_DRAIN_EVERY_SECONDS):
+            if not self._asked:
+                continue  # before the first prompt TensorRT-LLM has none, and prints a line each time to say so
             try:
                 self.statistics.add(self._llm.get_stats(timeout=_DRAIN_SECONDS))
             except Exception as error:  # noqa: BLE001 - that the engine is gone is told to who waits for an answer

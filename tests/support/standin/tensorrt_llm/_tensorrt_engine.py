@@ -94,6 +94,7 @@ class _Executor:
         self._cache: set[int] = set()
         self.stats: queue.Queue[dict[str, Any]] = queue.Queue()
         self.counts = {"requests": 0, "duplicate_ids": 0, "aborted": 0, "in_flight_most": 0, "reused": 0, "computed": 0}
+        self.counts["looks_before"] = 0
         threading.Thread(target=self._work, name="standin-device", daemon=True).start()
 
     def _get_next_client_id(self) -> int:
@@ -315,6 +316,9 @@ class LLM:
 
     def get_stats(self, timeout: float | None = 2) -> list[dict[str, Any]]:
         """Take what there is off the queue, until nothing comes for as long as `timeout`."""
+        if self._executor is not None and not self._executor.counts["requests"]:
+            self._executor.counts["looks_before"] += 1  # the real one prints a line each time
+            return []
         taken = []
         while self._executor is not None:
             try:
