@@ -35,10 +35,10 @@ _ORDER = (
 
 
 _ENGINE_TIMES = {
-    "openai_server": ("engine_request_seconds", "engine_patience_seconds"),
-    "tensorrt_llm": ("engine_timeout_seconds",),
+    "openai_server": (("engine_request_seconds", 0.0), ("engine_patience_seconds", 0.0)),
+    "tensorrt_llm": (("engine_timeout_seconds", 205.0),),
 }
-"""What an engine itself waits for, at the longest."""
+"""What an engine itself waits for, at the longest, and how much longer where the model writes."""
 
 
 def _keys(value: SecretStr | None, file: Path | None) -> list[str]:
@@ -313,12 +313,12 @@ class Settings(BaseSettings):
                     f"NIGHTCOURT_{smaller.upper()} ({low:g}) must be under "
                     f"{bound if factor == 1 else 'half of ' + bound}: {why}"
                 )
-        for name in _ENGINE_TIMES.get(self.engine, ()):
-            if getattr(self, name) >= self.engine_deadline_seconds:
+        for name, writing in _ENGINE_TIMES.get(self.engine, ()):
+            if getattr(self, name) + writing >= self.engine_deadline_seconds:
                 raise ValueError(
-                    f"NIGHTCOURT_{name.upper()} ({getattr(self, name):g}) must be under "
-                    f"NIGHTCOURT_ENGINE_DEADLINE_SECONDS ({self.engine_deadline_seconds:g}): an engine that fails "
-                    "in time must not be taken for one that hangs"
+                    f"NIGHTCOURT_{name.upper()} ({getattr(self, name):g}) must be{f' {writing:g} s' if writing else ''}"
+                    f" under NIGHTCOURT_ENGINE_DEADLINE_SECONDS ({self.engine_deadline_seconds:g}): an engine that "
+                    "fails in time must not be taken for one that hangs"
                 )
         for name in ("lease_seconds", "hint_seconds", "drain_seconds"):
             if getattr(self, name) >= VISIBILITY_SECONDS:

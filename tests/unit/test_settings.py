@@ -24,8 +24,8 @@ from schemas.problems import BAD_SETTING, Problem
         ({"hint_seconds": 301}, ["HINT_SECONDS (301)", "under 300", "Redis"]),
         ({"drain_seconds": 3600}, ["DRAIN_SECONDS (3600)", "under 300", "Redis"]),
         (
-            {"engine": "tensorrt_llm", "engine_folder": "/engine", "engine_timeout_seconds": 600},
-            ["ENGINE_TIMEOUT_SECONDS (600)", "NIGHTCOURT_ENGINE_DEADLINE_SECONDS (600)"],
+            {"engine": "tensorrt_llm", "engine_folder": "/engine", "engine_timeout_seconds": 395},
+            ["ENGINE_TIMEOUT_SECONDS (395) must be 205 s under NIGHTCOURT_ENGINE_DEADLINE_SECONDS (600)"],
         ),
         (
             {"engine": "openai_server", "engine_url": "http://host/v1", "engine_request_seconds": 700},

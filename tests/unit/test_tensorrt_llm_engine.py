@@ -19,6 +19,7 @@ from support.gpu import gpu_host
 from support.waiting import wait_until
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from infra import settings
 from infra.engine_folder import MANIFEST, read_manifest
 from schemas.engine import BuildOrder, Limits
 from schemas.problems import Problem
@@ -33,7 +34,7 @@ from worker.engines.base import (
     Prompt,
     VerdictTokens,
 )
-from worker.engines.tensorrt_llm.engine import TensorRtLlmEngine
+from worker.engines.tensorrt_llm.engine import SECONDS_PER_WRITTEN_TOKEN, TensorRtLlmEngine
 from worker.engines.vocabulary import Vocabulary
 
 CARD = prompts.PROFILES["card"].sha256
@@ -257,6 +258,23 @@ class TestGenerate:
         assert written.verdict is not None
         assert (written.verdict.log_odds > 0) == (vote == "A")
         assert written.verdict.mass == pytest.approx(0.97)
+
+    def test_it_takes_no_longer_than_the_settings_allow_for(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
+        """Text and odds have one deadline, which the longest text puts no later than the settings reckon with."""
+        deadlines = []
+        with opened(folder) as engine:
+            run = engine._run
+
+            def spy(*arguments: Any) -> Any:
+                deadlines.append(arguments[-1])
+                return run(*arguments)
+
+            monkeypatch.setattr(engine, "_run", spy)
+            assert engine.generate(asked(engine), 100).verdict is not None
+        assert len(deadlines) == 2
+        assert deadlines[0] == deadlines[1]
+        [(_, writing)] = settings._ENGINE_TIMES["tensorrt_llm"]
+        assert writing >= prompts.MAX_GENERATED_TOKENS * SECONDS_PER_WRITTEN_TOKEN
 
     def test_a_text_cut_short_has_no_verdict(self, folder: Path):
         """With too few tokens there is no opening, and no odds are made up."""

@@ -39,7 +39,8 @@ from worker.engines.vocabulary import Vocabulary
 
 log = structlog.get_logger()
 
-_SECONDS_PER_WRITTEN_TOKEN = 0.1  # for a deadline: writing is ten times faster than this with nothing else going on
+SECONDS_PER_WRITTEN_TOKEN = 0.1
+"""For a deadline: writing is ten times faster than this with nothing else going on."""
 _DRAIN_EVERY_SECONDS = 0.2
 _DRAIN_SECONDS = 0.02  # TensorRT-LLM adds to the queue every 0.2 s; a wait longer than that would never end
 _GLANCE_SECONDS = 0.001  # to see whether an answer has arrived
@@ -135,6 +136,9 @@ class TensorRtLlmEngine:
 
     def score(self, prompts: Sequence[Sequence[int]], *, salt: str = "") -> list[Score]:
         """Read the verdict token's odds after each prompt. All prompts of a call are in flight together."""
+        return self._scores(prompts, salt, time.monotonic() + self._timeout)
+
+    def _scores(self, prompts: Sequence[Sequence[int]], salt: str, deadline: float) -> list[Score]:
         # Made anew for each call, because TensorRT-LLM writes into it. With the ids given, it needs no tokenizer.
         params = self._sampling_params(
             max_tokens=1,
@@ -146,13 +150,13 @@ class TensorRtLlmEngine:
             ignore_eos=True,
             return_generation_logits=True,
         )
-        return [self._opinion(*each) for each in self._run(prompts, params, salt, self._timeout)]
+        return [self._opinion(*each) for each in self._run(prompts, params, salt, self._timeout, deadline)]
 
     def generate(self, prompt: Sequence[int], max_tokens: int, *, salt: str = "") -> Generation:
         """Let the model write greedily until its turn ends, `max_tokens` are written or the context is full.
 
         The verdict's odds come from a second prompt, with what was written up to the verdict: nearly all of it is still
-        in the cache, and the logits of every token written would be a gigabyte.
+        in the cache, and the logits of every token written would be a gigabyte. Both have one deadline.
         """
         room = min(max_tokens, self.manifest.limits.max_seq_len - len(prompt))
         params = self._sampling_params(
@@ -162,13 +166,14 @@ class TensorRtLlmEngine:
             pad_id=self._vocabulary.end,
             detokenize=False,
         )
-        timeout = self._timeout + room * _SECONDS_PER_WRITTEN_TOKEN
-        [(output, seconds)] = self._run([prompt], params, salt, timeout)
+        timeout = self._timeout + room * SECONDS_PER_WRITTEN_TOKEN
+        deadline = time.monotonic() + timeout
+        [(output, seconds)] = self._run([prompt], params, salt, timeout, deadline)
         written = [int(token) for token in output.token_ids]
         until = self._vocabulary.up_to_opening(written)
         verdict = None
         if until is not None and len(prompt) + len(until) <= self._card.max_prompt_tokens:
-            [verdict] = self.score([[*prompt, *until]], salt=salt)
+            [verdict] = self._scores([[*prompt, *until]], salt, deadline)
         return Generation(
             text=self._vocabulary.decode(written),
             verdict=verdict,
@@ -187,7 +192,9 @@ class TensorRtLlmEngine:
         self._drain.join(timeout=5)
         self._llm.shutdown()
 
-    def _run(self, prompts: Sequence[Sequence[int]], params: Any, salt: str, timeout: float) -> list[tuple[Any, float]]:
+    def _run(
+        self, prompts: Sequence[Sequence[int]], params: Any, salt: str, timeout: float, deadline: float
+    ) -> list[tuple[Any, float]]:
         """Put prompts in flight together; returns of each its output and its share of the GPU's time, in order."""
         for prompt in prompts:
             if not 0 < len(prompt) <= self._card.max_prompt_tokens:
@@ -196,7 +203,6 @@ class TensorRtLlmEngine:
                 )
         flying: deque[_Request] = deque()
         answers = []
-        deadline = time.monotonic() + timeout
         try:
             for prompt in prompts:
                 flying.append(self._submit(prompt, params, salt))
@@ -238,7 +244,7 @@ class TensorRtLlmEngine:
 
         Raises:
             queue.Empty: it was not there in time, and others were.
-            EngineGoneError: nothing at all was there for as long as the call might take.
+            EngineGoneError: nothing at all was there for `timeout`.
         """
         first, *others = flying
         try:
