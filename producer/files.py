@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from infra.copying import Copying, column, escape
 from producer import retention
-from producer.outputs import read_out
+from producer.outputs import by_size, read_out
 from schemas.batch import File
 from schemas.ids import new_filing_id
 from schemas.lines import BadLineError, Line, read_line
@@ -38,6 +38,8 @@ _RATIO = 200
 _RATIO_FREE = 16 * 1024 * 1024
 """Bytes that may unfold before the ratio counts: a small file of few distinct lines is no attack."""
 _UNFOLD = 1024 * 1024
+_MARK = b"\xef\xbb\xbf"
+"""Of the order of bytes: what some editors begin UTF-8 with."""
 
 _NEW_FILE = text("""
     INSERT INTO files (id, tenant, filename, purpose, state) VALUES (:id, :tenant, '', '', 'uploading')
@@ -205,12 +207,8 @@ def _runs(numbered: list[tuple[int, bytes]]) -> Iterator[list[tuple[int, bytes]]
         yield run
 
 
-async def _lines(
-    chunks: AsyncIterator[bytes], tally: dict[str, int], limits: "Limits"
-) -> AsyncIterator[tuple[int, bytes]]:
-    """Cut a stream of bytes into numbered lines. Only a line feed ends one; blank lines count and are passed over."""
-    rest = b""
-    number = 0
+async def _unfolded(chunks: AsyncIterator[bytes], tally: dict[str, int], limits: "Limits") -> AsyncIterator[bytes]:
+    """Unfold a stream of bytes, and count what arrived and what came of it."""
     unfold: Unfolder | None = None
     async for chunk in _beginning_with(4, chunks):
         if unfold is None:
@@ -219,19 +217,34 @@ async def _lines(
         for plain in unfold.unfold(chunk):
             tally["bytes"] += len(plain)
             _check(tally, limits)
-            *whole, rest = (rest + plain).split(b"\n")
+            yield plain
+    if unfold is not None and not unfold.whole:
+        raise Problem(BAD_COMPRESSION, "The file's compression ends in the middle; it did not arrive whole.")
+
+
+async def _lines(pieces: AsyncIterator[bytes], limits: "Limits") -> AsyncIterator[tuple[int, bytes]]:
+    """Cut a stream of bytes into numbered lines. Only a line feed ends one; blank lines count and are passed over."""
+    rest = bytearray()
+    number = 0
+    async for piece in pieces:
+        # What has no end yet is only added to: it may come a byte at a time.
+        ended, feed, begun = piece.rpartition(b"\n")
+        if feed:
+            rest += ended
+            whole = bytes(rest).split(b"\n")
+            rest.clear()
             for line in whole:
                 number += 1
                 if len(line) > limits.line_bytes:
                     raise _too_long(number, limits)
                 if line.strip():
-                    yield number, (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).strip()
-            if len(rest) > limits.line_bytes:
-                raise _too_long(number + 1, limits)
-    if unfold is not None and not unfold.whole:
-        raise Problem(BAD_COMPRESSION, "The file's compression ends in the middle; it did not arrive whole.")
-    if rest.strip():
-        yield number + 1, (rest.removeprefix(b"\xef\xbb\xbf") if number == 0 else rest).strip()
+                    yield number, (line.removeprefix(_MARK) if number == 1 else line).strip()
+        rest += begun
+        if len(rest) > limits.line_bytes:
+            raise _too_long(number + 1, limits)
+    last = bytes(rest)
+    if last.strip():
+        yield number + 1, (last.removeprefix(_MARK) if number == 0 else last).strip()
 
 
 def _too_long(number: int, limits: "Limits") -> Problem:
@@ -294,7 +307,7 @@ async def store(
     tally = {"received": 0, "bytes": 0}
     copying: deque[asyncio.Task[None]] = deque()
     try:
-        async for held in _pieces(_lines(chunks, tally, limits)):
+        async for held in _pieces(_lines(_unfolded(chunks, tally, limits), limits)):
             piece = await asyncio.to_thread(prepare, file_id, tenant, held)
             # Postgres stores pieces while the next one arrives and is understood.
             if len(copying) == _COPIES:
@@ -365,7 +378,7 @@ async def read(connection: AsyncConnection, *, tenant: str, file_id: UUID) -> An
     return (await connection.execute(_READ, {"tenant": tenant, "id": file_id})).one_or_none()
 
 
-_LAST = text("SELECT max(line) FROM comparisons WHERE source_id = :id")
+_SPANS = by_size(":id")
 _BODIES = text("""
     SELECT string_agg(body || chr(10), '' ORDER BY line) FROM comparisons
     WHERE source_id = :id AND line BETWEEN :first AND :last
@@ -374,5 +387,5 @@ _BODIES = text("""
 
 async def content(database: AsyncEngine, file_id: UUID) -> AsyncIterator[bytes]:
     """Give back a file's lines, as they came, in their order."""
-    async for part in read_out(database, file_id, last=_LAST, run=_BODIES):
+    async for part in read_out(database, file_id, spans=_SPANS, run=_BODIES):
         yield part

@@ -19,7 +19,7 @@ from infra.filed import METADATA
 Kind = Literal["results", "output", "errors", "asked"]
 
 _RUN = 2000
-"""Line numbers that one statement reads."""
+"""Line numbers that one statement reads where a line is no longer than we make it."""
 _PIECE = 50
 """Line numbers that one value holds: Postgres would spend a quarter of its time on moving a text of megabytes about."""
 _AHEAD = 2
@@ -68,7 +68,33 @@ _LINES: dict[Kind, tuple[str, str]] = {
 }
 """What a line is put together from, and which outcomes have one. (A colon before a word would name a parameter.)"""
 
-_LAST = text("SELECT max(line) FROM outcomes WHERE filing_id = :id")
+_BY_NUMBER = text(f"""
+    SELECT first, first + {_RUN - 1} AS last
+    FROM generate_series(1, (SELECT max(line) FROM outcomes WHERE filing_id = :id), {_RUN}) AS first
+""")
+
+
+def by_size(file: str) -> TextClause:
+    """Give a query for spans of line numbers as `read_out` takes them, each with a mebibyte of texts or a single line.
+
+    They are the runs that the file's lines came in, each with the lines after it that are no comparison.
+
+    Args:
+        file: SQL for the id of the file.
+    """
+    return text(f"""
+        SELECT first, lead(first - 1, 1, 2147483647) OVER (ORDER BY first) AS last
+        FROM (SELECT 1 AS first UNION SELECT first_line FROM file_runs WHERE file_id = {file}) starts
+        ORDER BY first
+    """)
+
+
+_SPANS: dict[Kind, TextClause] = {
+    "results": _BY_NUMBER,
+    "output": _BY_NUMBER,
+    "errors": _BY_NUMBER,
+    "asked": by_size("(SELECT file_id FROM batches WHERE id = :id)"),
+}
 
 _RUNS = {
     kind: text(f"""
@@ -94,39 +120,42 @@ async def stream(database: AsyncEngine, batch_id: UUID, kind: Kind) -> AsyncIter
         kind: every outcome as a comparison object; the same beside the line that it came of; or OpenAI's output or
             error lines.
     """
-    async for part in read_out(database, batch_id, last=_LAST, run=_RUNS[kind]):
+    async for part in read_out(database, batch_id, spans=_SPANS[kind], run=_RUNS[kind]):
         yield part
 
 
-async def read_out(database: AsyncEngine, key: UUID, *, last: TextClause, run: TextClause) -> AsyncIterator[bytes]:
-    """Read lines of text, a run of line numbers at a time, put together by Postgres as one value or a few.
+async def read_out(database: AsyncEngine, key: UUID, *, spans: TextClause, run: TextClause) -> AsyncIterator[bytes]:
+    """Read lines of text, a span of line numbers at a time, put together by Postgres as one value or a few.
 
-    Each run is a transaction of its own, so a reader who dawdles holds none open. Runs are cut by number, not by LIMIT:
-    on tables that have just been filled the planner would sort all that is left for each of them.
+    Each span is a transaction of its own, so a reader who dawdles holds none open. Spans are cut by number, not by
+    LIMIT: on tables that have just been filled the planner would sort all that is left for each of them.
 
     Args:
         database: where to read.
         key: what the lines belong to.
-        last: a query for the greatest line number, of `:id`.
+        spans: a query for `first` and `last` of each span of `:id`, in order; what one holds is in memory as a whole.
         run: a query for the text of lines `:first` to `:last` of `:id`.
     """
 
-    async def read(first: int) -> bytes:
-        span = {"id": key, "first": first, "last": first + _RUN - 1}
+    async def read(first: int, last: int) -> bytes:
+        span = {"id": key, "first": first, "last": last}
         async with database.connect() as connection:
             return "".join([part for part in (await connection.execute(run, span)).scalars() if part]).encode()
 
     async with database.connect() as connection:
-        end = (await connection.execute(last, {"id": key})).scalar() or 0
-    # Two runs are read while the one before them is on its way to the reader: never more, however large it all is.
-    firsts = range(1, end + 1, _RUN)
-    ahead = deque(asyncio.create_task(read(first)) for first in firsts[:_AHEAD])
+        left = deque((row.first, row.last) for row in await connection.execute(spans, {"id": key}))
+    ahead: deque[asyncio.Task[bytes]] = deque()
+
+    def read_ahead() -> None:
+        while left and len(ahead) < _AHEAD:
+            ahead.append(asyncio.create_task(read(*left.popleft())))
+
+    # Two spans are read while the one before them is on its way to the reader: never more, however large it all is.
+    read_ahead()
     try:
-        for first in firsts:
+        while ahead:
             part = await ahead.popleft()
-            following = first + _AHEAD * _RUN
-            if following <= end:
-                ahead.append(asyncio.create_task(read(following)))
+            read_ahead()
             if part:
                 yield part
     finally:

@@ -1,0 +1,81 @@
+"""Files by pieces: what is held in memory at a time is bounded, however long lines are and however they come."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+from support.edge import open_edge
+from support.keys import a_key, bearer
+
+from infra.database import connect_async
+from producer import files
+from schemas.ids import parse_prefixed
+
+LIMITS = files.Limits(file_bytes=1 << 30, line_bytes=4 << 20)
+MEBIBYTE = 1 << 20
+
+
+async def pieces(data: bytes, size: int) -> AsyncIterator[bytes]:
+    """Bytes, so many at a time."""
+    for start in range(0, len(data), size):
+        yield data[start : start + size]
+
+
+def a_line(number: int, length: int) -> bytes:
+    """A pair whose answers have so many bytes together."""
+    pair = {"prompt": f"Q{number}", "response_a": "a" * (length // 2), "response_b": "b" * (length // 2)}
+    return json.dumps(pair).encode() + b"\n"
+
+
+def test_a_file_of_long_lines_is_given_back_a_mebibyte_at_a_time(database_url: str):
+    """However many lines a reader is ahead of, no piece holds more than a run of them, or one that is longer."""
+    lines = [a_line(number, 300_000) for number in range(20)] + [a_line(20, 3 * MEBIBYTE), a_line(21, 10)]
+
+    async def there_and_back() -> list[bytes]:
+        database = connect_async(database_url, application="test")
+        try:
+            stored = await files.store(
+                database, pieces(b"".join(lines), 65_536), tenant="default", about=lambda: ("f", "batch"), limits=LIMITS
+            )
+            return [piece async for piece in files.content(database, parse_prefixed(stored.id, "file-"))]
+        finally:
+            await database.dispose()
+
+    given = asyncio.run(there_and_back())
+    assert b"".join(given) == b"".join(lines)
+    assert [len(piece) for piece in given if len(piece) > MEBIBYTE] == [len(lines[20])]
+
+
+def test_a_line_in_small_packets_takes_no_longer_than_lines():
+    """A line that comes a few bytes at a time is added to, not read anew from its beginning at each."""
+    packet, packets = 64, 32_768
+
+    async def seconds(data: bytes) -> float:
+        began = time.process_time()
+        read = [len(line) async for _, line in files._lines(pieces(data, packet), LIMITS)]
+        assert sum(read) == data.count(b"x")
+        return time.process_time() - began
+
+    many = asyncio.run(seconds((b"x" * 1023 + b"\n") * (packet * packets // 1024)))
+    one = asyncio.run(seconds(b"x" * packet * packets))
+    assert one < 10 * many
+
+
+@pytest.mark.parametrize(
+    ("lines", "pairs"),
+    [([b"none\n", a_line(1, 10), b"none\n", a_line(3, 10), b"none\n"], 3), ([b"none\n"] * 3, 3)],
+    ids=["around good ones", "alone"],
+)
+def test_a_report_counts_the_lines_that_are_no_comparison(database_url: str, lines: list[bytes], pairs: int):
+    """Bad lines stand in no run of good ones: those before the first and after the last are counted all the same."""
+    headers = bearer(a_key(database_url))
+    with open_edge(database_url) as http:
+        file = http.post(
+            "/v1/files", files={"file": ("f", b"".join(lines))}, data={"purpose": "batch"}, headers=headers
+        ).json()
+        asked = {"input_file_id": file["id"], "endpoint": "/v1/comparisons", "completion_window": "24h"}
+        batch = http.post("/v1/batches", json={**asked, "on_bad_line": "skip"}, headers=headers).json()
+        report = http.get(f"/v1/batches/{batch['id']}/report", headers=headers).json()
+    assert (report["pairs"], report["without_verdict"]) == (pairs, {"bad_line": pairs})
