@@ -26,6 +26,7 @@ INVALID_HEADER = ProblemKind("invalid_header", HTTPStatus.BAD_REQUEST, "A header
 BODY_TOO_LARGE = ProblemKind(
     "body_too_large", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is larger than this server takes"
 )
+BODY_TOO_SLOW = ProblemKind("body_too_slow", HTTPStatus.REQUEST_TIMEOUT, "The body did not come in time")
 UNSUPPORTED_MEDIA_TYPE = ProblemKind(
     "unsupported_media_type", HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body is of a type not taken here"
 )

@@ -7,12 +7,16 @@ from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from producer.deadlines import in_time
 from schemas.problems import MALFORMED_UPLOAD, Problem
 
 _FIELD_BYTES = 1024
 """The longest that a plain field of an upload may be."""
 _PARTS = 16
 """More than any client sends: the fields are kept in memory until the file has come."""
+
+_PIECE_SECONDS = 60.0
+"""How long the next piece of an upload may take to come. All of it may take as long as a large file does."""
 
 
 class Upload:
@@ -51,9 +55,9 @@ class Upload:
         """Give the file's bytes as they arrive.
 
         Raises:
-            Problem: the body is no such form, or ends in the middle.
+            Problem: the body is no such form, ends in the middle, or stops there.
         """
-        async for data in self._request.stream():
+        async for data in _pieces(self._request):
             try:
                 self._parser.write(data)
             except FormParserError:
@@ -107,3 +111,13 @@ class Upload:
 
     def _end(self) -> None:
         self._ended = True
+
+
+async def _pieces(request: Request) -> AsyncIterator[bytes]:
+    stream = request.stream()
+    while True:
+        async with in_time(_PIECE_SECONDS, "More of the upload"):
+            piece = await anext(stream, None)
+        if piece is None:
+            return
+        yield piece

@@ -14,12 +14,15 @@ from infra.database import tenant
 from producer import sessions
 from producer.access import Caller
 from producer.dashboard.render import HOME
+from producer.deadlines import in_time
 from schemas.keys import Scope
 from schemas.problems import BODY_TOO_LARGE, FORM_REFUSED, KEY_MISSING, SCOPE_MISSING, Problem
 
 COOKIE = "nightcourt_session"
 _FORM_BYTES = 8192
 _FORM_FIELDS = 20
+_FORM_SECONDS = 10.0
+"""How long a form may take to come: anybody may send the one that signs in, before it is known who they are."""
 
 
 async def visitor(request: Request) -> Caller | None:
@@ -61,14 +64,15 @@ async def fields(request: Request) -> dict[str, str]:
     """Read the fields of a form.
 
     Raises:
-        Problem: it is larger than any form here, or another site had it sent.
+        Problem: it is larger than any form here, does not come in time, or another site had it sent.
     """
     _sent_from_here(request)
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _FORM_BYTES:
-            raise Problem(BODY_TOO_LARGE, "No form here is as large as this.", headers={"Connection": "close"})
+    async with in_time(_FORM_SECONDS, "The form"):
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > _FORM_BYTES:
+                raise Problem(BODY_TOO_LARGE, "No form here is as large as this.", headers={"Connection": "close"})
     try:
         return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=_FORM_FIELDS))
     except ValueError:

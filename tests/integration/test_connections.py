@@ -11,7 +11,8 @@ from support.edge import open_edge
 from support.keys import a_key, bearer
 from support.waiting import wait_until
 
-from producer.api import app, connections
+from producer.api import app, bodies, connections, multipart
+from producer.dashboard import access
 
 BODY = b'{"prompt": "Which?", "response_a": "this", "response_b": "that"}'
 AT_ONCE = 5
@@ -36,11 +37,16 @@ def connected(http: httpx2.Client, said: bytes = b"") -> Iterator[socket.socket]
 
 def filing(http: httpx2.Client, length: int = len(BODY)) -> bytes:
     """The head of a request that files a comparison."""
+    return posting(http, "/v1/comparisons", "application/json", length)
+
+
+def posting(http: httpx2.Client, path: str, media_type: str, length: int) -> bytes:
+    """The head of a request with a body."""
     lines = [
-        "POST /v1/comparisons HTTP/1.1",
+        f"POST {path} HTTP/1.1",
         "Host: here",
         "Connection: close",
-        "Content-Type: application/json",
+        f"Content-Type: {media_type}",
         f"Content-Length: {length}",
         f"Authorization: {http.headers['authorization']}",
     ]
@@ -110,3 +116,41 @@ def test_a_body_that_comes_with_its_head_is_no_head(http: httpx2.Client):
     body = BODY + b" " * 200_000
     with connected(http, filing(http, len(body)) + body) as whole:
         assert all_of(whole).startswith(b"HTTP/1.1 202 ")
+
+
+@pytest.mark.parametrize(
+    ("path", "media_type"),
+    [
+        ("/v1/comparisons", "application/json"),
+        ("/v1/files", "multipart/form-data; boundary=x"),
+        ("/dashboard/login", "application/x-www-form-urlencoded"),
+    ],
+)
+def test_a_body_that_does_not_come_is_not_waited_for(
+    http: httpx2.Client, monkeypatch: pytest.MonkeyPatch, path: str, media_type: str
+):
+    """Whoever announces a body and sends half of it is told so, gives their place back, and is closed."""
+    monkeypatch.setattr(bodies, "_SECONDS", 0.5)
+    monkeypatch.setattr(multipart, "_PIECE_SECONDS", 0.5)
+    monkeypatch.setattr(access, "_FORM_SECONDS", 0.5)
+    with connected(http, posting(http, path, media_type, 1000) + b"--x\r\n") as half:
+        said = all_of(half)
+    assert said.startswith(b"HTTP/1.1 408 ")
+    assert b"body_too_slow" in said
+    assert b"did not come within 0.5 s" in said
+
+
+def test_an_upload_takes_as_long_as_its_pieces_come(http: httpx2.Client, monkeypatch: pytest.MonkeyPatch):
+    """One that takes longer than may pass between two of its pieces is stored."""
+    monkeypatch.setattr(multipart, "_PIECE_SECONDS", 2.0)
+    part = b'--x\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n'
+    pieces = [part % (b"purpose", b"batch"), part % (b"file", (BODY + b"\n") * 3), b"--x--\r\n"]
+    head = posting(http, "/v1/files", "multipart/form-data; boundary=x", sum(map(len, pieces)))
+    with connected(http, head) as upload:
+        upload.settimeout(1.0)
+        for piece in pieces:
+            with pytest.raises(TimeoutError):
+                upload.recv(1)
+            upload.sendall(piece)
+        upload.settimeout(20)
+        assert all_of(upload).startswith(b"HTTP/1.1 200 ")
