@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from sqlalchemy import TextClause, text
@@ -25,6 +26,7 @@ from schemas.problems import (
     TOKENS_USED_UP,
     TOO_MANY_BATCHES,
     TOO_MANY_STREAMS,
+    UNAVAILABLE,
     FieldError,
     Problem,
     ProblemKind,
@@ -37,6 +39,8 @@ LOOK_SECONDS = 1.0
 _MOST_SHARE = 0.05
 """Of one connection's time, how much counting may take: where it takes long, it is done less often."""
 _KEYS = 10_000
+_STRANGERS = 100
+"""Forms that one process reads at a time of people of whom it is not known yet who they are."""
 _SOON, _LATER = 10, 30
 """Seconds after which it is worth asking again whether there is room in the queue, or for a batch."""
 
@@ -166,9 +170,12 @@ class _Count:
 class Limiter:
     """Lets requests and work in, or says when to come again. One for each process of the API."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, at_once: int) -> None:
         self._defaults = settings
+        self._at_once = at_once
         self._rates = Rates()
+        self._under_way: Counter[str] = Counter()
+        self._strangers = 0
         self._queued: dict[str, _Count] = {}
         self._tokens: dict[str, _Count] = {}
         self._turns: dict[str, asyncio.Lock] = {}
@@ -187,13 +194,41 @@ class Limiter:
     def request(self, caller: Caller, state: Any) -> None:
         """Count a request of a caller, wherever it is sent, and note in its state what its answer is to tell of that.
 
+        The state has what to call at the request's end, too.
+
         Raises:
-            Problem: the caller sends too many.
+            Problem: the caller sends too many, or has too many under way.
         """
         taken = self._rates.take(caller.key_id or "", self.of(caller).requests_per_second)
         state.rate_limit = taken.headers
         if taken.wait:
             raise _rate_limited(taken)
+        key = caller.key_id or ""
+        if self._under_way[key] >= self._at_once:
+            raise _too_many_at_once(self._at_once)
+        self._under_way[key] += 1
+        state.ended = partial(self._ended, key)
+
+    def _ended(self, key: str) -> None:
+        self._under_way[key] -= 1
+        if not self._under_way[key]:
+            del self._under_way[key]
+
+    @contextmanager
+    def stranger(self) -> Iterator[None]:
+        """Count somebody of whom it is not known yet who they are, while what says so is read.
+
+        Raises:
+            Problem: as many are there as may be: whoever has a key already is not to wait for them.
+        """
+        if self._strangers >= _STRANGERS:
+            detail = "As many forms are coming in as this process reads at a time. Send it again."
+            raise Problem(UNAVAILABLE, detail, headers={"Retry-After": "1"})
+        self._strangers += 1
+        try:
+            yield
+        finally:
+            self._strangers -= 1
 
     async def comparison(self, connection: AsyncConnection, caller: Caller) -> None:
         """Let one comparison in.
@@ -278,6 +313,17 @@ def _rate_limited(taken: Taken) -> Problem:
     seconds = math.ceil(taken.wait)
     detail = f"Your key sends more requests than it may; send this one again in {seconds} s."
     return Problem(RATE_LIMITED, detail, headers={"Retry-After": str(seconds)})
+
+
+def _too_many_at_once(most: int) -> Problem:
+    return _refused(
+        f"{most} requests of your key are under way in this process of the service, as many as may be. Send this one "
+        "again once one is answered.",
+        RATE_LIMITED,
+        f'"requests-at-once";q={most}',
+        '"requests-at-once";r=0',
+        1,
+    )
 
 
 def _full(queued: int, most: int) -> Problem:

@@ -42,6 +42,8 @@ _REQUESTS_AT_ONCE = 1000
 """In one process, probes apart. Half of them may be held until a comparison is decided, and a quarter be streams of
 events: the rest get answers."""
 
+_REQUESTS_OF_A_KEY = 500
+"""So that no key keeps all others out."""
 _STREAMS_OF_A_KEY = 50
 
 
@@ -80,7 +82,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.worker_seconds = settings.heartbeat_seconds * 3  # one that was not heard of for so long is not counted on
     app.state.meters = Meters("api")
     app.state.traces = traces.begin("api", endpoint=settings.traces_endpoint, share=settings.traces_share)
-    app.state.limiter = Limiter(settings)
+    app.state.limiter = Limiter(settings, at_once=_REQUESTS_OF_A_KEY)
     app.state.streams = Streams(most=_REQUESTS_AT_ONCE // 4, of_a_key=_STREAMS_OF_A_KEY)
     app.state.allowed = Allowed.parse(settings.callback_allow)
     app.state.seals = settings.seals()

@@ -116,6 +116,8 @@ class Requests:
                 status = status or 500
                 self._meters.add(metrics.HTTP_UNDER_WAY, -1)
                 self._under_way -= counts
+                if ended := scope["state"].get("ended"):
+                    ended()
                 method = scope["method"] if scope["method"] in _METHODS else "other"
                 self._meters.add(metrics.HTTP_REQUESTS, method=method, route=_route(scope), status=str(status))
                 _describe(span, method, _route(scope), status)

@@ -28,7 +28,8 @@ async def ask(request: Request) -> Response:
 @router.post("/login")
 async def sign_in(request: Request) -> Response:
     """Begin a session with a key, and go where the browser was going."""
-    given = await fields(request)
+    with request.app.state.limiter.stranger():
+        given = await fields(request)
     to = given.get("to", "")
     try:
         caller = await _owner(request, given.get("key", "").strip())

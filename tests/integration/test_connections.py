@@ -11,6 +11,7 @@ from support.edge import open_edge
 from support.keys import a_key, bearer
 from support.waiting import wait_until
 
+from producer import limits
 from producer.api import app, bodies, connections, multipart
 from producer.dashboard import access
 
@@ -61,6 +62,12 @@ def all_of(connection: socket.socket) -> bytes:
     return said
 
 
+def until_under_way(http: httpx2.Client, requests: int) -> None:
+    """Wait until so many requests are under way beside the one that asks."""
+    told = re.compile(rf"^nightcourt_http_requests_under_way {requests + 1}\.0$", re.MULTILINE)
+    wait_until(lambda: told.search(http.get("/metrics").text), within=10, what=f"{requests} are under way")
+
+
 def test_who_asks_nothing_takes_nobodys_place(http: httpx2.Client):
     """More connections than requests are taken, half of them with half a head; probes and requests are answered."""
     with ExitStack() as stack:
@@ -73,8 +80,7 @@ def test_requests_beyond_what_is_taken_are_told_so_and_probes_are_answered(http:
     """While five wait for their bodies a sixth is to come again, in the shape of its route; probes are not."""
     with ExitStack() as stack:
         waiting = [stack.enter_context(connected(http, filing(http))) for _ in range(AT_ONCE)]
-        full = re.compile(rf"^nightcourt_http_requests_under_way {AT_ONCE + 1}\.0$", re.MULTILINE)
-        wait_until(lambda: full.search(http.get("/metrics").text), within=10, what="five are under way")
+        until_under_way(http, AT_ONCE)
         refused = http.get("/v1/comparisons")
         assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
         assert refused.headers["retry-after"] == "1"
@@ -84,6 +90,41 @@ def test_requests_beyond_what_is_taken_are_told_so_and_probes_are_answered(http:
             each.sendall(BODY)
             assert all_of(each).startswith(b"HTTP/1.1 202 ")
     assert http.get("/v1/comparisons").status_code == 200
+
+
+def test_a_key_takes_no_more_than_its_share(database_url: str, monkeypatch: pytest.MonkeyPatch):
+    """While two of a key wait for their bodies its third is refused, and another key's is not; then it goes on."""
+    monkeypatch.setattr(app, "_REQUESTS_OF_A_KEY", 2)
+    with open_edge(database_url) as http, ExitStack() as stack:
+        key, other = bearer(a_key(database_url)), bearer(a_key(database_url))
+        http.headers.update(key)
+        assert http.get("/v1/comparisons").status_code == 200
+        waiting = [stack.enter_context(connected(http, filing(http))) for _ in range(2)]
+        until_under_way(http, 2)
+        refused = http.get("/v1/comparisons")
+        assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+        assert '"requests-at-once";q=2' in refused.headers["ratelimit-policy"]
+        assert http.get("/v1/comparisons", headers=other).status_code == 200
+        for each in waiting:
+            each.sendall(BODY)
+            assert all_of(each).startswith(b"HTTP/1.1 202 ")
+        assert http.get("/v1/comparisons").status_code == 200
+
+
+def test_who_signs_in_takes_no_place_of_who_has_a_key(http: httpx2.Client, monkeypatch: pytest.MonkeyPatch):
+    """While as many forms come as are read at a time, the next is to be sent again, and keys are served."""
+    monkeypatch.setattr(limits, "_STRANGERS", 2)
+    head = posting(http, "/dashboard/login", "application/x-www-form-urlencoded", 1000)
+    with connected(http, head), connected(http, head):
+        until_under_way(http, 2)
+        refused = http.post("/dashboard/login", data={"key": "nck_1"})
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert http.get("/v1/comparisons").status_code == 200
+    wait_until(
+        lambda: http.post("/dashboard/login", data={"key": "nck_1"}).status_code == 401,
+        within=10,
+        what="forms are read again",
+    )
 
 
 def test_a_connection_that_asks_nothing_in_time_is_closed(http: httpx2.Client, monkeypatch: pytest.MonkeyPatch):
