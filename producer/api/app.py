@@ -160,4 +160,6 @@ def serving(settings: Settings) -> dict[str, Any]:
         "timeout_graceful_shutdown": 5,
         # Its own limit counts connections, those that ask nothing among them, and would refuse probes over them.
         "http": Connection,
+        # A request that waited on its connection for another's answer would begin as that one's tenant.
+        "reset_contextvars": True,
     }

@@ -7,10 +7,12 @@ from contextlib import ExitStack, contextmanager
 
 import httpx2
 import pytest
-from support.edge import open_edge
+from support.edge import open_edge, served
 from support.keys import a_key, bearer
 from support.waiting import wait_until
 
+from infra.database import tenant
+from infra.settings import Settings
 from producer import limits
 from producer.api import app, bodies, connections, multipart
 from producer.dashboard import access
@@ -195,3 +197,22 @@ def test_an_upload_takes_as_long_as_its_pieces_come(http: httpx2.Client, monkeyp
             upload.sendall(piece)
         upload.settimeout(20)
         assert all_of(upload).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_request_behind_another_begins_as_nobodys(database_url: str):
+    """Two requests come at once on one connection: the second knows nothing of the first one's tenant."""
+    chosen = Settings(database_url=database_url, redis_url="redis://127.0.0.1:1", secret_keys="0123456789abcdef" * 4)
+    edge = app.create_app(chosen)
+
+    @edge.get("/whose")
+    async def whose() -> str:
+        return f"whose: {tenant.get()}"
+
+    with served(edge, **app.serving(chosen)) as url, httpx2.Client(base_url=url) as http:
+        http.headers.update(bearer(a_key(database_url)))
+        first = f"GET /v1/comparisons HTTP/1.1\r\nHost: here\r\nAuthorization: {http.headers['authorization']}\r\n\r\n"
+        second = "GET /whose HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"
+        with connected(http, (first + second).encode()) as both:
+            said = all_of(both)
+    assert said.count(b"HTTP/1.1 200 ") == 2
+    assert b"whose: None" in said
