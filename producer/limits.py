@@ -8,8 +8,8 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -41,6 +41,8 @@ _MOST_SHARE = 0.05
 _KEYS = 10_000
 _STRANGERS = 100
 """Forms that one process reads at a time of people of whom it is not known yet who they are."""
+_LARGE_READS = 2
+"""Reads of a whole large batch that one process makes at a time, of all tenants."""
 _SOON, _LATER = 10, 30
 """Seconds after which it is worth asking again whether there is room in the queue, or for a batch."""
 
@@ -179,6 +181,8 @@ class Limiter:
         self._queued: dict[str, _Count] = {}
         self._tokens: dict[str, _Count] = {}
         self._turns: dict[str, asyncio.Lock] = {}
+        self._readers: dict[str, asyncio.Lock] = {}
+        self._large_reads = asyncio.Semaphore(_LARGE_READS)
 
     def of(self, caller: Caller) -> Limits:
         """Tell what holds for a caller: what the key says, and the settings where it says nothing."""
@@ -254,6 +258,15 @@ class Limiter:
         Postgres sees to that among all processes; who waited there would keep a connection from everybody else.
         """
         return self._turns.setdefault(caller.tenant, asyncio.Lock())
+
+    @asynccontextmanager
+    async def large_read(self, tenant: str) -> AsyncIterator[None]:
+        """Wait for one's turn to read all of a large batch: each tenant makes one such read at a time.
+
+        Whoever waits here must hold no connection.
+        """
+        async with self._readers.setdefault(tenant, asyncio.Lock()), self._large_reads:
+            yield
 
     async def batch(self, connection: AsyncConnection, caller: Caller, lines: int) -> None:
         """Let a batch in.

@@ -18,5 +18,6 @@ async def report(caller: Reader, batch_id: str, request: Request) -> Response:
     """Say what has been decided so far adds up to: accuracy by labels in the lines, consistency, position bias."""
     key = key_of(batch_id)
     batch = await read_batch(request, caller, key)
-    counted = await reports.count(request.app.state.database, batch, key)
+    async with request.app.state.limiter.large_read(caller.tenant):
+        counted = await reports.count(request.app.state.database, batch, key)
     return Response(to_json(counted), media_type="application/json")

@@ -1,6 +1,7 @@
 """`/dashboard/batches` and `/dashboard/comparisons`: batches, one batch with its verdicts, and one comparison."""
 
 import asyncio
+from contextlib import nullcontext
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -19,7 +20,7 @@ router = APIRouter(prefix=render.HOME, include_in_schema=False)
 _LIMIT = 20
 _EVERY_SECONDS = 1.0
 _REASONS_MOST = 100_000
-"""Outcomes of a batch that is under way, beyond which its errors are not counted by reason until it has ended."""
+"""Outcomes of a batch beyond which its errors are not counted by reason until it has ended, and then in turn."""
 _LONG = 20_000
 """Characters of one text that a page shows."""
 
@@ -52,15 +53,17 @@ async def page(caller: Reader, request: Request, after: str | None = None) -> Re
 
 async def look(request: Request, tenant: str, key: UUID) -> dict[str, Any]:
     """Gather how a batch stands."""
-    async with request.app.state.database.connect() as connection:
-        batch = await batches.read(
-            connection, tenant=tenant, batch_id=key, worker_seconds=request.app.state.worker_seconds
-        )
+    state = request.app.state
+    async with state.database.connect() as connection:
+        batch = await batches.read(connection, tenant=tenant, batch_id=key, worker_seconds=state.worker_seconds)
         names = await batches.filenames(connection, tenant=tenant, found=[batch])
-        counts = batch.request_counts
-        wrong = counts.errored + counts.cancelled + counts.expired
-        soon = batch.status.final or batch.progress.decided <= _REASONS_MOST
-        reasons = await verdicts.reasons(connection, batch_id=key) if wrong and soon else []
+    counts = batch.request_counts
+    wrong = counts.errored + counts.cancelled + counts.expired
+    few = batch.progress.decided <= _REASONS_MOST
+    reasons = []
+    if wrong and (few or batch.status.final):
+        async with nullcontext() if few else state.limiter.large_read(tenant), state.database.connect() as connection:
+            reasons = await verdicts.reasons(connection, batch_id=key)
     return {"batch": batch, "name": names[batch.input_file_id], "reasons": reasons}
 
 
@@ -126,9 +129,10 @@ async def report(caller: Reader, request: Request, batch_id: str) -> Response:
             connection, tenant=caller.tenant, batch_id=key, worker_seconds=request.app.state.worker_seconds
         )
         names = await batches.filenames(connection, tenant=caller.tenant, found=[batch])
-    counted = await reports.count(database, batch, key)
-    shown: dict[str, Any] = {"batch": batch, "name": names[batch.input_file_id], "result": counted}
-    shown |= await asyncio.to_thread(_laid_out, counted)
+    async with request.app.state.limiter.large_read(caller.tenant):
+        counted = await reports.count(database, batch, key)
+        laid_out = await asyncio.to_thread(_laid_out, counted)
+    shown = {"batch": batch, "name": names[batch.input_file_id], "result": counted, **laid_out}
     return render.page(request, "report", **shown)
 
 

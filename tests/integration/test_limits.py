@@ -23,6 +23,7 @@ from schemas import ids
 from schemas.keys import KeyLimits
 
 _QUEUING = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+_READING = text("SELECT count(*) FROM pg_locks WHERE relation = 'comparisons'::regclass AND NOT granted")
 LINE = b'{"prompt": "Which?", "response_a": "this", "response_b": "that"}\n'
 
 
@@ -278,6 +279,35 @@ class TestStreams:
                     return answer.status_code == 200
 
             wait_until(room, within=10, what="there is room")
+
+
+class TestReports:
+    def test_a_tenant_has_one_at_a_time_and_all_together_two(self, database_url: str, connection: Connection):
+        """Of four that are asked for at once Postgres is asked for two, of two tenants; all are answered in the end."""
+        batches = {tenant: insert_batch(connection, 1, tenant=tenant) for tenant in ("default", "other", "third")}
+        connection.execute(
+            text("""
+                INSERT INTO outcomes (filing_id, line, tenant, attempt, status, error_code, error_message)
+                SELECT id, 1, tenant, 1, 'errored', 'engine_failed', 'It failed.' FROM batches
+            """)
+        )
+        with open_edge(database_url) as http, ThreadPoolExecutor(4) as pool:
+            edge = Edge(http, database_url)
+            asked = ["default", "default", "other", "third"]
+            keys = [edge.key(tenant) for tenant in asked]
+            connection.execute(text("BEGIN"))
+            connection.execute(text("LOCK TABLE comparisons IN ACCESS EXCLUSIVE MODE"))
+            reports = [
+                pool.submit(http.get, f"/v1/batches/{ids.batch_id(batches[tenant])}/report", headers=key)
+                for tenant, key in zip(asked, keys, strict=True)
+            ]
+            told = re.compile(r"^nightcourt_http_requests_under_way 5\.0$", re.MULTILINE)
+            wait_until(lambda: told.search(http.get("/metrics").text), within=10, what="four are under way")
+            wait_until(lambda: connection.execute(_READING).scalar() == 2, within=30, what="two are read")
+            assert [http.get("/v1/files", headers=keys[0]).status_code for _ in range(20)] == [200] * 20
+            assert connection.execute(_READING).scalar() == 2
+            connection.execute(text("COMMIT"))
+            assert [each.result().status_code for each in reports] == [200] * 4
 
 
 class TestTokens:
