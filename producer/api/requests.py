@@ -68,6 +68,7 @@ class Requests:
         self._answer_failed = answer_failed
         self._most = most
         self._under_way = 0
+        self._warned = False
         self._meters = meters
         self._traces = traces
 
@@ -80,6 +81,7 @@ class Requests:
         given = headers.get(b"x-request-id", b"").decode("latin-1")
         request_id = given if _ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
         scope.setdefault("state", {})["request_id"] = request_id
+        self._heed_proxies(scope, headers)
         status = 0
         started = time.perf_counter()
 
@@ -129,6 +131,17 @@ class Requests:
                     key=getattr(scope["state"].get("caller"), "key_id", None),
                     milliseconds=round((time.perf_counter() - started) * 1000, 2),
                 )
+
+    def _heed_proxies(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+        """Warn, once, of a proxy that is not trusted: all who come through it would be slowed down for one's guesses.
+
+        Of one that is trusted, whoever asks has an address of the header by now.
+        """
+        forwarded = headers.get(b"x-forwarded-for", b"").decode("latin-1")
+        client = (scope.get("client") or [""])[0]
+        if forwarded and not self._warned and client not in forwarded:
+            self._warned = True
+            log.warning("proxy_not_trusted", client=client)
 
     def _span(self, scope: Scope, headers: dict[bytes, bytes]) -> AbstractContextManager[Span]:
         traces = Traces() if scope["path"] in _PROBES else self._traces

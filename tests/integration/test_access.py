@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import httpx2
 import pytest
+from structlog.testing import capture_logs
 from support.databases import own_database
 from support.edge import open_edge
 from support.keys import a_key, bearer
@@ -235,6 +236,14 @@ class TestGuessing:
                 for number in range(FREE + 2)
             ]
         assert wrong[-1].status_code == 429
+
+    @pytest.mark.parametrize(("trusted", "warned"), [("", ["127.0.0.1"]), ("127.0.0.1", [])])
+    def test_a_proxy_that_is_not_trusted_is_told_of_once(self, database_url: str, trusted: str, warned: list[str]):
+        """The log names the address of whoever forwards, unless it is believed."""
+        with capture_logs() as logs, open_edge(database_url, trusted_proxies=trusted) as http:
+            for number in range(2):
+                http.get("/livez", headers={"X-Forwarded-For": f"192.0.2.{number}"})
+        assert [each["client"] for each in logs if each["event"] == "proxy_not_trusted"] == warned
 
     def test_a_store_that_is_down_locks_nobody_out(self):
         """While Postgres is away no key can be told, and so none is counted as wrong: it is 503, and nobody waits."""
