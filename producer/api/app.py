@@ -57,6 +57,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.redis = Redis.from_url(
             settings.redis_url.get_secret_value(), socket_timeout=1, socket_connect_timeout=1
         )
+        app.state.looking = None
         app.state.ending = asyncio.Event()
         app.state.waiter = Waiter(app.state.database, every=settings.poll_seconds, most=_REQUESTS_AT_ONCE // 2)
         ticking = asyncio.create_task(app.state.waiter.run())

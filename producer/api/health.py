@@ -1,7 +1,7 @@
 """Health: `/livez` says that the process answers, `/readyz` what it can and cannot do, `/metrics` how it fares."""
 
 import asyncio
-from typing import Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
@@ -52,6 +52,16 @@ async def metrics(request: Request) -> Response:
 async def readyz(request: Request, response: Response) -> Readiness:
     """Whether comparisons can be filed, and whether anything would judge them now."""
     state = request.app.state
+    # Anybody may ask, any number at a time: one look answers all who come during it, on one connection of the pool's.
+    if state.looking is None or state.looking.done():
+        state.looking = asyncio.create_task(_look(state))
+    found: Readiness = await asyncio.shield(state.looking)
+    if found.status == "unavailable":
+        response.status_code = 503
+    return found
+
+
+async def _look(state: Any) -> Readiness:
     within = state.worker_seconds
     workers = 0
     database = redis = "ok"
@@ -84,7 +94,6 @@ async def readyz(request: Request, response: Response) -> Readiness:
         redis = "cannot be reached: comparisons are taken, and judged once it is back"
         wrong.append("Redis cannot be reached, so what is filed waits: start it, or see NIGHTCOURT_REDIS_URL")
     if database != "ok":
-        response.status_code = 503
         return Readiness(status="unavailable", database=database, redis=redis, workers=workers, wrong=wrong)
     status: Literal["ready", "degraded"] = "degraded" if wrong else "ready"
     return Readiness(status=status, database=database, redis=redis, workers=workers, wrong=wrong)

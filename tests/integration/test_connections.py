@@ -3,10 +3,12 @@
 import re
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
 import httpx2
 import pytest
+from sqlalchemy import Connection, text
 from support.edge import open_edge, served
 from support.keys import a_key, bearer
 from support.waiting import wait_until
@@ -14,7 +16,7 @@ from support.waiting import wait_until
 from infra.database import tenant
 from infra.settings import Settings
 from producer import limits
-from producer.api import app, bodies, connections, multipart
+from producer.api import app, bodies, connections, health, multipart
 from producer.dashboard import access
 
 BODY = b'{"prompt": "Which?", "response_a": "this", "response_b": "that"}'
@@ -92,6 +94,23 @@ def test_requests_beyond_what_is_taken_are_told_so_and_probes_are_answered(http:
             each.sendall(BODY)
             assert all_of(each).startswith(b"HTTP/1.1 202 ")
     assert http.get("/v1/comparisons").status_code == 200
+
+
+def test_probes_share_a_look(http: httpx2.Client, connection: Connection, monkeypatch: pytest.MonkeyPatch):
+    """However many ask at a time whether the API is ready, Postgres is asked once, and all are told."""
+    monkeypatch.setattr(health, "_PATIENCE", 20.0)
+    asked = text("SELECT count(*) FROM pg_locks WHERE relation = 'workers'::regclass AND NOT granted")
+    with ThreadPoolExecutor(4) as pool:
+        connection.execute(text("BEGIN"))
+        connection.execute(text("LOCK TABLE workers IN ACCESS EXCLUSIVE MODE"))
+        probes = [pool.submit(http.get, "/readyz") for _ in range(4)]
+        until_under_way(http, 4)
+        wait_until(lambda: connection.execute(asked).scalar(), within=10, what="Postgres is asked")
+        assert [http.get("/v1/files").status_code for _ in range(20)] == [200] * 20
+        assert connection.execute(asked).scalar() == 1
+        connection.execute(text("COMMIT"))
+        assert [each.result().json()["status"] for each in probes] == ["degraded"] * 4
+    assert http.get("/readyz").json()["database"] == "ok"
 
 
 def test_a_key_takes_no_more_than_its_share(database_url: str, monkeypatch: pytest.MonkeyPatch):
