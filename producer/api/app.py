@@ -42,8 +42,8 @@ _REQUESTS_AT_ONCE = 1000
 """In one process, probes apart. Half of them may be held until a comparison is decided, and a quarter be streams of
 events: the rest get answers."""
 
-_REQUESTS_OF_A_KEY = 500
-"""So that no key keeps all others out."""
+_REQUESTS_OF_A_KEY = 750
+"""So that no key keeps all others out. Beyond the half that may be held there is room for answers that come at once."""
 _STREAMS_OF_A_KEY = 50
 
 
