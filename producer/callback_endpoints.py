@@ -21,6 +21,7 @@ from schemas.problems import (
     INVALID_REQUEST,
     NO_CALLBACK_SECRET,
     NOT_FOUND,
+    TOO_MANY_RECEIVERS,
     FieldError,
     Problem,
 )
@@ -54,6 +55,15 @@ _CLEAR = text("""
 """)
 _REMOVE = text("DELETE FROM callback_endpoints WHERE tenant = :tenant AND id = :id AND registered")
 
+# Whether a request would add a receiver to too many of its tenant's that took nothing yet, or failed at the last. Those
+# made long ago are let off: all that was for them has been given up.
+_TOO_MANY = text("""
+    SELECT NOT EXISTS (SELECT FROM callback_endpoints WHERE tenant = :tenant AND url = :origin AND NOT registered)
+       AND :most <= (SELECT count(*) FROM callback_endpoints
+                     WHERE tenant = :tenant AND NOT registered AND (succeeded_at IS NULL OR failures > 0)
+                       AND created_at > now() - make_interval(days => :days))
+""")
+
 # One endpoint stands for an origin, made when the first request names it: what hangs for one request hangs for all.
 _REMEMBER = text(f"""
     WITH known AS (
@@ -82,6 +92,10 @@ _TEST = text(f"""
 """)
 
 
+_UNPROVEN_MOST, _UNPROVEN_DAYS = 1_000, 5
+"""How many receivers a tenant's requests may name within so many days that have yet to take anything."""
+
+
 def check(url: str, allowed: Allowed, *, field: str) -> Target:
     """Check that callbacks may go to a URL, by its spelling alone; its addresses are judged at each attempt.
 
@@ -101,7 +115,7 @@ def remember(connection: Connection, *, tenant: str, filing_id: UUID, url: str, 
     """Keep where a filing calls back to, in the transaction that files it.
 
     Raises:
-        Problem: callbacks may not go there, or could not be signed.
+        Problem: callbacks may not go there, or could not be signed; or too many receivers have yet to take anything.
     """
     target = check(url, allowed, field="callback_url")
     if not callback_secrets.exist(connection, tenant=tenant, endpoint=None):
@@ -111,6 +125,14 @@ def remember(connection: Connection, *, tenant: str, filing_id: UUID, url: str, 
             "`nightcourt callbacks rotate-secret` or POST /v1/callback-secret, and give it to your receiver.",
         )
     origin = f"{target.scheme}://{target.authority}"
+    bounds = {"tenant": tenant, "origin": origin, "most": _UNPROVEN_MOST, "days": _UNPROVEN_DAYS}
+    if connection.execute(_TOO_MANY, bounds).scalar_one():
+        raise Problem(
+            TOO_MANY_RECEIVERS,
+            f"In the last {_UNPROVEN_DAYS} days requests named {_UNPROVEN_MOST} receivers (scheme, host and port) that "
+            "took no callback yet, or failed at the last. Name one that was named before, register an endpoint with "
+            "`nightcourt callbacks add`, or mend what `nightcourt callbacks list` shows.",
+        )
     parameters = {"tenant": tenant, "filing_id": filing_id, "url": url, "origin": origin}
     # Where somebody else has just made the endpoint, the first statement saw neither theirs nor made its own.
     while connection.execute(_REMEMBER, parameters).rowcount == 0:

@@ -45,6 +45,7 @@ class CallbackEndpointRow(Base):
     __table_args__ = (
         CheckConstraint("state IN ('enabled', 'disabled')", name="state"),
         Index("ix_callback_endpoints_registered", "tenant", "id", postgresql_where=text("registered")),
+        Index("ix_callback_endpoints_named", "tenant", "created_at", postgresql_where=text("NOT registered")),
         Index("ix_callback_endpoints_origin", "tenant", "url", unique=True, postgresql_where=text("NOT registered")),
     )
 

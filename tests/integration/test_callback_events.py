@@ -9,7 +9,7 @@ from support.inbox import Inbox
 
 from infra import callbacks, docket
 from infra.database import at_once
-from producer import batches, windows
+from producer import batches, callback_endpoints, windows
 from schemas import ids
 from schemas.batch import BatchRequest
 from schemas.callback import EventType
@@ -229,6 +229,27 @@ class TestReceivers:
         """A request that wants a callback is refused while there is nothing to sign it with."""
         with pytest.raises(Problem, match="rotate-secret"):
             Desk(database, database_url).file(callback_url=HOOK)
+
+    def test_receivers_that_took_nothing_yet_are_so_many(self, desk: Desk, monkeypatch: pytest.MonkeyPatch):
+        """A new one is refused beyond that; not one named before, nor where another does well or is an old story."""
+        monkeypatch.setattr(callback_endpoints, "_UNPROVEN_MOST", 2)
+        urls = [f"http://127.0.0.1:{port}/hook" for port in range(1, 6)]
+        for url in urls[:2]:
+            desk.file(callback_url=url)
+        with pytest.raises(Problem, match="named 2 receivers") as refused:
+            desk.file(callback_url=urls[2])
+        assert refused.value.kind.code == "too_many_receivers"
+        desk.file(callback_url=urls[0])
+        change = "UPDATE callback_endpoints SET {} WHERE url = 'http://127.0.0.1:{}'"
+        desk.do(change.format("succeeded_at = now()", 1))
+        desk.file(callback_url=urls[2])
+        desk.do(change.format("created_at = now() - interval '6 days'", 2))
+        desk.file(callback_url=urls[3])
+        desk.do(change.format("succeeded_at = now()", 3))
+        desk.do(change.format("failures = 1", 1))
+        with pytest.raises(Problem):
+            desk.file(callback_url=urls[4])
+        desk.add_endpoint(urls[4])
 
     def test_requests_to_one_origin_share_an_endpoint(self, desk: Desk):
         """What breaks the circuit for one request breaks it for all that go to the same host and port."""
