@@ -124,7 +124,7 @@ def release(connection: Connection, *, room: int, cap: int, limit: int, shift: f
     """Let callbacks go that are due, and say which. Their hints are to be sent next.
 
     An endpoint has at most `cap` under way at a time; one while it fails or is new; none while its circuit is open,
-    which lets one through when its time has come.
+    which lets one through when its time has come. Each tenant has its turn.
 
     Args:
         connection: in a transaction. Of several dispatchers one at a time does this; the others get nothing.

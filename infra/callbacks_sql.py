@@ -99,7 +99,8 @@ ALONE = text("SELECT pg_try_advisory_xact_lock(:lock)")
 # Endpoints are ranked: 0 did well at their last attempt, 1 were never tried, 2 fail. The latter two have their shares
 # of the room and no more, so that receivers that hang never fill it; and an endpoint may have under way what the cap
 # is, or one, or nothing while its circuit is open. Those that are owed something are found by skipping through the
-# index.
+# index. In each rank, and then in all, the tenant that has least out goes first: nobody's receivers, however many, keep
+# another's waiting.
 RELEASE = text(f"""
     WITH RECURSIVE owed AS (
         (SELECT endpoint_id FROM callbacks WHERE state = 'waiting' ORDER BY endpoint_id LIMIT 1)
@@ -111,7 +112,7 @@ RELEASE = text(f"""
         SELECT endpoint_id, count(*) AS callbacks FROM callbacks
         WHERE state IN ('released', 'sending') GROUP BY endpoint_id
     ), ranked AS MATERIALIZED (
-        SELECT e.id, CASE WHEN e.failures > 0 THEN 2 WHEN e.succeeded_at IS NULL THEN 1 ELSE 0 END AS rank,
+        SELECT e.id, e.tenant, CASE WHEN e.failures > 0 THEN 2 WHEN e.succeeded_at IS NULL THEN 1 ELSE 0 END AS rank,
                CASE WHEN e.state = 'disabled' OR e.open_until > {_NOW} THEN 0
                     WHEN e.failures > 0 OR e.succeeded_at IS NULL THEN 1 ELSE :cap END AS slots,
                coalesce(out.callbacks, 0) AS out
@@ -122,22 +123,34 @@ RELEASE = text(f"""
         SELECT r.rank, greatest(0, floor(:room * (CAST(:shares AS float8[]))[r.rank + 1])::bigint - coalesce(
                    (SELECT sum(out) FROM ranked WHERE r.rank IN (0, ranked.rank)), 0)::bigint) AS free
         FROM generate_series(0, 2) AS r(rank)
-    ), ready AS MATERIALIZED (
-        SELECT c.id, c.due_at, c.turn, e.rank,
-               row_number() OVER (PARTITION BY e.rank ORDER BY c.turn, c.due_at, c.id) AS place
-        FROM ranked e CROSS JOIN LATERAL (
+    ), ready AS (
+        SELECT c.id, c.due_at, e.rank, e.tenant, e.of_rank, e.of_all,
+               row_number() OVER (PARTITION BY e.rank, e.tenant ORDER BY c.turn, c.due_at, c.id) AS place
+        FROM (
+            SELECT *, sum(out) OVER (PARTITION BY tenant) AS of_all,
+                   sum(out) OVER (PARTITION BY tenant, rank) AS of_rank
+            FROM ranked
+        ) AS e CROSS JOIN LATERAL (
             SELECT id, due_at, row_number() OVER (ORDER BY due_at, id) AS turn FROM (
                 SELECT id, due_at FROM callbacks
                 WHERE endpoint_id = e.id AND state = 'waiting' AND due_at <= {_NOW}
                 ORDER BY due_at, id LIMIT greatest(0, e.slots - e.out)
             ) AS first
         ) c
+    ), placed AS MATERIALIZED (
+        SELECT id, due_at, rank, tenant, of_all,
+               row_number() OVER (PARTITION BY rank ORDER BY of_rank + place, due_at, id) AS place
+        FROM ready WHERE place <= :room  -- as a tenant with a backlog has many more, to be sorted for nothing
+    ), turns AS MATERIALIZED (
+        SELECT id, due_at, of_all + row_number() OVER (PARTITION BY tenant ORDER BY rank, place) AS turn
+        FROM placed JOIN room USING (rank) WHERE place <= free
     ), due AS MATERIALIZED (
-        SELECT c.id FROM callbacks c JOIN ready ON ready.id = c.id JOIN room ON room.rank = ready.rank
-        WHERE c.state = 'waiting' AND ready.place <= room.free
-        ORDER BY ready.rank, ready.turn, ready.due_at
-        LIMIT least(CAST(:limit AS bigint), (SELECT free FROM room WHERE rank = 0))
-        FOR UPDATE OF c SKIP LOCKED
+        SELECT id FROM callbacks
+        WHERE id = ANY(ARRAY(
+                SELECT id FROM turns ORDER BY turn, due_at
+                LIMIT least(CAST(:limit AS bigint), (SELECT free FROM room WHERE rank = 0))
+            )) AND state = 'waiting'
+        FOR UPDATE SKIP LOCKED
     )
     UPDATE callbacks SET state = 'released', released_at = now()
     FROM due WHERE callbacks.id = due.id

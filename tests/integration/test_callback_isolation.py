@@ -32,6 +32,11 @@ def does_well(desk: Desk, *receivers: int) -> None:
         )
 
 
+def is_of_a_flood(desk: Desk) -> None:
+    """Let all endpoints be another tenant's."""
+    desk.do("UPDATE callback_endpoints SET tenant = 'flood'")
+
+
 def fail(desk: Desk, released: list[UUID], *, shift: float = 0.0) -> None:
     """Let attempts fail."""
     for callback in released:
@@ -177,6 +182,35 @@ class TestShares:
         desk.do("UPDATE callbacks SET due_at = now() + interval '1 min'")
         assert desk.release() == []
         assert len(desk.release(shift=61)) == 1
+
+
+class TestTenants:
+    def test_new_receivers_of_one_keep_no_others_waiting(self, desk: Desk):
+        """However many a tenant named first, another's goes in the same round, and by what is out in the next one."""
+        desk.room = 10
+        for number in range(10):
+            owe(desk, number, 1)
+        is_of_a_flood(desk)
+        owe(desk, 20, 1)
+        released = desk.release()
+        where = receivers(desk, released)
+        assert len(where) == 6
+        assert origin(20) in where
+        owe(desk, 21, 1)
+        fail(desk, [next(each for each in released if receivers(desk, [each]) != [origin(20)])])
+        assert receivers(desk, desk.release()) == [origin(21)]
+
+    def test_a_busy_one_keeps_no_others_new_receiver_waiting(self, desk: Desk):
+        """Receivers that do well go before new ones within a tenant, and not before those of a tenant with less out."""
+        desk.room = 8
+        owe(desk, 1, 20)
+        is_of_a_flood(desk)
+        does_well(desk, 1)
+        [first, *_] = released = desk.release()
+        assert len(released) == 8
+        owe(desk, 2, 1)
+        desk.record(desk.claim_callback(first), 200)
+        assert receivers(desk, desk.release()) == [origin(2)]
 
 
 class TestDisabling:
