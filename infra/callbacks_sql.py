@@ -99,15 +99,16 @@ ALONE = text("SELECT pg_try_advisory_xact_lock(:lock)")
 # Endpoints are ranked: 0 did well at their last attempt, 1 were never tried, 2 fail. The latter two have their shares
 # of the room and no more, so that receivers that hang never fill it; and an endpoint may have under way what the cap
 # is, or one, or nothing while its circuit is open. Those that are owed something are found by skipping through the
-# index. In each rank, and then in all, the tenant that has least out goes first: nobody's receivers, however many, keep
-# another's waiting.
+# index, which tells when the first of it is due; of those that have time yet nothing else is read. In each rank, and
+# then in all, the tenant that has least out goes first: nobody's receivers, however many, keep another's waiting.
 RELEASE = text(f"""
     WITH RECURSIVE owed AS (
-        (SELECT endpoint_id FROM callbacks WHERE state = 'waiting' ORDER BY endpoint_id LIMIT 1)
+        (SELECT endpoint_id, due_at FROM callbacks WHERE state = 'waiting' ORDER BY endpoint_id, due_at LIMIT 1)
         UNION ALL
-        SELECT (SELECT c.endpoint_id FROM callbacks c WHERE c.state = 'waiting' AND c.endpoint_id > owed.endpoint_id
-                ORDER BY c.endpoint_id LIMIT 1)
-        FROM owed WHERE owed.endpoint_id IS NOT NULL
+        SELECT next.endpoint_id, next.due_at FROM owed CROSS JOIN LATERAL (
+            SELECT endpoint_id, due_at FROM callbacks WHERE state = 'waiting' AND endpoint_id > owed.endpoint_id
+            ORDER BY endpoint_id, due_at LIMIT 1
+        ) AS next
     ), out AS MATERIALIZED (
         SELECT endpoint_id, count(*) AS callbacks FROM callbacks
         WHERE state IN ('released', 'sending') GROUP BY endpoint_id
@@ -116,9 +117,9 @@ RELEASE = text(f"""
                CASE WHEN e.state = 'disabled' OR e.open_until > {_NOW} THEN 0
                     WHEN e.failures > 0 OR e.succeeded_at IS NULL THEN 1 ELSE :cap END AS slots,
                coalesce(out.callbacks, 0) AS out
-        FROM (SELECT endpoint_id FROM owed UNION SELECT endpoint_id FROM out) AS any_of
-        JOIN callback_endpoints e ON e.id = any_of.endpoint_id
-        LEFT JOIN out ON out.endpoint_id = e.id
+        FROM callback_endpoints e LEFT JOIN out ON out.endpoint_id = e.id
+        WHERE e.id = ANY(ARRAY(
+            SELECT endpoint_id FROM owed WHERE due_at <= {_NOW} UNION ALL SELECT endpoint_id FROM out))
     ), room AS MATERIALIZED (
         SELECT r.rank, greatest(0, floor(:room * (CAST(:shares AS float8[]))[r.rank + 1])::bigint - coalesce(
                    (SELECT sum(out) FROM ranked WHERE r.rank IN (0, ranked.rank)), 0)::bigint) AS free

@@ -1,4 +1,4 @@
-"""What has ended costs nothing: beside a great deal of it, what is looked at often reads of what goes on alone."""
+"""What has ended, or is not due, costs nothing: what is looked at often reads of what goes on alone."""
 
 from collections.abc import Callable
 from functools import partial
@@ -105,3 +105,20 @@ def test_callbacks_that_were_delivered(desk: Desk):
     ended = desk.rows("SELECT endpoint_id, reason, count(*) FROM callbacks WHERE state = 'dead' GROUP BY 1, 2")
     assert {tuple(row) for row in ended} == {(disabled, "endpoint_disabled", 2), (failing, "circuit_open", 1)}
     assert desk.one("SELECT count(*) FROM callbacks WHERE endpoint_id = :id AND state = 'waiting'", id=well) == 1
+
+
+def test_receivers_that_nothing_is_due_for(desk: Desk):
+    """What to let go is told from the receivers that something is due for: of the others no row is read."""
+    desk.tell(callback_url="http://127.0.0.1:9/")
+    desk.do("""
+        INSERT INTO callback_endpoints (id, tenant, url, registered)
+        SELECT gen_random_uuid(), 'default', n::text, false FROM generate_series(1, 2000) n
+    """)
+    desk.do(DELIVERED, count=1)
+    desk.do("UPDATE callbacks SET state = 'waiting', ended_at = NULL, due_at = now() + interval '1 day'")
+    desk.fan_out()
+    with at_once(desk.database) as connection:
+        connection.execute(text("VACUUM ANALYZE callbacks, callback_endpoints"))
+        look = partial(callbacks.release, connection, room=256, cap=8, limit=256)
+        assert greedy(connection, "callback_endpoints", {"release": look}) == {}
+    assert desk.one("SELECT count(*) FROM callbacks WHERE state = 'released'") == 1
