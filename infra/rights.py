@@ -93,7 +93,7 @@ _GRANTS: Mapping[str, Mapping[str, str]] = {
         "outcomes": "SELECT, INSERT, DELETE",
         "idempotency_keys": "SELECT (filing_id), DELETE",
         "workers": "SELECT, DELETE",
-        "callback_endpoints": "SELECT, UPDATE",
+        "callback_endpoints": "SELECT, UPDATE, DELETE",
         "callback_requests": "SELECT, DELETE",
         "callback_events": "SELECT, INSERT, UPDATE, DELETE",
         "callbacks": "SELECT, INSERT, UPDATE",

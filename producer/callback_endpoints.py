@@ -65,9 +65,10 @@ _TOO_MANY = text("""
 """)
 
 # One endpoint stands for an origin, made when the first request names it: what hangs for one request hangs for all.
+# It is locked so that no retention deletes it meanwhile; where one just has, it is made anew.
 _REMEMBER = text(f"""
     WITH known AS (
-        SELECT id FROM callback_endpoints WHERE tenant = :tenant AND url = :origin AND NOT registered
+        SELECT id FROM callback_endpoints WHERE tenant = :tenant AND url = :origin AND NOT registered FOR KEY SHARE
     ), made AS (
         INSERT INTO callback_endpoints (id, tenant, url, registered)
         SELECT {NEW_ID}, :tenant, :origin, false WHERE NOT EXISTS (SELECT FROM known)

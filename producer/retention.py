@@ -68,6 +68,22 @@ _OLD_REQUESTS = text(f"""
         ORDER BY filing_id LIMIT :step))
 """)  # noqa: S608 - the same
 
+# Endpoints that requests named, and nothing refers to any more. Locked first: one that is being named is passed over,
+# and what named one just before that, the next statement sees.
+_OLD_ENDPOINTS = text("""
+    SELECT id FROM callback_endpoints e
+    WHERE NOT registered AND created_at < now() - make_interval(secs => :older_than)
+      AND NOT EXISTS (SELECT FROM callback_requests r WHERE r.endpoint_id = e.id)
+      AND NOT EXISTS (SELECT FROM callbacks c WHERE c.endpoint_id = e.id)
+    ORDER BY id LIMIT :step
+    FOR UPDATE OF e SKIP LOCKED
+""")
+_OLD_ENDPOINTS_GONE = text("""
+    DELETE FROM callback_endpoints e WHERE id = ANY(CAST(:ids AS uuid[]))
+      AND NOT EXISTS (SELECT FROM callback_requests r WHERE r.endpoint_id = e.id)
+      AND NOT EXISTS (SELECT FROM callbacks c WHERE c.endpoint_id = e.id)
+""")
+
 
 def _rows(table: str, which: str, key: str) -> TextClause:
     """Delete a step of a table's rows.
@@ -158,6 +174,17 @@ def _old_files(database: Database, *, older_than: float) -> int:
     return _all_found(database, _OLD_FILES, delete_file, older_than=older_than)
 
 
+def _old_endpoints(database: Database, *, older_than: float) -> int:
+    total = 0
+    while True:
+        with database.begin() as connection:
+            found = [row.id for row in connection.execute(_OLD_ENDPOINTS, {"older_than": older_than, "step": STEP})]
+            gone = connection.execute(_OLD_ENDPOINTS_GONE, {"ids": found}).rowcount
+        total += gone
+        if gone == 0:
+            return total
+
+
 def _all_found(
     database: Database, find: TextClause, delete: Callable[[Database, UUID], int], *, older_than: float
 ) -> int:
@@ -176,6 +203,7 @@ OLD: Mapping[str, Callable[..., int]] = {
     "files": _old_files,
     "events": partial(_old_rows, _OLD_EVENTS),
     "requests": partial(_old_rows, _OLD_REQUESTS),
+    "endpoints": _old_endpoints,
 }
 """What `delete_old` deletes, by kind, in an order in which each lets the next go."""
 

@@ -236,6 +236,28 @@ def test_what_was_told_long_ago(desk: Desk):
     assert desk.one("SELECT count(*) FROM callback_attempts") == 0
 
 
+def test_a_receiver_that_nothing_refers_to_goes(desk: Desk):
+    """Of receivers that requests named those go that no filing and no callback is of; a registered one stays."""
+    urls = [f"http://127.0.0.{number}:1" for number in range(1, 6)]
+    filed, called, *_ = [desk.file(callback_url=url) for url in urls[:4]]
+    desk.add_endpoint(urls[4])
+    desk.do("DELETE FROM callback_requests WHERE filing_id <> :filed", filed=filed)
+    desk.do("UPDATE callback_endpoints SET created_at = now() - interval '2 days' WHERE url <> :url", url=urls[3])
+    owed = """
+        WITH told AS (
+            INSERT INTO callback_events (id, tenant, type, subject_id, line, at, fanned_out)
+            VALUES (gen_random_uuid(), 'default', '', :called, 0, now(), true) RETURNING id
+        )
+        INSERT INTO callbacks (id, tenant, event_id, endpoint_id, url, state, due_at)
+        SELECT gen_random_uuid(), 'default', told.id, e.id, url, 'waiting', now()
+        FROM told, callback_endpoints e WHERE url = :url
+    """
+    desk.do(owed, called=called, url=urls[1])
+    assert retention.delete_old(desk.database, older_than=86400) == 1
+    left = [row.url for row in desk.rows("SELECT url FROM callback_endpoints ORDER BY url")]
+    assert left == [urls[0], urls[1], urls[3], urls[4]]
+
+
 def test_a_tenants_callbacks_go_with_it(desk: Desk):
     """Endpoints, secrets, events and callbacks of a tenant are deleted with everything else of it."""
     desk.add_endpoint("http://127.0.0.1:1/nobody")

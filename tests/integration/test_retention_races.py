@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import Connection, event, text
+from support.desk import LOOPBACK
 from support.dockets import LONG, a_line, an_outcome, batch, claim_one
 from support.edge import open_edge
 from support.keys import a_key, bearer
@@ -22,6 +23,14 @@ from schemas.states import Lane
 def left(connection: Connection, *tables: str) -> list[int]:
     """How many rows tables have."""
     return [connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one() for table in tables]  # noqa: S608
+
+
+HOOK = "http://127.0.0.1:1/nobody"
+
+
+def remember(connection: Connection) -> None:
+    """Name the receiver in a request."""
+    callback_endpoints.remember(connection, tenant="default", filing_id=new_filing_id(), url=HOOK, allowed=LOOPBACK)
 
 
 class TestTenant:
@@ -194,6 +203,40 @@ class TestFile:
         with open_edge(database_url) as http:
             answer = http.post("/v1/batches", json=request, headers=bearer(a_key(database_url)))
         assert answer.status_code == 422
+
+
+class TestNamed:
+    """No request loses the receiver that it names."""
+
+    @pytest.fixture
+    def named(self, desk):
+        """Two days old, and nothing refers to it."""
+        desk.file(callback_url=HOOK)
+        desk.do("DELETE FROM callback_requests")
+        desk.do("UPDATE callback_endpoints SET created_at = created_at - interval '2 days'")
+
+    @pytest.mark.usefixtures("named")
+    def test_one_that_is_being_named_stays(self, desk):
+        """Retention waits for nobody, and passes it over."""
+        with desk.database.begin() as filing:
+            remember(filing)
+            assert retention.delete_old(desk.database, older_than=86400) == 0
+        assert desk.one("SELECT count(*) FROM callback_requests JOIN callback_endpoints e ON e.id = endpoint_id") == 1
+
+    @pytest.mark.usefixtures("named")
+    def test_one_that_is_being_deleted_is_made_anew(self, desk, meanwhile):
+        """Who names it waits for the end of that."""
+
+        def file() -> None:
+            with desk.database.begin() as filing:
+                remember(filing)
+
+        with desk.database.begin() as deleting:
+            old = deleting.execute(retention._OLD_ENDPOINTS, {"older_than": 86400, "step": 10}).scalars().all()
+            assert deleting.execute(retention._OLD_ENDPOINTS_GONE, {"ids": old}).rowcount == 1
+            filing = meanwhile(file)
+        filing.result(30)
+        assert desk.one("SELECT count(*) FROM callback_requests JOIN callback_endpoints e ON e.id = endpoint_id") == 1
 
 
 class TestEndpoint:
