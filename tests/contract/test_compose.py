@@ -70,8 +70,10 @@ class TestSecrets:
 
     def test_no_password_stands_in_the_file(self):
         """What is in the address of a store is a variable."""
-        for url in re.findall(r"://(\S*?)@", COMPOSE.read_text()):
-            assert re.fullmatch(r"\w*:\$\{\w+:\?[^}]+\}", url), url
+        found = re.findall(r"://([^@\n]*)@", COMPOSE.read_text())
+        assert found
+        for login in found:
+            assert re.fullmatch(r"\w*:\$\{\w+:\?[^}]+\}", login), login
 
     def test_the_script_makes_them_up_for_the_owner_alone(self, tmp_path):
         """Each run has passwords of its own, long ones that need no quoting in a URL, in a file nobody else reads."""

@@ -108,6 +108,7 @@ class TestEveryEval:
         columns = [json.loads(line) for line in (tmp_path / "report" / "rows.jsonl").read_text().splitlines()]
         assert len(data["rows"]) == len(columns) == report["pairs"]
         assert all(row["texts"] for row in data["rows"])
+        assert data["numbers"]
         for number in data["numbers"]:
             found = [
                 row
