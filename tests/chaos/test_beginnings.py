@@ -3,13 +3,15 @@
 import json
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from chaos.proxy import Proxy
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from structlog.testing import capture_logs
 from support.waiting import wait_until
 
 from infra.database import connect, newest_form, persist
@@ -24,7 +26,7 @@ def events(log: Path) -> list[str]:
 
 
 def test_a_worker_that_begins_before_postgres_waits_for_it(database_url: str, redis_server: Redis, tmp_path: Path):
-    """Its model is loaded once, and it has a pulse while it waits; then it buries whom it could not bury before."""
+    """Its model loaded, it has a pulse while it waits; then it buries whom it could not bury before."""
     (tmp_path / "presence").mkdir()
     (tmp_path / "presence" / "some-host-1-dead.alive").touch()
     database = connect(database_url, application="test")
@@ -69,17 +71,19 @@ def test_a_worker_that_begins_before_postgres_waits_for_it(database_url: str, re
 
 def test_work_in_hand_waits_for_a_connection_too(database_url: str):
     """A pool whose connections all hang is an outage like another: what is in hand is written when one is free."""
-    database = connect(database_url, application="test", pool_size=1)
-    tried = []
+    database = connect(database_url, application="test", pool_size=1, overflow=0)
+    database.pool._timeout = 0.05  # of five seconds
 
-    def write(_: object) -> str:
-        tried.append(1)
-        if len(tried) == 1:
-            raise PoolTimeoutError("QueuePool limit reached")
-        return "written"
+    def write(connection: Connection) -> int:
+        return connection.execute(text("SELECT 1")).scalar_one()
 
-    assert persist(database, write, patience_seconds=5.0) == "written"
-    tried.clear()
-    with pytest.raises(PoolTimeoutError):
-        persist(database, write, patience_seconds=0)
+    with ThreadPoolExecutor(1) as pool, capture_logs() as logs:
+        with database.connect():
+            with pytest.raises(PoolTimeoutError):
+                persist(database, write, patience_seconds=0)
+            written = pool.submit(persist, database, write, patience_seconds=30.0)
+            wait_until(lambda: logs, within=20, what="no connection is free")
+            assert not written.done()
+        assert written.result() == 1
+    assert {(line["event"], line["error"]) for line in logs} == {("database_unreachable", "TimeoutError")}
     database.dispose()

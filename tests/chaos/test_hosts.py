@@ -55,6 +55,7 @@ def test_machines_cut_off_and_joined_again(tmp_path: Path):
     findings = history.check(told)
     print(history.table(findings))  # noqa: T201 - to be seen with -s
     assert history.broken(findings) == []
+    assert all(finding.checked for finding in findings)
     assert not told.deaths
     assert all("shard_ended" in said for said in logs.values())
     assert lost, "no lease ran out: nobody was cut off with work in hand"

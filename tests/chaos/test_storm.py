@@ -26,6 +26,7 @@ def ride_and_check(folder: Path, seed: int, size: storm.Size, capsys: pytest.Cap
     findings = history.check(told)
     say(history.table(findings))
     assert history.broken(findings) == []
+    assert all(finding.checked for finding in findings)
 
 
 @pytest.mark.timeout(400)

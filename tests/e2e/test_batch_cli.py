@@ -191,23 +191,25 @@ class TestRun:
         assert f"the instruction of row 4 stands not in {baseline}" in " ".join(ended.err.split())
 
     def test_a_parquet_file(self, cli: Cli, tmp_path: Path):
-        """Its rows are lines; where nothing can read it, the message says what to install."""
-        file = tmp_path / "pairs.parquet"
-        try:
-            import pyarrow as pa  # noqa: PLC0415 - an extra
-            from pyarrow import parquet  # noqa: PLC0415
-        except ImportError:
-            file.write_bytes(b"PAR1")
-            ended = cli("batch", "run", file)
-            assert ended.status == 1
-            assert 'pip install "nightcourt[evals]"' in ended.err
-            return
+        """Its rows are lines."""
+        pa = pytest.importorskip("pyarrow", reason="needs pyarrow: install the extra 'evals'")
+        parquet = pytest.importorskip("pyarrow.parquet")
         turns = [{"role": "user", "content": "Which?"}]
         rows = [{"prompt": turns, "chosen": [{"role": "assistant", "content": text}]} for text in ("this", "that")]
         rows = [{**row, "rejected": [{"role": "assistant", "content": "neither"}], "extra": 1.5} for row in rows]
+        file = tmp_path / "pairs.parquet"
         parquet.write_table(pa.Table.from_pylist(rows), file)
         [summary] = cli("batch", "run", file, "--json").objects
         assert (summary["succeeded"], summary["labelled"]) == (2, 2)
+
+    def test_a_parquet_file_that_nothing_can_read(self, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        """Where pyarrow is not installed, the message says what to install."""
+        (tmp_path / "pyarrow.py").write_text("raise ImportError")
+        monkeypatch.setitem(cli.environment, "PYTHONPATH", str(tmp_path))
+        (tmp_path / "pairs.parquet").write_bytes(b"PAR1")
+        ended = cli("batch", "run", tmp_path / "pairs.parquet")
+        assert ended.status == 1
+        assert 'pip install "nightcourt[evals]"' in " ".join(ended.err.split())
 
 
 class TestBadLines:

@@ -176,8 +176,11 @@ class TestEndpoints:
     def test_an_endpoint_removed(self, service: Service, client: Client, inbox: Inbox):
         """What was removed is there no more, nor are its callbacks."""
         made = client.add_endpoint(inbox.url)
+        sent = client.test_endpoint(made.id)
+        wait_until(lambda: client.callback(sent.id).ended_at, within=30, what="a callback is delivered")
         assert service.http.delete(f"/v1/callback-endpoints/{made.id}").status_code == 204
         assert service.http.get(f"/v1/callback-endpoints/{made.id}").status_code == 404
+        assert service.http.get(f"/v1/callbacks/{sent.id}").status_code == 404
 
     @pytest.mark.parametrize(
         ("body", "field"),

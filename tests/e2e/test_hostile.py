@@ -4,11 +4,10 @@ import json
 from typing import Any
 
 import pytest
-from support.hostile import BAD_LINES, INJECTIONS, REQUESTS
+from support.canaries import MARK, canary
+from support.hostile import BAD_LINES, INJECTIONS, JSON, REQUESTS
 from support.service import QUESTION, Service
 from support.waiting import wait_until
-
-CANARY = "canary-7f3a"
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +85,25 @@ def test_no_text_speaks_for_the_judge(service: Service, name: str, profile: str)
 
 def test_nothing_of_it_is_in_the_logs(service: Service):
     """A word that was in bad requests and bad lines stands in no line that any process logged."""
-    body = json.dumps({**QUESTION, "prompt": CANARY, "winner": CANARY, "metadata": {CANARY: 1}})
-    service.http.post("/v1/comparisons", content=body, headers={"Content-Type": "application/json"})
-    service.http.post("/v1/comparisons", content=body + "}", headers={"Content-Type": "application/json"})
-    service.file({**QUESTION, "prompt": CANARY}, wait=20)
-    for log in (service.folder / "logs").glob("*.log"):
-        assert CANARY not in log.read_text(errors="replace"), log.name
+    word = canary("Hostile")
+    body = json.dumps({**QUESTION, "prompt": word, "winner": word, "metadata": {word: word}})
+    lines = f"{body}\n{body}}}\n".encode()
+    answers = [
+        service.file({**QUESTION, "prompt": word}, wait=20),
+        service.http.post("/v1/comparisons", content=body, headers=JSON),
+        service.http.post("/v1/comparisons", content=body + "}", headers=JSON),
+        service.http.post("/v1/files", files={"file": ("x", lines)}, data={"purpose": "batch"}),
+    ]
+    assert [answer.status_code for answer in answers] == [200, 422, 400, 200]
+    assert answers[-1].json()["bad_lines"] == 2
+    for answer in answers:
+        asked = answer.headers["x-request-id"]
+        wait_until(
+            lambda asked=asked: any(line.get("request_id") == asked for line in service.log("api")),
+            within=20,
+            what="the request is logged",
+        )
+    logs = list((service.folder / "logs").glob("*.log"))
+    assert len(logs) > 5
+    for log in logs:
+        assert MARK not in log.read_text(errors="replace"), log.name

@@ -1,7 +1,9 @@
 """The HTTP contract, asked over a socket of a service made of real processes."""
 
+import socket
 import threading
 import time
+from urllib.parse import urlsplit
 
 import pytest
 from support.service import QUESTION, Service
@@ -269,12 +271,16 @@ class TestBadInput:
             assert field in [error["field"] for error in problem["errors"]]
 
     def test_a_body_that_says_it_is_too_large_is_refused_unread(self, service: Service):
-        """A Content-Length above the cap is answered with 413 before anything is buffered."""
-        answer = service.http.post(
-            "/v1/comparisons", content=b" " * (4 * 1024 * 1024 + 1), headers={"Content-Type": "application/json"}
-        )
-        assert answer.status_code == 413
-        assert answer.json()["code"] == "body_too_large"
+        """A Content-Length above the cap is answered with 413 before any of the body has come."""
+        address = urlsplit(service.url)
+        headers = {**service.headers, "Host": address.netloc, "Content-Type": "application/json"}
+        headers["Content-Length"] = str(4 * 1024 * 1024 + 1)
+        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+            connection.sendall(f"POST /v1/comparisons HTTP/1.1\r\n{head}\r\n".encode())
+            answer = connection.makefile("rb").read()
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        assert b'"code":"body_too_large"' in answer
 
     def test_a_body_without_an_end_is_cut_off(self, service: Service):
         """A chunked body is counted as it comes, and refused when it passes the cap."""

@@ -108,13 +108,12 @@ def test_redis_emptied_with_work_on_the_way(tmp_path: Path):
     import redis  # noqa: PLC0415 - the one test that speaks to it
 
     with running_service(tmp_path / "data", simulated_tokens_per_second=2000.0, **IMPATIENT) as service:
+        service.signal("worker", signal.SIGSTOP)  # it would take every hint out of the queue before it is emptied
         filed = [service.file().json()["id"] for _ in range(20)]
-        wait_until(
-            lambda: any(service.read(each)["status"] == "running" for each in filed), within=20, what="work begins"
-        )
-        client = redis.Redis.from_url(service.redis_url)
-        client.flushall()
-        client.close()
+        with redis.Redis.from_url(service.redis_url) as client:
+            wait_until(lambda: client.llen("nightcourt:interactive") > 1, within=20, what="hints are in the queue")
+            client.flushall()
+        service.signal("worker", signal.SIGCONT)
         for each in filed:
             assert service.read(each, wait=60)["status"] == "succeeded"
             assert len(outcomes(service, each)) == 1

@@ -126,15 +126,20 @@ def test_a_batchs_shards_have_traces_of_their_own(traced: Service, collector: Co
 
 def test_a_callers_trace_goes_on(traced: Service, collector: Collector):
     """A `traceparent` that a caller sends is the parent of the request; what is none begins a trace."""
-    assert traced.file(traceparent=CALLERS, wait=20).status_code == 200
-    assert traced.file(traceparent=CALLERS.upper(), wait=20).status_code == 200
     _, trace, parent, _ = CALLERS.split("-")
 
     def taken() -> list[Seen]:
         return [each for each in collector.spans() if each.trace == trace and each.parent == parent]
 
-    wait_until(taken, within=20, what="the caller's trace goes on")
+    def begun() -> set[str]:
+        return {each.trace for each in collector.spans() if each.name == "POST /v1/comparisons" and not each.parent}
+
+    before = begun()
+    assert traced.file(traceparent=CALLERS, wait=20).status_code == 200
+    assert traced.file(traceparent=CALLERS.upper(), wait=20).status_code == 200
+    wait_until(lambda: taken() and begun() > before, within=20, what="one trace goes on, and one begins")
     assert [each.name for each in taken()] == ["POST /v1/comparisons"]
+    assert len(begun() - before) == 1
 
 
 def test_what_watches_is_not_traced(traced: Service, collector: Collector):
