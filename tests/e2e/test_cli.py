@@ -295,9 +295,11 @@ class TestProblems:
             thread = threading.Thread(target=server.serve_forever)
             thread.start()
             at = f"http://127.0.0.1:{server.server_port}"
-            ended = cli("batch", "status", f"batch_{7:032x}", "--server", at, *options)
-            server.shutdown()
-            thread.join()
+            try:
+                ended = cli("batch", "status", f"batch_{7:032x}", "--server", at, *options)
+            finally:
+                server.shutdown()
+                thread.join()
         assert (ended.status, ended.out) == (1, "")
         if options:
             assert json.loads(ended.err) == Mistaken.document

@@ -77,10 +77,10 @@ def run_stack(folder: Path, stores: dict[str, str], **programs: Path) -> Iterato
         return Container(name, folder / name, stores, port, programs=chosen)
 
     migration = container("migrate")
-    migration.start()
-    assert migration.process.wait(timeout=120) == 0, migration.said()
     running = {name: container(name) for name in RUNNING}
     try:
+        migration.start()
+        assert migration.process.wait(timeout=120) == 0, migration.said()
         for each in running.values():
             each.start()
         for each in running.values():
@@ -88,7 +88,7 @@ def run_stack(folder: Path, stores: dict[str, str], **programs: Path) -> Iterato
         running["api"].headers = bearer(migration.run("nightcourt", "keys", "create").strip())
         yield running
     finally:
-        for each in running.values():
+        for each in (migration, *running.values()):
             each.kill()
 
 

@@ -11,6 +11,8 @@ from support.desk import Desk
 from support.receivers import Behaviour, Call, Receiver, answering, serving
 
 DEADLINE = 2.5
+SLACK = 4.0
+"""For a machine that is busy, and still less than the shortest wait."""
 BOMB = gzip.compress(bytes(100_000_000), compresslevel=9)
 DAY = 86400.0
 
@@ -90,17 +92,17 @@ def test_each_ends_as_designed(desk: Desk, table: Callable[..., None], name: str
     with Receiver(case.behaviour, tls=tls) as receiver:
         desk.tell(callback_url=f"{'https' if case.tls else 'http'}://127.0.0.1:{receiver.port}/hook")
         desk.deliver()
-    [row] = desk.rows(
-        "SELECT state, reason, status, extract(epoch FROM due_at - now()) AS wait,"
-        " (SELECT seconds FROM callback_attempts) AS seconds FROM callbacks"
-    )
+        [row] = desk.rows(  # before the receiver has come to its own end, which takes a while
+            "SELECT state, reason, status, extract(epoch FROM due_at - now()) AS wait,"
+            " (SELECT seconds FROM callback_attempts) AS seconds FROM callbacks"
+        )
     wait = float(row.wait)
     shown = f"next in {wait:.0f} s" if row.state == "waiting" else "no more"
     table(name, row.state, row.reason, row.status or "", f"{row.seconds:5.2f} s  {shown}")
     assert (row.state, row.reason, row.status) == (case.state, case.reason, case.status)
-    assert row.seconds < DEADLINE + 1.5
+    assert row.seconds < DEADLINE + SLACK
     if case.wait is not None:
-        assert case.wait - 2 <= wait <= case.wait * 1.1 + 1
+        assert case.wait - SLACK <= wait <= case.wait * 1.1
 
 
 def test_who_was_late_gets_the_same_id_again(desk: Desk):

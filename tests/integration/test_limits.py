@@ -95,8 +95,8 @@ class TestRequests:
         with open_edge(database_url) as http, ThreadPoolExecutor(3) as pool:
             edge = Edge(http, database_url)
             key = edge.key()
-            held = [pool.submit(edge.file, key, Prefer="wait=3") for _ in range(3)]
-            wait_until(lambda: any(each.done() for each in held), within=2, what="one is answered")
+            held = [pool.submit(edge.file, key, Prefer="wait=6") for _ in range(3)]
+            wait_until(lambda: any(each.done() for each in held), within=5, what="one is answered")
             assert http.get("/livez").status_code == 200
             answers = [each.result() for each in held]
         assert [each.status_code for each in answers] == [202] * 3

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -38,7 +39,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 http.server.HTTPServer(("127.0.0.1", int(os.environ["NIGHTCOURT_PORT"])), Handler).serve_forever()
 """
 SLEEPER = "import time; time.sleep(600)"
-STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+STUBBORN = DEAF + SLEEPER
 # Connects to what it was told of, as the real one does.
 MIGRATE = """
 import os, psycopg, redis
@@ -92,8 +94,10 @@ def stack(folder: Path, *, worker: str = SLEEPER, migrate: str = MIGRATE, **opti
 class Driver:
     """A supervisor in a process of its own."""
 
-    def __init__(self, folder: Path, *, worker: str = SLEEPER, migrate: str = MIGRATE, how: str = RUN) -> None:
-        programs = [program("migrate", migrate), program("api", API), program("worker", worker)]
+    def __init__(
+        self, folder: Path, *, worker: str = SLEEPER, grace: float = 5.0, migrate: str = MIGRATE, how: str = RUN
+    ) -> None:
+        programs = [program("migrate", migrate), program("api", API), program("worker", worker, grace)]
         said = [[each.name, each.command, each.grace_seconds] for each in programs]
         command = [sys.executable, "-c", DRIVER + how, json.dumps(str(folder)), *map(json.dumps, said)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -129,7 +133,7 @@ def drive(folder: Path) -> Iterator[Callable[..., Driver]]:
     """Starts supervisors on the data folder, none of which outlives the test."""
     drivers: list[Driver] = []
 
-    def start(**options: str) -> Driver:
+    def start(**options: Any) -> Driver:
         drivers.append(Driver(folder, **options))
         return drivers[-1]
 
@@ -206,14 +210,14 @@ def test_it_ends_well_in_the_middle_of_its_start(
 
 def test_a_second_signal_hurries(folder: Path, drive: Callable[..., Driver]) -> None:
     """A worker that will not end is killed at the second Ctrl-C, and Postgres still ends properly."""
-    driver = drive(worker=STUBBORN)
+    driver = drive(worker=STUBBORN, grace=60.0)
     driver.hear("ready")
     driver.process.send_signal(signal.SIGINT)
     driver.hear("stopped", name="api")
     began = time.monotonic()
     driver.process.send_signal(signal.SIGINT)
     assert driver.end() == 0
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 30
     assert "hurrying" in [event["kind"] for event in driver.heard]
     assert "database system is shut down" in (folder / "logs" / "postgres.log").read_text()
 
@@ -398,23 +402,25 @@ def test_callbacks_stay_out_of_this_machine_where_others_can_file_work(host: str
     assert own_receivers(host) == ""
 
 
+def lives(pid: int) -> bool:
+    """Tell whether a process runs; one that has ended may be there until whoever inherited it looks."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def test_a_child_leaves_no_descendants(tmp_path: Path) -> None:
     """A child that ignores SIGTERM is killed, with its children, also those that left its group."""
     code = (
-        "import signal, subprocess, time\n"
-        "subprocess.Popen(['/bin/sleep', '61'])\n"
-        "subprocess.Popen(['/bin/sleep', '62'], start_new_session=True)\n" + STUBBORN.replace("; ", "\n")
+        DEAF + "import subprocess; subprocess.Popen(['/bin/sleep', '61']); "
+        "subprocess.Popen(['/bin/sleep', '62'], start_new_session=True); " + SLEEPER
     )
     child = start_child("stubborn", [sys.executable, "-c", code], log=tmp_path / "log")
     process = psutil.Process(child.pid)
     family = wait_until(lambda: len(process.children()) == 2 and process.children(), within=10, what="both children")
-    time.sleep(0.1)
     assert child.stop(signal.SIGTERM, 0.2) == -signal.SIGKILL
-    wait_until(
-        lambda: not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in family),
-        within=5,
-        what="the children to be gone",
-    )
+    wait_until(lambda: not any(lives(each.pid) for each in family), within=20, what="the children to be gone")
 
 
 def test_a_group_is_cleared_when_its_leader_ends_by_itself(tmp_path: Path) -> None:
@@ -423,4 +429,4 @@ def test_a_group_is_cleared_when_its_leader_ends_by_itself(tmp_path: Path) -> No
     child = start_child("careless", [sys.executable, "-c", code], log=tmp_path / "log")
     assert child.wait(10) == 0
     left = int(child.tail())
-    wait_until(lambda: not psutil.pid_exists(left), within=5, what="what it left behind to be gone")
+    wait_until(lambda: not lives(left), within=20, what="what it left behind to be gone")

@@ -1,6 +1,7 @@
 """Why a comparison still waits: each reason, from a docket that stands so."""
 
 import asyncio
+import re
 from uuid import UUID
 
 import pytest
@@ -96,7 +97,7 @@ def test_nobody_hands_it_out(connection: Connection, single: UUID, why):
     last = file(connection)
     connection.execute(text("UPDATE shards SET due_at = now() - interval '1 min'"))
     for each in (single, last):
-        assert why(each).startswith("nobody hands it out, 60 s after its time; see that the dispatcher runs")
+        assert re.match(r"nobody hands it out, 6\d s after its time; see that the dispatcher runs", why(each))
     claim(connection)
     assert why(last) == "it is behind 1 interactive shards"
     assert docket.oldest_due(connection) == pytest.approx(60, abs=5)

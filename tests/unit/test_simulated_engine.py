@@ -76,7 +76,7 @@ def test_it_encodes_fast_enough_to_be_no_bottleneck() -> None:
     content = "The quick brown fox jumps over the dog. " * 25_000
     started = time.thread_time()
     engine.encode(ask(content))
-    assert len(content) / (time.thread_time() - started) > 5e6
+    assert len(content) / (time.thread_time() - started) > 2e6
 
 
 def test_speed_is_that_of_one_device() -> None:

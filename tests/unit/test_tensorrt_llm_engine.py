@@ -195,7 +195,7 @@ class TestScore:
 
     def test_seconds_add_up_to_the_time_in_which_the_gpu_was_in_use(self, folder: Path):
         """What is in flight at once shares the time, by tokens."""
-        with opened(folder, tokens_per_second=40_000) as engine:
+        with opened(folder, tokens_per_second=5_000) as engine:
             many = [asked(engine, number) for number in range(16)]
             began = time.monotonic()
             scores = engine.score(many)
