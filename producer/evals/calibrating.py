@@ -98,7 +98,7 @@ def fit(judged: Judged) -> Fitted:
 
 def _refuse_an_edge(temperature: float, preferences: Floats, labels: Floats) -> None:
     """Refuse a temperature that is the end of the search and not the least of the loss."""
-    if not np.any(np.where(labels, preferences, -preferences) < 0):
+    if not _errs(preferences, labels):
         raise CannotCalibrateError(
             "the pairs tell no temperature, because the judge is right on all of them; give harder ones"
         )
@@ -111,6 +111,11 @@ def _refuse_an_edge(temperature: float, preferences: Floats, labels: Floats) -> 
         raise CannotCalibrateError(
             f"the pairs tell no temperature of {np.exp(least):.3f} or more, because the judge's odds are all but even"
         )
+
+
+def _errs(preferences: Floats, labels: Floats) -> bool:
+    """Whether the judge is wrong on any pair; where it is not, the loss only falls as T goes to 0."""
+    return bool(np.any(np.where(labels, preferences, -preferences) < 0))
 
 
 def _arrays(rows: Sequence[Row]) -> tuple[Floats, Floats, Floats]:
@@ -146,8 +151,8 @@ def _interval(preferences: Floats, labels: Floats, groups: Floats) -> tuple[floa
     drawn = []
     for _ in range(_RESAMPLES):
         picked = np.concatenate([members[each] for each in generator.integers(len(members), size=len(members))])
-        wrong = np.any(np.where(labels[picked], preferences[picked], -preferences[picked]) < 0)
-        drawn.append(fit_temperature(preferences[picked], labels[picked]) if wrong else least)
+        some = preferences[picked], labels[picked]
+        drawn.append(fit_temperature(*some) if _errs(*some) else least)
     low, high = percentiles(np.array(drawn), expanded(len(members)))
     known = low > least * np.exp(_EDGE) and high < most * np.exp(-_EDGE)
     return (low, high) if known else (None, None)
