@@ -12,7 +12,7 @@ from pydantic_core import from_json
 
 from producer.cli.output import temporary_folder
 from producer.files import unfolder
-from schemas.lines import BadLineError, parse, unwrap
+from schemas.lines import BadLineError, parse, subset_of, unwrap
 from schemas.problems import BAD_INPUT_FILE, Problem
 
 EMPTY = "there is nothing in it; give one JSON object a line"
@@ -20,8 +20,6 @@ _PARQUET_ROWS = 1000
 _PIECE = 64 * 1024
 _BLANK = b"\xef\xbb\xbf \t\r\n"
 """What a line may hold that holds nothing; a file may begin with a byte order mark."""
-KINDS = ("subset", "topic", "dataset")
-"""The columns that say which part of a set a row belongs to; the first that a row has counts."""
 
 
 class Known(NamedTuple):
@@ -136,8 +134,7 @@ def known(file: Path) -> Iterator[Known]:
         for number, raw in enumerate(lines, start=1):
             with suppress(BadLineError):
                 row = parse(raw.removeprefix(b"\xef\xbb\xbf").strip())
-                subset = next((row[kind] for kind in KINDS if row.get(kind) is not None), None)
-                yield Known(number, unwrap(row).label, None if subset is None else str(subset))
+                yield Known(number, unwrap(row).label, subset_of(row))
 
 
 def _parquet(file: Path) -> Iterator[dict[str, Any]]:
@@ -151,11 +148,31 @@ def _parquet(file: Path) -> Iterator[dict[str, Any]]:
         with parquet.ParquetFile(file) as table:
             for batch in table.iter_batches(batch_size=_PARQUET_ROWS):
                 for row in batch.to_pylist():
-                    yield {name: value for name, value in row.items() if value is not None}
+                    yield dict(_columns(file, row))
     except ArrowException as error:
         raise _bad(file, f"it is no Parquet file that can be read: {str(error).rstrip('.')}") from None
     except OSError as error:
         raise _bad(file, error.strerror or str(error)) from None
+
+
+def _columns(file: Path, row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in row.items():
+        if value is not None:
+            try:
+                yield name, _plain(value)
+            except UnicodeDecodeError:
+                raise _bad(file, f"column {name} has bytes that are no text in UTF-8; leave it out") from None
+
+
+def _plain(value: Any) -> Any:
+    """Make of a value what JSON lines would have had: Arrow fills structs up, and some writers store bytes."""
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, dict):
+        return {name: _plain(held) for name, held in value.items() if held is not None}
+    if isinstance(value, list | tuple):
+        return [_plain(held) for held in value]
+    return value
 
 
 def _zipped(file: Path, baseline: Path) -> Iterator[dict[str, Any]]:

@@ -4,6 +4,8 @@ import gzip
 import json
 import random
 from collections.abc import Callable
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,40 @@ def test_what_is_not_whole_is_told(tmp_path: Path, kind: str, hurt: Callable[[by
     with pytest.raises(Problem, match=says) as raised:
         unfolded(file)
     assert str(file) in raised.value.detail
+
+
+class TestParquet:
+    def rows(self, folder: Path, rows: list[dict]) -> list[dict]:
+        """What JSON lines a file of these rows is taken for."""
+        pa = pytest.importorskip("pyarrow", reason="needs pyarrow: install the extra 'evals'")
+        parquet = pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(pa.Table.from_pylist(rows), file := folder / "pairs.parquet")
+        with json_lines(file, None) as lines:
+            return [json.loads(line) for line in lines.read_text().splitlines()]
+
+    def test_text_that_is_stored_as_bytes(self, tmp_path: Path):
+        """Not every writer marks text as such; in turns it is text too."""
+        row = {"prompt": [{"role": b"user", "content": "Ein Café?".encode()}], "chosen": "à".encode(), "rejected": b"b"}
+        [read] = self.rows(tmp_path, [row])
+        assert read == {"prompt": [{"role": "user", "content": "Ein Café?"}], "chosen": "à", "rejected": "b"}
+
+    def test_bytes_that_are_no_text(self, tmp_path: Path):
+        """The column is named, and nothing is judged that nobody wrote."""
+        with pytest.raises(Problem, match="column picture has bytes that are no text in UTF-8"):
+            self.rows(tmp_path, [{"prompt": "p", "picture": b"\x89PNG"}])
+
+    def test_fields_that_a_row_leaves_out(self, tmp_path: Path):
+        """A column's structs have the fields of all its rows there, and are read as they were written."""
+        rows = [
+            {"prompt": [{"role": "user", "content": "p"}], "metadata": {"of": "one"}, "label": "A"},
+            {"prompt": [{"role": "user", "content": "p", "name": "n"}], "metadata": {"at": "two"}},
+        ]
+        assert self.rows(tmp_path, rows) == rows
+
+    def test_what_json_has_no_word_for(self, tmp_path: Path):
+        """Dates and decimals are written out."""
+        [read] = self.rows(tmp_path, [{"at": date(2026, 1, 31), "cost": Decimal("0.10")}])
+        assert read == {"at": "2026-01-31", "cost": "0.10"}
 
 
 def test_two_systems_of_one_name(tmp_path: Path):
