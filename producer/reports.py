@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from producer import outputs
 from schemas.batch import Batch
 from schemas.comparison import Comparison
-from schemas.lines import BadLineError, unwrap
+from schemas.lines import BadLineError, subset_of, unwrap
 from schemas.problems import INVALID_REQUEST, MISSING_EXTRA, Problem
 
 if TYPE_CHECKING:
@@ -81,13 +81,12 @@ def _pair(line: int, row: dict[str, Any], custom_id: str | None) -> dict[str, An
     with suppress(BadLineError):
         known = unwrap(row)
         asked, label = known.request, known.label
-    subset = next((row[kind] for kind in ("subset", "topic", "dataset") if row.get(kind) is not None), None)
     return {
         "id": custom_id or str(line),
         "prompt": None,
         "response_a": asked.get("response_a", ""),
         "response_b": asked.get("response_b", ""),
         "label": label,
-        "subset": None if subset is None else str(subset),
+        "subset": subset_of(row),
         "group": hashlib.sha256(to_json(asked.get("prompt", line))).hexdigest()[:16],
     }

@@ -23,7 +23,9 @@ ENDPOINT = "/v1/comparisons"
 
 _TURN = "\n\nAssistant:"
 """Opens an answer in transcripts of the form of Anthropic's HH-RLHF."""
-_BESIDE_A_PAIR = frozenset({"id", "label", "topic", "subset", "dataset"})
+_KINDS = ("subset", "topic", "dataset")
+"""The columns that say which part of a set a row belongs to; the first that a row has counts."""
+_BESIDE_A_PAIR = frozenset({"id", "label", *_KINDS})
 _OPTIONS = frozenset({"order", "profile", "tie_margin", "metadata", "custom_id"})
 
 
@@ -147,14 +149,20 @@ def unwrap(row: dict[str, Any]) -> Line:
     fields = row
     if not _BESIDE_A_PAIR.isdisjoint(row):
         fields = {name: value for name, value in row.items() if name not in _BESIDE_A_PAIR}
-        name_by_id(fields, row)
+        _name_by_id(fields, row)
     label = row.get("label")
     if label not in ("A", "B", None):  # a tuple, since a label may be anything that JSON can say
         raise BadLineError("invalid_request", 'label: is "A" or "B", the better response', param="label")
     return Line(request=fields, custom_id=fields.get("custom_id"), label=label)
 
 
-def name_by_id(fields: dict[str, Any], row: dict[str, Any]) -> None:
+def subset_of(row: dict[str, Any]) -> str | None:
+    """Tell which part of a set a parsed line belongs to, where it says so."""
+    said = next((row[kind] for kind in _KINDS if row.get(kind) is not None), None)
+    return None if said is None else str(said)
+
+
+def _name_by_id(fields: dict[str, Any], row: dict[str, Any]) -> None:
     """Take a row's `id` for the `custom_id` of its comparison, where it has no other."""
     if row.get("id") is not None:
         fields.setdefault("custom_id", str(row["id"]))
@@ -180,7 +188,7 @@ def _preference(row: dict[str, Any]) -> Line:
     label: Literal["A", "B"] = "A" if mark[0] < 128 else "B"  # noqa: PLR2004 - half of a byte's values
     first, second = (chosen, rejected) if label == "A" else (rejected, chosen)
     fields = {name: row[name] for name in _OPTIONS if row.get(name) is not None}
-    name_by_id(fields, row)
+    _name_by_id(fields, row)
     fields |= {"prompt": prompt, "response_a": first, "response_b": second}
     return Line(request=fields, custom_id=fields.get("custom_id"), label=label)
 

@@ -14,7 +14,7 @@ from producer.evals.rows import Pair
 from producer.evals.schedule import Field, Prompt
 from schemas.comparison import Comparison
 from schemas.ids import parse_comparison_id
-from schemas.lines import BadLineError, parse, read_line
+from schemas.lines import BadLineError, parse, read_line, subset_of
 from schemas.problems import BAD_INPUT_FILE, Problem
 
 _OPTIONS = ("order", "profile", "tie_margin")
@@ -93,7 +93,6 @@ def _lines(
 
 def _pair(raw: bytes, number: int, names: tuple[str | None, str | None]) -> Pair:
     line, row = read_line(raw), parse(raw)
-    subset = next((row[kind] for kind in inputs.KINDS if row.get(kind) is not None), None)
     asked = line.request
     return Pair(
         id=line.custom_id or str(number),
@@ -101,7 +100,7 @@ def _pair(raw: bytes, number: int, names: tuple[str | None, str | None]) -> Pair
         response_a=asked["response_a"],
         response_b=asked["response_b"],
         label=line.label,
-        subset=None if subset is None else str(subset),
+        subset=subset_of(row),
         group=_mark(asked["prompt"]),
         system_a=names[0],
         system_b=names[1],

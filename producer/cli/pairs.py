@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from schemas.comparison import ComparisonRequest
-from schemas.lines import name_by_id
+from schemas.lines import BadLineError, subset_of, unwrap
 from schemas.problems import BAD_INPUT_FILE, Problem, invalid_request
 
 
@@ -25,8 +25,7 @@ class Pair:
 def read_pairs(path: Path, **options: Any) -> list[Pair]:
     """Read a pair file: one JSON object, or one a line. `-` is standard input.
 
-    A row has the fields of a comparison. It may also have `id` (another name for `custom_id`), `label` ("A" or "B"),
-    and `topic`, `subset` and `dataset`, which are not sent.
+    A row has any form that a line of a batch may have; what stands beside its comparison is not sent.
 
     Args:
         path: the file.
@@ -70,21 +69,17 @@ def _pair(path: Path, number: int, row: Any, options: dict[str, Any]) -> Pair:
             BAD_INPUT_FILE,
             f"{path}, line {number}: a row is a JSON object with prompt, response_a, response_b.",
         )
-    fields = dict(row)
-    label = fields.pop("label", None)
-    if label not in ("A", "B", None):  # a tuple, since a label may be anything that JSON can say
-        raise Problem(BAD_INPUT_FILE, f'{path}, line {number}: label is "A" or "B", the better response.')
-    topic = fields.pop("topic", None)
-    subset, dataset = fields.pop("subset", None), fields.pop("dataset", None)
-    fields.pop("id", None)
-    name_by_id(fields, row)
-    given = {name: value for name, value in options.items() if value is not None and name not in fields}
     try:
-        request = ComparisonRequest.model_validate({**fields, **given})
+        line = unwrap(row)
+    except BadLineError as error:
+        raise Problem(BAD_INPUT_FILE, f"{path}, line {number}: {error}.") from None
+    given = {name: value for name, value in options.items() if value is not None and name not in line.request}
+    try:
+        request = ComparisonRequest.model_validate({**line.request, **given})
     except ValidationError as error:
         problem = invalid_request(error.errors(include_url=False, include_input=False))
         raise Problem(BAD_INPUT_FILE, f"{path}, line {number}: {problem.detail}", errors=problem.errors) from None
-    return Pair(request=request, label=label, topic=topic or subset or dataset)
+    return Pair(request=request, label=line.label, topic=subset_of(row))
 
 
 def example_file() -> Path:

@@ -106,7 +106,7 @@ BAD_FILES = {
     "empty": ("", "there is nothing in it"),
     "broken line": (f"{json.dumps(PAIR)}\n{{\n", r"line 2: .* at column \d"),
     "unknown field": (f"{json.dumps(PAIR)}\n{json.dumps({**PAIR, 'winner': 'A'})}\n", "line 2: winner: "),
-    "bad label": (json.dumps({**PAIR, "label": "C"}), 'line 1: label is "A" or "B"'),
+    "bad label": (json.dumps({**PAIR, "label": "C"}), 'line 1: label: is "A" or "B"'),
 }
 
 
