@@ -183,13 +183,17 @@ def _work_in_steps(bench: Bench, claim: Claim, lines: Lines, outcomes: list[Outc
     try:
         for step in cases.steps(lines.fresh, lines.digests, bench.engine, outcomes.append):
             if bench.draining.is_set():
-                return decided + _give_back(bench, claim, cases.with_twins(outcomes, lines.twins))
+                break
             if time.monotonic() - stored_at >= _RECORD_SECONDS:
                 decided += _record(bench, claim, cases.with_twins(outcomes, lines.twins))
                 outcomes.clear()
                 stored_at = time.monotonic()
             with bench.gate.admit(sum(case.tokens for case in step), claim.lane, claim.tenant):
+                if bench.draining.is_set():  # told to end while it stood in line
+                    break
                 outcomes += _judge(bench, claim, step)
+        else:
+            return decided + _finish(bench, claim, cases.with_twins(outcomes, lines.twins))
     except EngineError:
         # What was computed is stored before the attempt is told of: it is not computed again.
         try:
@@ -199,7 +203,7 @@ def _work_in_steps(bench: Bench, claim: Claim, lines: Lines, outcomes: list[Outc
         except SQLAlchemyError as error:
             log.warning("outcomes_not_stored", shard=claim.lease.shard, error=type(error).__name__)
         raise
-    return decided + _finish(bench, claim, cases.with_twins(outcomes, lines.twins))
+    return decided + _give_back(bench, claim, cases.with_twins(outcomes, lines.twins))
 
 
 def _work_carefully(bench: Bench, claim: Claim, lines: Lines, outcomes: list[Outcome]) -> int:
@@ -211,14 +215,18 @@ def _work_carefully(bench: Bench, claim: Claim, lines: Lines, outcomes: list[Out
     decided = _record(bench, claim, cases.with_twins(outcomes, lines.twins))
     for line in lines.fresh:
         if bench.draining.is_set():
-            return decided + _give_back(bench, claim, [])
+            break
         with bench.gate.alone(claim.lane, claim.tenant):
+            if bench.draining.is_set():  # told to end while it stood in line
+                break
             _persist(bench, partial(docket.note, lease=claim.lease, line=line.line))
             outcomes = []
             for step in cases.steps([line], lines.digests, bench.engine, outcomes.append):
                 outcomes += _judge(bench, claim, step)
             decided += _record(bench, claim, cases.with_twins(outcomes, lines.twins))
-    return decided + _finish(bench, claim, [])
+    else:
+        return decided + _finish(bench, claim, [])
+    return decided + _give_back(bench, claim, [])
 
 
 def _record(bench: Bench, claim: Claim, outcomes: Sequence[Outcome]) -> int:

@@ -354,38 +354,6 @@ class TestAnEngineThatFails:
         assert court.bench.leases == set()
 
 
-class TestAWorkerThatIsToEnd:
-    def test_it_claims_nothing_more(self, court, engine):
-        """A hint that arrives after the word to end is left to others."""
-        court.bench.draining.set()
-        court.file(comparison())
-        court.sit()
-        assert engine.asked == []
-        assert court.shards() == [("released", 0)]
-
-    def test_it_finishes_the_step_in_hand_and_gives_the_rest_back(self, court, engine):
-        """What was judged is stored, the rest waits again, and no attempt is burnt."""
-        engine.step_tokens = 1
-        engine.while_working = lambda _: court.bench.draining.set()
-        court.file(*(comparison(number, prompt=f"Which of {number}?") for number in (1, 2, 3)))
-        court.sit()
-        assert sorted(court.outcomes()) == [1]
-        assert court.shards() == [("waiting", 0)]
-        court.bench.draining.clear()
-        engine.while_working = lambda _: None
-        court.sit()
-        assert sorted(court.outcomes()) == [1, 2, 3]
-        assert len(engine.asked) == 3
-
-    def test_a_shard_in_its_last_step_is_finished(self, court, engine):
-        """There is nothing to give back of a shard whose last step is being judged."""
-        engine.while_working = lambda _: court.bench.draining.set()
-        court.file(comparison())
-        court.sit()
-        assert court.outcome().status == "succeeded"
-        assert court.shards() == [("done", 1)]
-
-
 class TestHintsAndLeases:
     def test_a_hint_for_nothing_does_nothing(self, court, engine):
         """A hint that is late, doubled or made up finds nothing to claim, which is no error."""

@@ -162,19 +162,6 @@ class TestWorkingCarefully:
         assert ends == {1: "succeeded", 2: "engine_crashed", 3: "succeeded"}
         assert lost == 3
 
-    def test_told_to_end_it_gives_the_rest_back(self, court, engine):
-        """A drain between two lines burns no attempt and leaves no note."""
-        engine.while_working = lambda _: court.bench.draining.set()
-        court.file(*(comparison(number, prompt=f"Question {number}?") for number in (1, 2, 3)))
-        lose_once(court)
-        court.sit()
-        assert sorted(court.outcomes()) == [1]
-        assert court.connection.execute(text("SELECT state, attempt, at_work FROM shards")).one() == (
-            "waiting",
-            0,
-            None,
-        )
-
     def test_twins_are_answered_together(self, court, engine):
         """A line that asks the same as one before it costs no second judging, here as elsewhere."""
         court.file(comparison(1), comparison(2, response_a=comparison(1).response_a), comparison(3))
