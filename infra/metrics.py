@@ -107,8 +107,8 @@ SHARDS = _metric(
 OLDEST_SHARD = _metric(
     "gauge",
     "oldest_shard_seconds",
-    "How long a shard has been in its state at the longest: waiting since it was due (of batches, those that are open "
-    "alone), released and running since it was released. 0 where there is none.",
+    "How old a shard is at the longest: waiting and released since it was due (of batches, those that are open alone), "
+    "running since it was released. 0 where there is none.",
     "dispatcher",
     lane=_LANES,
     state=("waiting", "released", "running"),
@@ -134,7 +134,8 @@ CALLBACKS = _metric(
 OLDEST_CALLBACK = _metric(
     "gauge",
     "oldest_callback_seconds",
-    "How long a callback has been due at the longest, to a receiver whose circuit is closed; 0 where none is.",
+    "How long a callback has been due that is not being sent, at the longest, to a receiver whose circuit is closed; 0 "
+    "where none is.",
     "dispatcher",
 )
 CIRCUITS = _metric(

@@ -82,7 +82,7 @@ _RETRY = text("""
     WITH gone AS (
         DELETE FROM outcomes WHERE filing_id = :id AND status = 'errored' AND error_code <> :bad_line RETURNING line
     ), reopened AS (
-        UPDATE batches SET status = 'in_progress', ended_at = NULL, samples = '[]',
+        UPDATE batches SET status = 'in_progress', ended_at = NULL, paused = false, samples = '[]',
             expires_at = greatest(expires_at, now() + make_interval(secs => :seconds))
         WHERE id = :id AND EXISTS (SELECT FROM gone) RETURNING *
     ), cleared AS (

@@ -20,8 +20,9 @@ _OLD_BATCHES = text(f"SELECT id FROM batches WHERE {_IS_OLD} ORDER BY id LIMIT 1
 _CLOSE_BATCH = text(f"UPDATE batches SET status = 'deleting' WHERE id = :id AND {_IS_OLD}")  # noqa: S608 - the same
 # With its key a request makes a batch anew.
 _FREE_KEY = text("DELETE FROM idempotency_keys WHERE filing_id = :id")
+# What is still coming in, or going, is `_ABANDONED`'s.
 _OLD_FILES = text("""
-    SELECT id FROM files f WHERE created_at < now() - make_interval(secs => :older_than)
+    SELECT id FROM files f WHERE state = 'processed' AND created_at < now() - make_interval(secs => :older_than)
       AND NOT EXISTS (SELECT FROM batches b WHERE b.file_id = f.id)
     ORDER BY id LIMIT 10
 """)

@@ -27,11 +27,12 @@ _MOST_SHARE = 0.05
 
 # Here and below each part of the condition has an index of its own: a list of all three states has none, and all that
 # ever was would be read every few seconds.
-# Ages are told of what somebody should see to: a batch that is paused, or whose window is closed, is not late.
+# Ages are told of what somebody should see to: a batch that is paused, or whose window is closed, is not late. What was
+# handed out is as old as what waits: where nobody takes it, its hint is repeated, and its release looks fresh for ever.
 _SHARDS = text("""
     SELECT lane, state, count(*) AS shards,
            coalesce(extract(epoch FROM now() - min(CASE
-               WHEN state <> 'waiting' THEN CASE WHEN isfinite(released_at) THEN released_at END
+               WHEN state = 'running' THEN CASE WHEN isfinite(released_at) THEN released_at END
                WHEN due_at <= now() AND open THEN due_at END)), 0)::float8 AS oldest
     FROM queue WHERE state = 'waiting' OR state IN ('released', 'running') GROUP BY lane, state
 """)
@@ -40,7 +41,7 @@ _BATCHES = text("SELECT status, count(*) AS batches FROM batches GROUP BY status
 
 _CALLBACKS = text("""
     SELECT c.state, count(*) AS callbacks, coalesce(extract(epoch FROM now() - min(c.due_at) FILTER (
-               WHERE c.state = 'waiting' AND c.due_at <= now() AND e.state = 'enabled' AND e.failures < :open_after
+               WHERE c.state <> 'sending' AND c.due_at <= now() AND e.state = 'enabled' AND e.failures < :open_after
            )), 0)::float8 AS oldest
     FROM callbacks c JOIN callback_endpoints e ON e.id = c.endpoint_id
     WHERE c.state = 'waiting' OR c.state IN ('released', 'sending')
@@ -61,7 +62,7 @@ _DATABASE = text("SELECT pg_database_size(current_database())")
 def standing(connection: Connection) -> dict[tuple[str, str], Row[Any]]:
     """Count shards that are not done by lane and state, with the seconds that the oldest of each has been there.
 
-    Of those that wait, the oldest is one that is due and might run.
+    Of those that are not running, the oldest is one that is due and might run.
     """
     return {(row.lane, row.state): row for row in connection.execute(_SHARDS)}
 

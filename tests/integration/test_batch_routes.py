@@ -5,10 +5,12 @@ from collections.abc import Iterator
 
 import httpx2
 from sqlalchemy import Connection, Engine, text
+from support.dockets import an_outcome, claim_one
 from support.dockets import batch as insert_batch
 from support.edge import open_edge
 from support.keys import a_key, bearer
 
+from infra import docket
 from producer import keys
 from producer.keyring import SECONDS
 from schemas import ids
@@ -46,3 +48,13 @@ def test_anothers_retry_asks_for_no_lock(database_url: str, database: Engine, co
     with database.begin() as owner, open_edge(database_url) as http:
         owner.execute(text("SELECT FROM batches FOR UPDATE"))
         assert http.post(path, headers=bearer(a_key(database_url, tenant="other")), timeout=10).status_code == 404
+
+
+def test_what_is_retried_is_paused_no_more(database_url: str, connection: Connection):
+    """A batch that ended while it was paused goes on at once: nobody who retries it thinks of resuming it."""
+    path = f"/v1/batches/{ids.batch_id(insert_batch(connection, 1))}/retry"
+    docket.finish(connection, claim_one(connection).lease, [an_outcome(1, good=False)])
+    connection.execute(text("UPDATE batches SET status = 'failed', open = false, paused = true, ended_at = now()"))
+    with open_edge(database_url) as http:
+        retried = http.post(path, headers=bearer(a_key(database_url))).json()
+    assert (retried["status"], retried["paused"]) == ("in_progress", False)

@@ -183,6 +183,13 @@ class TestFile:
         assert deleting.result(30) == 0
         assert left(connection, "comparisons", "file_runs", "files") == [3, 3, 1]
 
+    @pytest.mark.usefixtures("file")
+    def test_one_that_is_still_arriving_stays(self, database, connection):
+        """However long its upload takes, and however little time what is old is given."""
+        connection.execute(text("UPDATE files SET state = 'uploading'"))
+        assert retention.delete_old(database, older_than=0) == 0
+        assert left(connection, "comparisons", "file_runs", "files") == [3, 3, 1]
+
     def test_nor_does_the_api_delete_it(self, database, database_url, connection, meanwhile, file):
         """Whoever asks for it at that moment is told that there is a batch."""
         with open_edge(database_url) as http:

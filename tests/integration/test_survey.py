@@ -16,6 +16,7 @@ from infra import docket, roster
 from infra.database import connect
 from infra.meters import Meters
 from producer import survey
+from schemas.states import Lane
 
 
 def surveyed(connection: Connection) -> Series:
@@ -37,6 +38,7 @@ def test_shards_are_counted_by_lane_and_state(connection: Connection):
     assert read["nightcourt_shards", ("bulk", "running")] == 1
     assert read["nightcourt_shards", ("interactive", "waiting")] == 0
     assert 90 <= read["nightcourt_oldest_shard_seconds", ("bulk", "waiting")] < 100
+    assert 90 <= read["nightcourt_oldest_shard_seconds", ("bulk", "released")] < 100
     assert 7 <= read["nightcourt_oldest_shard_seconds", ("bulk", "running")] < 17
     assert read["nightcourt_oldest_shard_seconds", ("interactive", "waiting")] == 0
     assert read["nightcourt_batches", ("in_progress",)] == 1
@@ -51,12 +53,23 @@ def test_a_batch_that_may_not_run_is_not_late(connection: Connection):
     assert read["nightcourt_oldest_shard_seconds", ("bulk", "waiting")] == 0
 
 
-def test_a_hint_that_is_doubted_has_no_age(connection: Connection):
-    """A release that a dead worker may have taken stands at minus infinity until the next sweep."""
+def test_a_hint_that_is_repeated_makes_no_shard_younger(connection: Connection):
+    """Where no worker is left to take it, it is repeated for ever, and the shard grows old all the same."""
     batch(connection, 1)
     docket.release_bulk(connection, room=1, limit=1)
+    connection.execute(text("UPDATE shards SET due_at = now() - interval '90 s'"))
+    connection.execute(text("UPDATE shards SET released_at = now() - interval '31 s'"))
+    assert docket.hint_again(connection, lane=Lane.BULK, older_than=30, limit=10)
+    assert 90 <= surveyed(connection)["nightcourt_oldest_shard_seconds", ("bulk", "released")] < 100
+
+
+def test_a_shard_that_runs_by_a_doubted_hint_has_no_age(connection: Connection):
+    """A release that a dead worker may have taken stands at minus infinity until the next sweep."""
+    batch(connection, 1)
+    [shard] = docket.release_bulk(connection, room=1, limit=1)
     connection.execute(text("UPDATE shards SET released_at = '-infinity'"))
-    assert surveyed(connection)["nightcourt_oldest_shard_seconds", ("bulk", "released")] == 0
+    assert docket.claim(connection, shard, worker="w", lease_seconds=60)
+    assert surveyed(connection)["nightcourt_oldest_shard_seconds", ("bulk", "running")] == 0
 
 
 def test_workers_and_overdue_leases_are_seen(connection: Connection):
@@ -96,6 +109,20 @@ def test_callbacks_and_circuits_are_counted(desk: Desk):
     assert read["nightcourt_callback_circuits", ("open",)] == 1
     desk.do("UPDATE callback_endpoints SET open_until = now() WHERE id = :id", id=ill)
     assert look()["nightcourt_callback_circuits", ("half_open",)] == 1
+
+
+def test_a_callback_that_was_handed_out_is_late_until_it_is_sent(desk: Desk):
+    """Where nobody takes its hint, that is repeated for ever."""
+    desk.add_endpoint("http://127.0.0.1:9/well")
+    desk.tell()
+    desk.fan_out()
+    [released] = desk.release()
+    desk.do("UPDATE callbacks SET due_at = now() - interval '40 s'")
+    with desk.database.connect() as connection:
+        assert 40 <= surveyed(connection)["nightcourt_oldest_callback_seconds", ()] < 50
+    assert desk.claim_callback(released)
+    with desk.database.connect() as connection:
+        assert surveyed(connection)["nightcourt_oldest_callback_seconds", ()] == 0
 
 
 def test_the_survey_is_taken_again_and_again(database: Engine, database_url: str, tmp_path: Path):
