@@ -107,8 +107,9 @@ def wilson(groups: Sequence[str], values: Floats) -> tuple[float | None, float |
     """Make the score interval (Wilson 1927) of a mean of values from 0 to 1, which holds near 0 and 1, too.
 
     Rows on one prompt share its difficulty, and so count as fewer where there are such: divided by their design effect,
-    and fewer again as Student's t asks for (Korn and Graubard 1998); where all say the same, as one a prompt. Several
-    rows on one prompt alone have no interval.
+    and fewer again as Student's t asks for (Korn and Graubard 1998). Where fewer than `FEWEST` prompts hold any of the
+    rarer kind of rows, no such effect can be estimated, and rows count as one a prompt at most. Several rows on one
+    prompt alone have no interval.
     """
     _, index = np.unique(groups, return_inverse=True)
     rows, prompts, share_of = len(values), int(index.max()) + 1, float(values.mean())
@@ -118,11 +119,12 @@ def wilson(groups: Sequence[str], values: Floats) -> tuple[float | None, float |
             return None, None
         off = np.bincount(index, weights=values - share_of)
         variance = prompts / (prompts - 1) * float(off @ off) / rows**2
-        told = float(prompts)
+        rarer = min(len(np.unique(index[values > 0])), len(np.unique(index[values < 1])))
+        told = float(rows if variance and rarer >= FEWEST else prompts)
         if variance:
             middle = (1 + LEVEL) / 2
             few = (stats.t.ppf(middle, rows - 1) / stats.t.ppf(middle, prompts - 1)) ** 2
-            told = min(float(rows), few * share_of * (1 - share_of) / variance)
+            told = min(told, few * share_of * (1 - share_of) / variance)
     z2 = float(stats.norm.ppf((1 + LEVEL) / 2)) ** 2
     center = (share_of + z2 / (2 * told)) / (1 + z2 / told)
     reach = (z2 * (share_of * (1 - share_of) / told + z2 / (4 * told**2))) ** 0.5 / (1 + z2 / told)

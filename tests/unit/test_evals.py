@@ -15,7 +15,7 @@ from support.judged import JUDGE, chance, numbers, sized, untraceable
 from support.program import ROOT
 
 from producer.evals import calibrating, exports, gold, logistic, rewardbench, versus
-from producer.evals.numbers import interval_over_groups, mean, select, share
+from producer.evals.numbers import interval_over_groups, mean, select, share, wilson
 from producer.evals.rows import Judged, Pair, Row, judged
 from producer.evals.style import style
 from schemas.calibration import CalibratedJudge
@@ -91,6 +91,25 @@ class TestNumbers:
         found = share(rows, {}, {"winner": "A"})
         assert (found.low, found.high) == (five.low, five.high)
         assert share(rows[::5], {}, {"winner": "A"}).low is None
+
+    def test_an_error_on_one_prompt_makes_nothing_surer(self):
+        """Of 500 rows on five prompts, one that is wrong lowers the interval, and does not narrow it to its end."""
+        rows = [a_row(n, group=str(n % 5), winner="A" if n else "B") for n in range(500)]
+        assert share(rows, {}, {"winner": "A"}).low < share(rows[1:], {}, {"winner": "A"}).low
+
+    def test_a_share_holds_the_truth_as_often_as_it_says_where_a_few_prompts_have_the_errors(self):
+        """Of samples of 20 prompts with 20 rows each, one prompt in 20 being hard, about 95 % hold the truth."""
+        generator = np.random.default_rng(1)
+        held = samples = 0
+        for _ in range(300):
+            wrong = np.where(generator.random(20) < 0.05, generator.random(20), 0.0)
+            rows = (generator.random((20, 20)) >= wrong).astype(float).ravel()
+            if rows.all():
+                continue
+            low, high = wilson([str(n % 20) for n in range(400)], rows)
+            samples += 1
+            held += low <= 1 - 0.05 / 2 <= high
+        assert held >= 0.93 * samples > 100
 
     def test_of_nothing_there_is_no_share_and_no_mean(self):
         """Where nothing was counted, the value is null and not zero."""
