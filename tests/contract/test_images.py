@@ -1,6 +1,8 @@
 """The images, read from their Dockerfile: what they stand on, who they run as, and what goes into them."""
 
 import re
+import subprocess
+import sys
 import tomllib
 from typing import get_args
 
@@ -45,6 +47,12 @@ class TestBases:
         """The Python of the base is among the classifiers."""
         version = re.search(r"python:(\d+\.\d+)\.", STAGES["python"].base)[1]
         assert f"Programming Language :: Python :: {version}" in (ROOT / "pyproject.toml").read_text()
+
+    def test_pytorch_finds_a_name_for_the_user_without_one(self):
+        """Importing it asks Python who runs it, which fails for a bare number; the image's environment answers."""
+        asked = [sys.executable, "-c", "import getpass; print(getpass.getuser())"]
+        ended = subprocess.run(asked, env=image("judge-gpu").environment, capture_output=True, text=True, check=False)
+        assert ended.stdout == "nightcourt\n", ended.stderr
 
 
 @pytest.mark.parametrize("name", IMAGES)
