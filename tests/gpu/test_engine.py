@@ -6,7 +6,9 @@ Nothing of this has been run yet: no GPU was at hand when it was written.
 import importlib.util
 import inspect
 import os
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,25 @@ class TestEngine:
         for prompt, score in zip(many[:64], together, strict=True):
             [alone] = engine.score([prompt], salt="alone")
             assert alone.log_odds == pytest.approx(score.log_odds, abs=0.35)
+
+    def test_slots_begin_no_pools_of_threads(self, engine: TensorRtLlmEngine, steps: list[Any]):
+        """Reading logits takes the thread that asks, and none beside it."""
+        process, all_scored, seen = psutil.Process(os.getpid()), threading.Barrier(9), threading.Event()
+        engine.score(steps[0])
+        before = process.num_threads()
+
+        def slot(number: int) -> None:
+            engine.score(steps[number])
+            all_scored.wait(timeout=60)
+            seen.wait(timeout=60)
+
+        with ThreadPoolExecutor(8) as slots:
+            for number in range(8):
+                slots.submit(slot, number)
+            all_scored.wait(timeout=60)
+            during = process.num_threads()
+            seen.set()
+        assert during <= before + 8
 
     def test_statistics_have_the_keys_that_are_read(self, engine: TensorRtLlmEngine, steps: list[Any]):
         """Their names are not promised anywhere, so they are looked at here."""

@@ -110,6 +110,13 @@ class TestCard:
 
 
 class TestScore:
+    def test_a_slot_adds_up_its_logits_by_itself(self, folder: Path):
+        """PyTorch begins a pool of threads for each thread that computes, unless it is told that one does."""
+        with opened(folder):
+            import torch  # noqa: PLC0415 - the stand-in's
+
+            assert torch.get_num_threads() == 1
+
     def test_odds_and_mass_are_those_of_the_logits(self, folder: Path):
         """Log-odds are the difference of two logits, and mass their share of a softmax over the whole vocabulary."""
         with opened(folder) as engine:

@@ -95,7 +95,8 @@ class TensorRtLlmEngine:
         self._failed = False
         self._asked = False
         keep_to_one_process()
-        from tensorrt_llm import SamplingParams  # noqa: PLC0415 - on GPU hosts alone
+        import torch  # noqa: PLC0415 - on GPU hosts alone
+        from tensorrt_llm import SamplingParams  # noqa: PLC0415
         from tensorrt_llm._tensorrt_engine import LLM  # noqa: PLC0415
         from tensorrt_llm.llmapi import (  # noqa: PLC0415
             CapacitySchedulerPolicy,
@@ -104,6 +105,8 @@ class TensorRtLlmEngine:
             SchedulerConfig,
         )
 
+        # Else each slot's thread has a pool of threads begun for it, as many as there are cores, to add up one row.
+        torch.set_num_threads(1)
         self._sampling_params = SamplingParams
         self._request_error = RequestError
         self._llm = LLM(

@@ -49,6 +49,20 @@ class Tensor:
         return self._data
 
 
+_threads = 16
+
+
+def set_num_threads(number: int) -> None:
+    """Say how many threads each thread that computes on the CPU may have beside it, itself included."""
+    global _threads  # noqa: PLW0603 - a setting of the whole process, in torch as well
+    _threads = number
+
+
+def get_num_threads() -> int:
+    """How many that are."""
+    return _threads
+
+
 def _shape(data: Any) -> tuple[int, ...]:
     return (len(data), *(_shape(data[0]) if data else ())) if isinstance(data, list) else ()
 
