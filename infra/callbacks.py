@@ -33,7 +33,7 @@ SCHEDULE = (
 """Seconds from each failed attempt to the next, each lengthened by up to a tenth: 14 attempts over 96 hours or more."""
 
 GIVE_UP_SECONDS = 96 * _HOUR
-"""How long something may be due, and never be tried since its receiver fails at everything else."""
+"""How long something may be due, and never be tried since its receiver fails at everything else for as long."""
 PUT_BACK_SECONDS = 60.0
 """For how long something waits that cannot be signed; that long after its key is there it is sent."""
 RETRY_AFTER_MOST = 24 * _HOUR
@@ -226,5 +226,5 @@ def bury(connection: Connection, *, limit: int, shift: float = 0.0) -> int:
 
     Returns how many. They can be replayed.
     """
-    parameters = {"give_up_seconds": GIVE_UP_SECONDS, "limit": limit, "shift": shift}
+    parameters = {"open_after": OPEN_AFTER, "give_up_seconds": GIVE_UP_SECONDS, "limit": limit, "shift": shift}
     return connection.execute(callbacks_sql.BURY, parameters).rowcount

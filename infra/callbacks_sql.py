@@ -209,20 +209,20 @@ _JUDGED = f"""
 """
 
 # What it means for the endpoint: after several failures the circuit opens, for longer each time; a receiver that asks
-# for time gets it. Only what does well all the time is not written down each time.
+# for time gets it. Nothing is begun while it is held, so what ends then began before and says nothing about it. Only
+# what does well all the time is not written down each time.
 _HEALTH = f"""
     UPDATE callback_endpoints e SET
         succeeded_at = CASE WHEN :delivered THEN {_NOW} ELSE e.succeeded_at END,
         failures = CASE WHEN :delivered THEN 0 ELSE e.failures + 1 END,
         failing_since = CASE WHEN :delivered THEN NULL ELSE coalesce(e.failing_since, {_NOW}) END,
-        open_until = CASE
-            WHEN :delivered THEN NULL
-            WHEN e.failures + 1 >= :open_after THEN {_NOW} + make_interval(secs => greatest(
-                least(:open_most, :open_first * 2 ^ least(e.failures + 1 - :open_after, 20)) * (1 + 0.1 * random()),
-                CAST(:retry_after AS float8)))
-            WHEN CAST(:retry_after AS float8) > 0
-                THEN {_NOW} + make_interval(secs => CAST(:retry_after AS float8))
-            ELSE e.open_until END,
+        open_until = greatest(
+            CASE WHEN e.open_until > {_NOW} THEN e.open_until END,
+            CASE WHEN NOT :delivered AND e.failures + 1 >= :open_after THEN {_NOW} + make_interval(secs =>
+                least(:open_most, :open_first * 2 ^ least(e.failures + 1 - :open_after, 20)) * (1 + 0.1 * random()))
+                END,
+            CASE WHEN CAST(:retry_after AS float8) > 0
+                THEN {_NOW} + make_interval(secs => CAST(:retry_after AS float8)) END),
         state = CASE WHEN judged.disable IS NULL THEN e.state ELSE 'disabled' END,
         disabled_reason = coalesce(judged.disable, e.disabled_reason)
     FROM held LEFT JOIN judged ON judged.id = held.endpoint_id
@@ -278,7 +278,8 @@ BURY = text(f"""
         UNION ALL
         SELECT c.id, c.state, c.due_at, 'circuit_open'
         FROM callback_endpoints e JOIN callbacks c ON c.endpoint_id = e.id
-        WHERE e.state = 'enabled' AND e.failures > 0
+        WHERE e.state = 'enabled' AND e.failures >= :open_after AND e.open_until > {_NOW}
+            AND e.failing_since < {_NOW} - make_interval(secs => :give_up_seconds)
             AND c.state = 'waiting' AND c.due_at < {_NOW} - make_interval(secs => :give_up_seconds)
         LIMIT :limit
     ), locked AS MATERIALIZED (

@@ -117,6 +117,17 @@ class TestCircuit:
         desk.record(desk.claim_callback(probe[0]), 200, shift=40)
         assert len(desk.release(shift=40)) == desk.cap
 
+    def test_what_was_under_way_ends_no_hold(self, desk: Desk):
+        """A receiver that asked for an hour has it, whatever comes of those that were sent before."""
+        owe(desk, 1, 9)
+        does_well(desk, 1)
+        throttled, well, badly, *_ = [desk.claim_callback(callback) for callback in desk.release()]
+        desk.record(throttled, 429, retry_after=3600.0)
+        desk.record(badly, 503, retry_after=1.0)
+        desk.record(well, 200)
+        assert desk.release(shift=3590) == []
+        assert desk.release(shift=3610) != []
+
     def test_a_circuit_opens_for_an_hour_at_most(self, desk: Desk):
         """A receiver that was away for long is found again within an hour of its return."""
         owe(desk, 1, 2)
@@ -136,11 +147,29 @@ class TestCircuit:
 
     def test_what_never_had_its_turn_dies_in_the_end(self, desk: Desk):
         """What has been due for 96 hours behind an open circuit is dead, says why, and can be replayed."""
-        owe(desk, 1, 3)
-        fail(desk, desk.release())
-        assert desk.sweep(95.9 * 3600) == (0, 0)
-        assert desk.sweep(96.1 * 3600) == (0, 3)
-        assert {row.reason for row in desk.rows("SELECT reason FROM callbacks")} == {"circuit_open"}
+        owe(desk, 1, 8)
+        for _ in range(callbacks.OPEN_AFTER):
+            fail(desk, desk.release())
+        for hours, dead in ((95.9, 0), (96.1, 6)):  # at each of them another was tried just now
+            fail(desk, desk.release(hours * 3600), shift=hours * 3600)
+            assert desk.sweep(hours * 3600) == (0, dead)
+        died = desk.rows("SELECT DISTINCT reason FROM callbacks WHERE state = 'dead'")
+        assert died == [("circuit_open",)]
+
+    @pytest.mark.parametrize("failures", [1, callbacks.OPEN_AFTER])
+    def test_what_a_stack_that_was_off_has_yet_to_try_does_not_die(self, desk: Desk, failures: int):
+        """However its receiver failed before a stack went off, days later it is tried before anything is given up."""
+        owe(desk, 1, 8)
+        for _ in range(failures):
+            fail(desk, desk.release())
+        assert desk.sweep(30 * DAY) == (0, 0)
+
+    def test_a_backlog_of_days_does_not_die_by_a_bad_moment(self, desk: Desk):
+        """A slow receiver that has just begun to fail has time to come back, however long its callbacks were due."""
+        owe(desk, 1, 8)
+        for _ in range(callbacks.OPEN_AFTER):
+            fail(desk, desk.release(30 * DAY), shift=30 * DAY)
+        assert desk.sweep(30 * DAY) == (0, 0)
 
     def test_a_long_backlog_of_a_good_receiver_does_not_die(self, desk: Desk):
         """Only where the receiver fails is anything given up."""

@@ -91,7 +91,11 @@ def test_callbacks_that_were_delivered(desk: Desk):
     desk.fan_out()
     desk.release()
     desk.do("UPDATE callback_endpoints SET state = 'disabled', failures = 20 WHERE id = :id", id=disabled)
-    desk.do("UPDATE callback_endpoints SET failures = 1 WHERE id = :id", id=failing)
+    fails = """
+        UPDATE callback_endpoints SET
+            failures = 5, failing_since = now() - interval '5 days', open_until = now() + interval '1 h' WHERE id = :id
+    """
+    desk.do(fails, id=failing)
     desk.do("UPDATE callbacks SET due_at = now() - interval '5 days' WHERE state = 'waiting'")
     with at_once(desk.database) as connection:
         connection.execute(text("VACUUM ANALYZE callbacks"))
