@@ -2,12 +2,15 @@
 
 import re
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import httpx2
 import pytest
+from fastapi import Response
 from sqlalchemy import Connection, text
 from support.edge import open_edge, served
 from support.keys import a_key, bearer
@@ -43,6 +46,11 @@ def connected(http: httpx2.Client, said: bytes = b"") -> Iterator[socket.socket]
 def filing(http: httpx2.Client, length: int = len(BODY)) -> bytes:
     """The head of a request that files a comparison."""
     return posting(http, "/v1/comparisons", "application/json", length)
+
+
+def an_edge(database_url: str) -> Settings:
+    """The settings of an API on a database."""
+    return Settings(database_url=database_url, redis_url="redis://127.0.0.1:1", secret_keys="0123456789abcdef" * 4)
 
 
 def posting(http: httpx2.Client, path: str, media_type: str, length: int) -> bytes:
@@ -173,6 +181,88 @@ def test_a_head_without_end_is_cut_off(http: httpx2.Client):
         pass
 
 
+def until_answered(connection: socket.socket) -> None:
+    """Read the answer to what was asked on a connection, and not its end."""
+    said = b""
+    while b"}" not in said:
+        said += connection.recv(65536)
+
+
+@pytest.mark.parametrize("trailers", [b"X: x\r\n" * 2_000_000, b"X: " + b"x" * 10_000_000], ids=["many", "a long one"])
+def test_trailers_without_end_are_cut_off(http: httpx2.Client, trailers: bytes):
+    """What comes after the last piece of a body is bounded as a head is, though the request was answered before."""
+    head = b"POST /livez HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with connected(http, head) as chunked:
+        until_answered(chunked)
+        with pytest.raises(ConnectionError):
+            chunked.sendall(b"0\r\n" + trailers)
+
+
+@pytest.mark.parametrize("rest", [b"\r\n", b"x"], ids=["a line break", "a piece of the body"])
+def test_what_follows_an_answer_keeps_no_connection(http: httpx2.Client, monkeypatch: pytest.MonkeyPatch, rest: bytes):
+    """Whoever sends a byte after the answer, and begins no request, is closed in time all the same."""
+    monkeypatch.setattr(connections, "_REST_SECONDS", 0.5)
+    length = 100 * (rest == b"x")
+    head = b"POST /v1/comparisons HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n" % length
+    with connected(http, head) as refused:
+        until_answered(refused)
+        refused.sendall(rest)
+        assert all_of(refused) == b""
+
+
+def test_a_refused_body_may_be_sent_to_its_end(http: httpx2.Client):
+    """A body whose answer came early is read past, however large, and the connection is good for the next request."""
+    head = b"POST /v1/comparisons HTTP/1.1\r\nHost: here\r\nContent-Length: 5000000\r\n\r\n"
+    with connected(http, head) as refused:
+        until_answered(refused)
+        refused.sendall(b"x" * 5_000_000 + b"GET /livez HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
+        assert all_of(refused).startswith(b"HTTP/1.1 200 ")
+
+
+UNREAD = b"GET /openapi.json HTTP/1.1\r\nHost: here\r\n\r\n"
+
+
+def test_who_reads_nothing_takes_nobodys_place_for_long(http: httpx2.Client, monkeypatch: pytest.MonkeyPatch):
+    """As many as are served at a time ask for more than is buffered and read none of it: they are cut off."""
+    monkeypatch.setattr(connections, "_UNREAD_SECONDS", 2.0)
+    with ExitStack() as stack:
+        for _ in range(AT_ONCE):
+            stack.enter_context(connected(http, UNREAD * 200))
+        until_under_way(http, AT_ONCE)
+        assert http.get("/v1/comparisons").status_code == 503
+        until_under_way(http, 0)
+        assert http.get("/v1/comparisons").status_code == 200
+
+
+def test_who_reads_slowly_gets_it_all(http: httpx2.Client, monkeypatch: pytest.MonkeyPatch):
+    """A reader that takes a little between one look and the next is waited for, though far more stands unread."""
+    monkeypatch.setattr(connections, "_UNREAD_SECONDS", 1.0)
+    with connected(http) as slow:
+        slow.sendall(UNREAD * 100 + b"GET /livez HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
+        until_under_way(http, 1)
+        said = b""
+        for _ in range(15):
+            read = time.monotonic()
+            said += slow.recv(256 * 1024)
+            wait_until(lambda read=read: time.monotonic() > read + 0.2, within=5, what="the next piece is read")
+        assert (said + all_of(slow)).count(b"HTTP/1.1 200 ") == 101
+
+
+def test_who_reads_no_end_is_not_waited_for(database_url: str, monkeypatch: pytest.MonkeyPatch):
+    """An answer that was written whole and is not read keeps no socket, though its connection was closed before."""
+    monkeypatch.setattr(connections, "_UNREAD_SECONDS", 0.5)
+    edge = app.create_app(settings := an_edge(database_url))
+    edge.get("/large")(lambda: Response(b"x" * 20_000_000))
+    sockets = Path("/proc/self/fd")
+    with served(edge, **app.serving(settings)) as url, httpx2.Client(base_url=url) as http:
+        open_before = len(list(sockets.iterdir()))
+        with connected(http, b"GET /large HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n") as unread:
+            assert unread.recv(1) == b"H"
+            wait_until(
+                lambda: len(list(sockets.iterdir())) == open_before + 1, within=20, what="the API closes its socket"
+            )
+
+
 def test_a_body_that_comes_with_its_head_is_no_head(http: httpx2.Client):
     """What arrives with a head in one piece, as of an upload from nearby, does not count against the head."""
     body = BODY + b" " * 200_000
@@ -220,7 +310,7 @@ def test_an_upload_takes_as_long_as_its_pieces_come(http: httpx2.Client, monkeyp
 
 def test_a_request_behind_another_begins_as_nobodys(database_url: str):
     """Two requests come at once on one connection: the second knows nothing of the first one's tenant."""
-    chosen = Settings(database_url=database_url, redis_url="redis://127.0.0.1:1", secret_keys="0123456789abcdef" * 4)
+    chosen = an_edge(database_url)
     edge = app.create_app(chosen)
 
     @edge.get("/whose")
