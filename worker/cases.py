@@ -38,14 +38,17 @@ def digest(comparison: Filed) -> bytes:
 
 
 def _spelt(part: Any) -> bytes:
-    data = (part if isinstance(part, str) else repr(part)).encode()
-    return b"%d:%b" % (len(data), data)
+    if isinstance(part, str):
+        data = part.encode()
+        return b"%d:%b" % (len(data), data)
+    data = repr(part).encode()
+    return b"%d;%b" % (len(data), data)  # a conversation is not the text that spells it
 
 
 @lru_cache(typed=True)  # a margin of 0 is not spelt as one of 0.0 is
 def _how(orders: str, profile: str, tie_margin: float | None) -> bytes:
     """The rest of a question, which is the same in most."""
-    return _spelt(orders) + _spelt(profile) + _spelt(tie_margin)
+    return _spelt(orders) + _spelt(profile) + _spelt(repr(tie_margin))
 
 
 def tell_twins(comparisons: Sequence[Filed], digests: dict[int, bytes]) -> tuple[list[Filed], dict[int, list[Filed]]]:

@@ -160,12 +160,16 @@ def _see_through(bench: Bench, claim: Claim, span: Span) -> None:
 
 def _work(bench: Bench, claim: Claim) -> int:
     """Judge what is undecided of a claimed shard, storing as it goes. Returns how many lines it decided."""
-    with bench.database.connect() as connection:
+
+    def read(connection: Connection) -> tuple[list[Filed], dict[int, bytes], dict[tuple[bytes, str], str]]:
         comparisons = docket.undecided(connection, claim, own_profile=bench.rules.profile)
         digests = {each.line: cases.digest(each) for each in comparisons} if claim.options.get("reuse", True) else {}
         found = precedents.find(
             connection, tenant=claim.tenant, digests=list(digests.values()), judges=list(bench.judges.values())
         )
+        return comparisons, digests, found
+
+    comparisons, digests, found = _persist(bench, read)
     if len(comparisons) == 1:
         structlog.contextvars.bind_contextvars(**{REQUEST_ID: comparisons[0].request_id})
     # Prompts that share a beginning follow each other, so that the engine can reuse what it computed.
@@ -384,7 +388,7 @@ def _fail(bench: Bench, claim: Claim, error: EngineError) -> None:
 
 
 def _persist(bench: Bench, write: Callable[[Connection], T]) -> T:
-    """Run one transaction, with patience: GPU work in hand is worth waiting for.
+    """Run one transaction, with patience: a shard in hand, and the GPU work in it, is worth waiting for.
 
     A commit whose answer was lost is safe to repeat: the token has left the row, and outcomes have unique keys.
     """

@@ -419,7 +419,7 @@ class TestHintsAndLeases:
 class TestAPostgresThatGoesAway:
     def test_a_result_in_hand_waits_for_it(self, court, engine):
         """Where Postgres is away when a shard is to be finished, the result is kept and stored later."""
-        moody = Moody(court.bench.database, ["well", "away"])
+        moody = Moody(court.bench.database, ["well", "well", "away"])
         court.file(comparison())
         [shard] = court.release()
         with capture_logs() as logs:
@@ -428,9 +428,17 @@ class TestAPostgresThatGoesAway:
         assert court.outcome().status == "succeeded"
         assert len(engine.asked) == 1
 
+    def test_a_shard_in_hand_waits_for_it(self, court):
+        """Where Postgres goes away between the claim and the look at what was claimed, no attempt is lost over it."""
+        moody = Moody(court.bench.database, ["well", "away"])
+        court.file(comparison())
+        [shard] = court.release()
+        judge_shard(replace(court.bench, database=moody), shard)
+        assert court.shards() == [("done", 1)]
+
     def test_a_commit_whose_answer_was_lost_is_safe_to_repeat(self, court):
         """What was stored without our knowing is stored once."""
-        moody = Moody(court.bench.database, ["well", "hangs up"])
+        moody = Moody(court.bench.database, ["well", "well", "hangs up"])
         court.file(comparison())
         [shard] = court.release()
         judge_shard(replace(court.bench, database=moody), shard)
@@ -439,7 +447,7 @@ class TestAPostgresThatGoesAway:
 
     def test_patience_ends(self, court):
         """After the time that the rules allow the work is left to its lease, which brings it back."""
-        moody = Moody(court.bench.database, ["well", *["away"] * 9])
+        moody = Moody(court.bench.database, ["well", "well", *["away"] * 9])
         bench = replace(court.bench, database=moody, rules=replace(court.bench.rules, patience_seconds=0.05))
         court.file(comparison())
         [shard] = court.release()
@@ -455,7 +463,7 @@ class TestAPostgresThatGoesAway:
             raise EngineGoneError("the device fell off the bus")
 
         engine.while_working = vanish
-        moody = Moody(court.bench.database, ["well", *["away"] * 9])
+        moody = Moody(court.bench.database, ["well", "well", *["away"] * 9])
         bench = replace(court.bench, database=moody, rules=replace(court.bench.rules, patience_seconds=0.05))
         court.file(comparison())
         [shard] = court.release()

@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import text
 from support.court import alpha_is_first, comparison
 
+from worker.cases import digest
 from worker.engines.base import Generation, Score
 
 
@@ -81,3 +82,8 @@ class TestNotTwice:
         court.file(comparison(1, **change))
         court.sit()
         assert len(engine.asked) == asked + 1
+
+    def test_a_conversation_is_not_the_text_that_spells_it(self):
+        """Whoever asks of a text that looks like a conversation is not answered with the conversation's verdict."""
+        asked = comparison(prompt=[{"role": "user", "content": "Which?"}])
+        assert digest(asked) != digest(asked._replace(prompt=repr(asked.prompt)))

@@ -158,10 +158,6 @@ class Moody:
         if mood == "hangs up":
             raise OperationalError("COMMIT", {}, Exception("server closed the connection"))
 
-    def connect(self) -> Connection:
-        """Open a connection."""
-        return self.database.connect()
-
 
 def comparison(number: int = 1, **changes: Any) -> Filed:
     """Make a comparison between two answers that are easy to find in a prompt."""
