@@ -24,7 +24,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from infra import callbacks, docket, losses, metrics, pulse, roster
 from infra.database import at_once
 from infra.meters import Meters
-from infra.roster import Capacity
 from infra.traces import Attributes, Traces
 from producer import windows
 from schemas.message import CALLBACK_QUEUE, CALLBACK_TASK, JUDGE_TASK, QUEUES, CallbackHint, ShardHint
@@ -155,12 +154,11 @@ def call_back(desk: Desk) -> int:
     return fresh + len(released)
 
 
-def release(desk: Desk, capacity: Capacity, *, bulk: bool) -> int:
+def release(desk: Desk, *, bulk: bool) -> int:
     """Let due shards go, as many as each lane has room for, and hint them.
 
     Args:
         desk: what to work with.
-        capacity: of the workers that are alive.
         bulk: whether to look for bulk shards too.
 
     Returns:
@@ -169,10 +167,15 @@ def release(desk: Desk, capacity: Capacity, *, bulk: bool) -> int:
     Raises:
         kombu.exceptions.OperationalError, redis.exceptions.RedisError: Redis cannot be reached; nothing is lost.
     """
-    room = max(_LEAST_HINTS, _HINTS_PER_SLOT * capacity.slots)
     released: dict[Lane, list[int]] = {}
     with at_once(desk.database) as connection:
-        if docket.is_due(connection, Lane.INTERACTIVE):
+        due = docket.is_due(connection, Lane.INTERACTIVE)
+        if not (due or bulk):
+            return 0
+        # As it is now: a worker that is to end leaves the roster, and what it gives back must not fill the others.
+        capacity = roster.capacity(connection, within=desk.pace.worker_seconds)
+        if due:
+            room = max(_LEAST_HINTS, _HINTS_PER_SLOT * capacity.slots)
             released[Lane.INTERACTIVE] = docket.release(connection, lane=Lane.INTERACTIVE, room=room, limit=_AT_ONCE)
         if bulk and capacity.bulk_slots:
             released[Lane.BULK] = docket.release_bulk(
@@ -236,7 +239,6 @@ def run(desk: Desk, stop: threading.Event, *, pulse_file: Path | None = None) ->
     """
     pace, meters = desk.pace, desk.meters
     sweep_at = tend_at = call_at = 0.0
-    capacity = Capacity(workers=0, slots=0, bulk_slots=0)
     batches_live = False
     pause = pace.poll_seconds
     while not stop.wait(pause):
@@ -246,14 +248,12 @@ def run(desk: Desk, stop: threading.Event, *, pulse_file: Path | None = None) ->
         try:
             if now >= sweep_at:
                 sweep_at = now + pace.sweep_seconds
-                with desk.database.connect() as connection:
-                    capacity = roster.capacity(connection, within=pace.worker_seconds)
                 sweep(desk)
             if now >= tend_at:
                 tend_at = now + pace.tend_seconds
                 with desk.database.begin() as connection:
                     batches_live = windows.tend(connection, clock_shift=pace.clock_shift_seconds)
-            released = release(desk, capacity, bulk=batches_live)
+            released = release(desk, bulk=batches_live)
             if released:
                 log.debug("released", shards=released)
             if now >= call_at and not call_back(desk):

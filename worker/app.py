@@ -297,11 +297,10 @@ def main() -> None:
             on_turn=taking.note,
         )
     finally:
+        bench.draining.set()  # what the heart waits for, where it was not the word to end that ended us
         stop.set()
         heart.join(timeout=5)
-        _leave(database, bench.rules.worker)
-        if settings.presence_dir is not None:
-            presence.leave(settings.presence_dir, bench.rules.worker)
+        _leave(database, settings.presence_dir, bench.rules.worker)
         engine.close()
         database.dispose()
         hearts_own.dispose()
@@ -373,12 +372,14 @@ def _be_present(folder: Path | None, worker: str) -> None:
             log.warning("presence_not_held", error=type(error).__name__)
 
 
-def _leave(database: Database, worker: str) -> None:
+def _leave(database: Database, folder: Path | None, worker: str) -> None:
     try:
         with database.begin() as connection:
             roster.leave(connection, worker=worker)
     except SQLAlchemyError as error:
         log.warning("roster_not_left", error=type(error).__name__)
+    if folder is not None:
+        presence.leave(folder, worker)
 
 
 if __name__ == "__main__":

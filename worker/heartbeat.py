@@ -14,7 +14,7 @@ log = structlog.get_logger()
 
 
 def beat(bench: Bench, database: Database, *, slots: int, bulk_slots: int) -> None:
-    """Renew what the worker holds and report that it is alive, once.
+    """Renew what the worker holds and report that it is alive, once; or that it is to end, and takes nothing more.
 
     Args:
         bench: whose leases.
@@ -24,7 +24,10 @@ def beat(bench: Bench, database: Database, *, slots: int, bulk_slots: int) -> No
     """
     card = asdict(bench.engine.card)
     with database.begin() as connection:
-        roster.report(connection, worker=bench.rules.worker, slots=slots, bulk_slots=bulk_slots, engine=card)
+        if bench.draining.is_set():
+            roster.leave(connection, worker=bench.rules.worker)
+        else:
+            roster.report(connection, worker=bench.rules.worker, slots=slots, bulk_slots=bulk_slots, engine=card)
         held = tuple(bench.leases)
         if held:
             still = docket.renew(connection, held, lease_seconds=bench.rules.lease_seconds)
@@ -35,12 +38,16 @@ def beat(bench: Bench, database: Database, *, slots: int, bulk_slots: int) -> No
 def keep_beating(
     bench: Bench, database: Database, *, slots: int, bulk_slots: int, every: float, stop: threading.Event
 ) -> None:
-    """Beat now and every so many seconds until told to stop. A failed beat is logged; the next may succeed."""
-    while True:
+    """Beat now, every so many seconds and when the worker is to end, until told to stop.
+
+    A failed beat is logged; the next may succeed.
+    """
+    while not stop.is_set():
+        told = bench.draining.is_set()
         try:
             beat(bench, database, slots=slots, bulk_slots=bulk_slots)
         except SQLAlchemyError as error:
             bench.meters.add(metrics.HEARTBEATS_FAILED)
             log.warning("heartbeat_failed", error=type(error).__name__)
-        if stop.wait(every):
-            return
+        # Off the roster at once: what this worker gives back must not be let go into the room that it had.
+        (stop if told else bench.draining).wait(every)

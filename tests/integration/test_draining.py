@@ -1,13 +1,21 @@
 """A worker that is told to end: it begins nothing more, and gives the rest back at no attempt's cost."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 from sqlalchemy import text
 from support.court import comparison
+from support.dockets import batch
 from support.waiting import wait_until
 
+from infra import docket, roster
+from infra.broker import make_celery
+from infra.meters import Meters
+from producer import dispatcher
 from schemas.states import Lane
+from worker.heartbeat import keep_beating
 
 
 class TestAWorkerThatIsToEnd:
@@ -65,6 +73,66 @@ class TestAWorkerThatIsToEnd:
             sitting.result(10)
         assert engine.asked == []
         assert state(court) == ("waiting", 0, None)
+
+
+class TestItsRoom:
+    def test_it_leaves_the_roster_at_once_and_keeps_its_leases(self, court, engine):
+        """Nothing is let go any more for a worker that is to end, long before its next beat."""
+
+        def drain(_: list[str]) -> None:
+            stop = threading.Event()
+            with ThreadPoolExecutor(1) as pool:
+                rest = {"slots": 4, "bulk_slots": 3, "every": 3600, "stop": stop}
+                pool.submit(keep_beating, court.bench, court.bench.database, **rest)
+                try:
+                    wait_until(lambda: present(court) == 1, within=10, what="it is on the roster")
+                    court.connection.execute(text("UPDATE shards SET lease_until = now()"))
+                    court.bench.draining.set()
+                    wait_until(lambda: present(court) == 0, within=10, what="it has left the roster")
+                finally:
+                    stop.set()
+                    court.bench.draining.set()
+            renewed.append(court.connection.execute(text("SELECT lease_until > now() FROM shards")).scalar_one())
+
+        renewed: list[bool] = []
+        engine.while_working = drain
+        court.file(comparison())
+        court.sit()
+        assert renewed == [True]
+
+    def test_what_it_gives_back_does_not_fill_the_others(self, connection, database, redis_server):
+        """A batch has no more shards out than the workers that stay have bulk slots."""
+        batch(connection, 12)
+        for worker in ("leaves", "stays"):
+            roster.report(connection, worker=worker, slots=8, bulk_slots=4, engine={})
+        pace = dispatcher.Pace(
+            poll_seconds=0.01, sweep_seconds=60, hint_seconds=60, worker_seconds=60, max_attempts=3, shards_per_slot=1
+        )
+        with closing(make_celery(redis_server.url, name="test")) as app:
+            desk = dispatcher.Desk(database, app, pace, Meters("dispatcher"))
+            stop = threading.Event()
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(dispatcher.run, desk, stop)
+                try:
+                    wait_until(lambda: len(released(connection)) == 8, within=10, what="both have all they may")
+                    roster.leave(connection, worker="leaves")
+                    for shard in released(connection):
+                        claim = docket.claim(connection, shard, worker="leaves", lease_seconds=60)
+                        docket.give_back(connection, claim.lease)
+                    wait_until(lambda: len(released(connection)) >= 4, within=10, what="the one that stays has more")
+                finally:
+                    stop.set()
+        assert len(released(connection)) == 4
+
+
+def released(connection) -> list[int]:
+    """Name the shards that are let go."""
+    return list(connection.execute(text("SELECT id FROM shards WHERE state = 'released' ORDER BY id")).scalars())
+
+
+def present(court) -> int:
+    """Count the workers on the roster."""
+    return roster.capacity(court.connection, within=60).workers
 
 
 def work_carefully(court) -> None:
