@@ -12,6 +12,7 @@ from producer.dashboard import live, render, verdicts
 from producer.dashboard.access import Form, Reader, Submitter
 from producer.dashboard.verdicts import Ended, Orders, Wanted
 from schemas import ids
+from schemas.batch import Batch
 from schemas.ids import SINGLE_LINE, ComparisonKey
 from schemas.problems import NOT_FOUND, Problem
 
@@ -131,22 +132,26 @@ async def report(caller: Reader, request: Request, batch_id: str) -> Response:
         names = await batches.filenames(connection, tenant=caller.tenant, found=[batch])
     async with request.app.state.limiter.large_read(caller.tenant):
         counted = await reports.count(database, batch, key)
-        laid_out = await asyncio.to_thread(_laid_out, counted)
-    shown = {"batch": batch, "name": names[batch.input_file_id], "result": counted, **laid_out}
-    return render.page(request, "report", **shown)
+        return await asyncio.to_thread(_report, request, batch, names[batch.input_file_id], counted)
 
 
-def _laid_out(counted: Any) -> dict[str, Any]:
+def _report(request: Request, batch: Batch, name: str, counted: Any) -> Response:
     from producer.evals import html, pages, plots  # noqa: PLC0415 - an extra, and slow to load
 
-    return {
-        "laid_out": pages.page(counted),
-        "said": html.said,
-        "interval": html.interval,
-        "plot": plots.interval,
-        "scale": plots.scale,
-        "reliability": plots.reliability,
-    }
+    return render.page(
+        request,
+        "report",
+        batch=batch,
+        name=name,
+        result=counted,
+        laid_out=pages.page(counted),
+        said=html.said,
+        interval=html.interval,
+        plot=plots.interval,
+        scale=plots.scale,
+        scales=plots.scales,
+        reliability=plots.reliability,
+    )
 
 
 @router.get("/comparisons/{comparison_id}")

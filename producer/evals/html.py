@@ -19,7 +19,7 @@ from producer.evals import plots
 from producer.evals.layout import Figure, figures
 from producer.evals.numbers import Number, Result, select
 from producer.evals.pages import page
-from producer.evals.rows import Judged, Pair, Row
+from producer.evals.rows import Judged, Pair, Row, subsets
 
 PAIRS = 200
 """Pairs that a page holds, the hardest first, beside a few of each number."""
@@ -72,6 +72,7 @@ def render(result: Result, judged: Judged, pairs: Mapping[str, Pair], *, most: i
         interval=interval,
         plot=plots.interval,
         scale=plots.scale,
+        scales=plots.scales,
         reliability=plots.reliability,
         sort_key=sort_key,
         left_out=len(judged.rows) - len(shown),
@@ -107,8 +108,13 @@ def _choose(rows: Sequence[Row], pairs: Mapping[str, Pair], numbers: Sequence[Nu
     place = {id(row): index for index, row in enumerate(ordered)}
     picked: dict[int, Row] = {}
     size = 0
+    parts = subsets(ordered)
     for number in numbers:
-        among = select(ordered, number.where)
+        if size >= TEXT_BYTES:
+            break
+        name = number.where.get("subset")
+        # There are many numbers of one subset each: to look for each among all rows would take minutes.
+        among = select(parts[name] if isinstance(name, str) else ordered, number.where)
         hits = select(among, number.hit) if number.hit is not None else among
         counted = {id(row) for row in hits}
         others = [row for row in among if id(row) not in counted]

@@ -9,6 +9,9 @@ from producer.evals.numbers import Number
 
 Unit = Literal["share", "points", "plain"]
 
+_SUBSETS = 200
+"""Subsets that a page shows: each row names its own, so there may be as many as rows."""
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:
@@ -53,6 +56,19 @@ def figures(laid_out: Page) -> Sequence[Figure]:
         *laid_out.figures,
         *(cell for table in laid_out.tables for row in table.rows for cell in row if isinstance(cell, Figure)),
     ]
+
+
+def by_subset(columns: list[str], rows: list[list[Cell]]) -> Table:
+    """Lay out a table with a row for each subset; of too many, the largest, and how many there are."""
+    note = ""
+    if len(rows) > _SUBSETS:
+        note = f"The {_SUBSETS} largest of {len(rows):,} subsets; the others are in the same report as JSON."
+        rows = sorted(rows, key=_size, reverse=True)[:_SUBSETS]
+    return Table("By subset", columns, rows, note)
+
+
+def _size(row: list[Cell]) -> int:
+    return max(cell.number.n for cell in row if isinstance(cell, Figure))
 
 
 def over(value: float | None, of: Number) -> Number:

@@ -7,7 +7,19 @@ from producer.evals.audit import Audit
 from producer.evals.calibrating import Fitted
 from producer.evals.curating import Curated
 from producer.evals.gold import Gold
-from producer.evals.layout import Cell, Figure, Page, Table, bias, consistency, over, percent, plain, unless_empty
+from producer.evals.layout import (
+    Cell,
+    Figure,
+    Page,
+    Table,
+    bias,
+    by_subset,
+    consistency,
+    over,
+    percent,
+    plain,
+    unless_empty,
+)
 from producer.evals.numbers import Number, Result
 from producer.evals.rewardbench import SECTIONS, RewardBench, Section
 from producer.evals.tournament import Tournament
@@ -60,7 +72,7 @@ def _versus(result: Versus) -> Page:
         ]
         for part in result.subsets
     ]
-    tables = unless_empty(Table("By subset", ["subset", "prompts", "win rate", "won", "orders agree"], rows))
+    tables = unless_empty(by_subset(["subset", "prompts", "win rate", "won", "orders agree"], rows))
     return Page(f"{result.system} against {result.baseline}", result.sentence, figures, tables)
 
 
@@ -93,8 +105,7 @@ def _gold(result: Gold) -> Page:
         ),
     ]
     tables = [
-        Table(
-            "By subset",
+        by_subset(
             ["subset", "pairs", "accuracy", "orders agree"],
             [
                 [
@@ -286,7 +297,7 @@ def _curate(result: Curated) -> Page:
         ],
         unless_empty(
             Table("Every row's fate", ["fate", "rows", "share", "meaning"], fates),
-            Table("By subset", ["subset", "rows", "kept", "flipped", "agreement"], subsets),
+            by_subset(["subset", "rows", "kept", "flipped", "agreement"], subsets),
         ),
         [
             f"Kept from P = {result.rules.min_confidence:g}, "

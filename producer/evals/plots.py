@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from markupsafe import Markup
 
 from producer.evals.gold import Calibration
-from producer.evals.layout import Figure
+from producer.evals.layout import Figure, Table
 
 Scale = tuple[float, float]
 
@@ -27,6 +27,11 @@ def scale(figures: Iterable[object]) -> Scale:
     low, high = min(reach, default=0.0), max(reach, default=1.0)
     room = (high - low) * 0.05 or 1.0
     return low - room, high + room
+
+
+def scales(table: Table) -> list[Scale]:
+    """Find the scale of each of a table's columns, once for all of its cells."""
+    return [scale(column) for column in zip(*table.rows, strict=True)]
 
 
 def interval(figure: Figure, over: Scale) -> Markup:

@@ -14,7 +14,7 @@ from support.court import Court, ScriptedEngine
 from support.databases import away
 from support.dockets import batch as insert_batch
 from support.dockets import claim_one
-from support.filed import LINES, file_and_judge
+from support.filed import LINES, file_and_judge, file_batch, judge_batches
 from support.pages import words
 from support.waiting import wait_until
 
@@ -91,6 +91,16 @@ class TestBatch:
         assert f"agrees with {counted['accuracy']['value']:.1%}" in said
         assert f"{LINES - 1} of {LINES} lines that have ended have a verdict" in said
         assert "1 have none (context length exceeded)" in said
+
+    def test_its_report_shows_the_largest_of_many_topics(self, client: TestClient, court: Court):
+        """Lines name their topics as they like: the page shows so many and says how many there are."""
+        pair = {"prompt": "Which?", "response_a": "this", "response_b": "that"}
+        lines = [json.dumps({**pair, "topic": f"topic {number}"}) for number in range(201)]
+        batch = file_batch(client, "\n".join(lines))
+        judge_batches(court)
+        report = client.get(f"/dashboard/batches/{batch}/report").text
+        assert "The 200 largest of 201 subsets" in words(report)
+        assert report.count('<th scope="row">topic ') == 200
 
     @pytest.mark.parametrize(
         ("query", "fits"),

@@ -44,6 +44,13 @@ def opinion(prompt: str) -> float:
     return side * (0.1 if number % 10 == 0 else 2.0) + (3.0 if number % 7 == 1 else 0.0)
 
 
+def file_batch(client: Any, lines: str) -> str:
+    """File lines as a batch, and give its id."""
+    sent = client.post("/v1/files", files={"file": ("<i>pairs</i>.jsonl", lines)}, data={"purpose": "batch"}).json()
+    asked = {"input_file_id": sent["id"], "endpoint": "/v1/comparisons", "completion_window": "24h"}
+    return client.post("/v1/batches", json=asked).json()["id"]
+
+
 def file_and_judge(client: Any, court: Court, engine: ScriptedEngine) -> Any:
     """File a batch and a single comparison with a client of the API, and judge both.
 
@@ -51,9 +58,7 @@ def file_and_judge(client: Any, court: Court, engine: ScriptedEngine) -> Any:
         The batch's id, the comparison's, and the batch's results.
     """
     engine.log_odds = opinion
-    sent = client.post("/v1/files", files={"file": ("<i>pairs</i>.jsonl", rows())}, data={"purpose": "batch"}).json()
-    asked = {"input_file_id": sent["id"], "endpoint": "/v1/comparisons", "completion_window": "24h"}
-    batch = client.post("/v1/batches", json=asked).json()["id"]
+    batch = file_batch(client, rows())
     body = {"prompt": "Question 2", "response_a": "this & that", "response_b": "<b>the other</b>", "custom_id": "spot"}
     single = client.post("/v1/comparisons", json=body).json()["id"]
     court.sit_until_quiet()

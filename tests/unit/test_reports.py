@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -148,6 +149,38 @@ class TestPage:
         pairs = {name: replace(pair, response_a="long " * 20_000) for name, pair in pairs.items()}
         page = html.render(versus.count(judged, "new", "old"), judged, pairs)
         assert len(page) < 3_500_000
+
+    def test_of_many_subsets_the_largest_are_shown(self):
+        """Lines name their subsets, so each may be one: the page has the largest and says how many there are."""
+        judged, pairs = judged_pairs(300)
+        judged = Judged(
+            [replace(row, subset=f"s{max(row_number, 3)}") for row_number, row in enumerate(judged.rows)], []
+        )
+        page = html.render(gold.count(judged), judged, pairs).decode()
+        assert "The 200 largest of 297 subsets; the others are in the same report as JSON." in page
+        table = page[page.index(">By subset<") :].partition("</table>")[0]
+        shown = re.findall(r'<td data-key="(s\d+)">', table)
+        assert len(shown) == 200
+        assert shown[0] == "s3"
+
+    def test_a_table_is_drawn_in_the_time_that_its_rows_take(self):
+        """What a column is drawn over is found once: found for each cell, it would be read as often as it is long."""
+        judged, pairs = judged_pairs()
+        result = gold.count(judged)
+        bins = result.calibration.bins
+        many = result.calibration.model_copy(update={"bins": bins * (6000 // len(bins))})
+        began = time.thread_time()
+        html.render(result.model_copy(update={"calibration": many}), judged, pairs)
+        assert time.thread_time() - began < 8
+
+    def test_the_rows_of_a_subset_are_looked_for_among_them(self):
+        """The numbers of two hundred subsets do not have all rows of a large set read for each."""
+        judged, _ = judged_pairs(300)
+        rows = [replace(row, subset=row.id) for row in judged.rows]
+        result = gold.count(Judged(rows, judged.judges))
+        began = time.thread_time()
+        html.render(result, Judged(rows * 100, judged.judges), {})
+        assert time.thread_time() - began < 5
 
     def test_a_lone_surrogate_is_no_accident(self):
         """Text that is no Unicode is written with a question mark, and the page is still one."""
