@@ -7,6 +7,7 @@ again, and it never has it twice.
 """
 
 import os
+import re
 import sqlite3
 import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -14,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from producer.client import CallbackRefused, verify_callback
 
 SECRET = os.environ["NIGHTCOURT_SECRET"]  # noqa: TID251 - a program of the user's own
+MOST_BYTES = 65_536  # callbacks have less than 1,000
 
 
 class Receiver(BaseHTTPRequestHandler):
@@ -23,7 +25,11 @@ class Receiver(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Verify, act once, answer 204; what cannot be verified gets 400, and is not acted on."""
-        body = self.rfile.read(min(int(self.headers.get("Content-Length", 0)), 64 * 1024))
+        length = self.headers.get("Content-Length", "")
+        if not re.fullmatch("[0-9]{1,5}", length) or int(length) > MOST_BYTES:
+            self.send_error(400)  # before anything is read: nobody knows yet who sends this
+            return
+        body = self.rfile.read(int(length))
         try:
             event = verify_callback(body, dict(self.headers), SECRET)
         except CallbackRefused:

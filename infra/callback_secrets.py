@@ -7,12 +7,13 @@ signs too, for a time, so that a receiver may change over whenever it suits it. 
 
 import base64
 import os
+from collections import Counter
 from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from infra.sealing import Seals
+from infra.sealing import NotOpenedError, Seals
 
 _SECRET_BYTES = 32
 
@@ -31,13 +32,14 @@ _STORE = text("UPDATE callback_secrets SET secret = :secret WHERE id = :id")
 _HELD = f"{_OF} AND (expires_at IS NULL OR expires_at > now())"
 _READ = text(f"SELECT id, secret FROM callback_secrets WHERE {_HELD} ORDER BY id DESC")  # noqa: S608 - the same
 _EXISTS = text(f"SELECT EXISTS (SELECT FROM callback_secrets WHERE {_HELD})")  # noqa: S608 - the same
+_DELETE = text("DELETE FROM callback_secrets WHERE id = :id")
 _EVERYONES = text("SELECT id, secret FROM callback_secrets ORDER BY id FOR UPDATE")
 
 
 def rotate(
     connection: Connection, seals: Seals, *, tenant: str, endpoint: UUID | None, grace_seconds: float
 ) -> tuple[str, datetime | None]:
-    """Make a new secret, the first or the next.
+    """Make a new secret, the first or the next. An earlier one that no key opens any more ends at once.
 
     Args:
         connection: in a transaction.
@@ -51,6 +53,11 @@ def rotate(
     """
     secret = "whsec_" + base64.b64encode(os.urandom(_SECRET_BYTES)).decode()
     owner = {"tenant": tenant, "endpoint": endpoint}
+    for each in connection.execute(_READ, owner).all():
+        try:
+            seals.open(each.secret, _place(each.id))
+        except NotOpenedError:  # it can sign nothing, and would keep the new one from signing
+            connection.execute(_DELETE, {"id": each.id})
     retired = connection.execute(_RETIRE, {**owner, "grace_seconds": grace_seconds}).all()
     connection.execute(_FORGET, owner)
     row = connection.execute(_TAKE_ROW, owner).scalar_one()
@@ -73,26 +80,29 @@ def exist(connection: Connection, *, tenant: str, endpoint: UUID | None) -> bool
     return bool(connection.execute(_EXISTS, {"tenant": tenant, "endpoint": endpoint}).scalar_one())
 
 
-def seal_all(connection: Connection, seals: Seals) -> int:
+def seal_all(connection: Connection, seals: Seals) -> Counter[str]:
     """Seal by the first key whatever is sealed by another, or was stored before anything was sealed.
+
+    What no key opens stays as it is, for whoever finds the key, or rotates the secret.
 
     Args:
         connection: in a transaction of the owner's.
         seals: with every key that something is sealed by.
 
     Returns:
-        How many were sealed.
-
-    Raises:
-        NotOpenedError: one is sealed by a key that is not here.
+        Why some do not open, and how many each time.
     """
-    sealed = 0
+    closed: Counter[str] = Counter()
     for row in connection.execute(_EVERYONES).all():
-        if not seals.is_current(row.secret):
+        if seals.is_current(row.secret):
+            continue
+        try:
             secret = row.secret if row.secret.startswith("whsec_") else seals.open(row.secret, _place(row.id))
-            connection.execute(_STORE, {"id": row.id, "secret": seals.seal(secret, _place(row.id))})
-            sealed += 1
-    return sealed
+        except NotOpenedError as error:
+            closed[str(error)] += 1
+            continue
+        connection.execute(_STORE, {"id": row.id, "secret": seals.seal(secret, _place(row.id))})
+    return closed
 
 
 def _place(row: int) -> str:

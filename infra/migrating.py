@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import structlog
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import create_engine, text
@@ -9,6 +10,8 @@ from sqlalchemy import create_engine, text
 from infra import callback_secrets, rights, roles
 from infra.database import MIGRATIONS, with_psycopg
 from infra.sealing import Seals
+
+log = structlog.get_logger()
 
 _MIGRATION_LOCK = 0x6E636F7572740001
 """An advisory lock of our own: two migrations started together run one after the other."""
@@ -20,11 +23,11 @@ def migrate(url: str, passwords: Mapping[str, str] | None = None, seals: Seals |
     Args:
         url: Postgres, by the login that owns the tables.
         passwords: by process, what it may log in by from now on (`infra/roles.py`).
-        seals: what secrets are sealed by that are not yet, or by an earlier key.
+        seals: what secrets are sealed by that are not yet, or by an earlier key. A lost key keeps nothing from being
+            migrated: what no key opens stays as it is, and the log says so.
 
     Raises:
         sqlalchemy.exc.SQLAlchemyError: Postgres could not be reached, or a step failed; then nothing changed.
-        infra.sealing.NotOpenedError: a secret is sealed by a key that is not here; then nothing changed either.
     """
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
@@ -36,7 +39,8 @@ def migrate(url: str, passwords: Mapping[str, str] | None = None, seals: Seals |
             command.upgrade(config, "head")
             rights.settle(connection)
             roles.let_in(connection, passwords or {})
-            if seals:
-                callback_secrets.seal_all(connection, seals)
+            closed = callback_secrets.seal_all(connection, seals) if seals else {}
     finally:
         engine.dispose()
+    for why, count in closed.items():
+        log.error("callback_secrets_not_opened", secrets=count, why=why)

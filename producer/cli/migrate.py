@@ -8,7 +8,6 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from infra import logs, migrating, settings
 from infra.database import connect
 from infra.local.folder import write_private
-from infra.sealing import NotOpenedError
 from producer import keys
 from schemas.keys import Scope
 from schemas.problems import BAD_SETTING, UNAVAILABLE, Problem
@@ -29,8 +28,6 @@ def migrate() -> None:
         migrating.migrate(chosen.database_url.get_secret_value(), chosen.passwords(), chosen.seals())
         if chosen.first_key_file is not None:
             _keep_a_key(chosen.database_url.get_secret_value(), chosen.first_key_file)
-    except NotOpenedError as error:
-        raise Problem(BAD_SETTING, f"NIGHTCOURT_SECRET_KEYS: a callback secret cannot be opened; {error}.") from None
     except SQLAlchemyError as error:
         if "database_url" not in chosen.model_fields_set:
             raise Problem(

@@ -4,6 +4,7 @@ import uuid
 
 import pytest
 from sqlalchemy import Engine, text
+from structlog.testing import capture_logs
 from support.desk import SEALS
 
 from infra import callback_secrets
@@ -26,10 +27,10 @@ def read(database: Engine, seals: Seals = SEALS) -> list[str]:
         return callback_secrets.read(connection, seals, **SHARED)
 
 
-def rotate(database: Engine) -> str:
+def rotate(database: Engine, seals: Seals = SEALS) -> str:
     """Make the next secret."""
     with database.begin() as connection:
-        return callback_secrets.rotate(connection, SEALS, **SHARED, grace_seconds=3600)[0]
+        return callback_secrets.rotate(connection, seals, **SHARED, grace_seconds=3600)[0]
 
 
 def test_the_database_does_not_hold_what_signs(database: Engine):
@@ -60,12 +61,25 @@ def test_migrating_seals_what_was_stored_plain(database: Engine, database_url: s
 
 
 def test_migrating_seals_by_the_newest_key(database: Engine, database_url: str):
-    """After it the old key may go; and without the old key nothing is changed."""
+    """After it the old key may go; without the old key it says so, and changes nothing of what takes it."""
     secrets = [rotate(database), rotate(database)]
-    with pytest.raises(NotOpenedError, match="not among NIGHTCOURT_SECRET_KEYS"):
+    before = stored(database)
+    with capture_logs() as logs:
         migrate(database_url, seals=Seals([NEWER]))
+    [said] = [each for each in logs if each["event"] == "callback_secrets_not_opened"]
+    assert (said["log_level"], said["secrets"]) == ("error", 2)
+    assert "not among NIGHTCOURT_SECRET_KEYS" in said["why"]
+    assert stored(database) == before
     migrate(database_url, seals=Seals([NEWER, "0123456789abcdef" * 4]))
     assert read(database, Seals([NEWER])) == secrets[::-1]
+
+
+def test_a_lost_key_costs_a_rotation(database: Engine, database_url: str):
+    """By another key everything is migrated, and the next secret signs at once, whatever grace the lost one had."""
+    rotate(database)
+    migrate(database_url, seals=Seals([NEWER]))
+    first, second = rotate(database, Seals([NEWER])), rotate(database, Seals([NEWER]))
+    assert read(database, Seals([NEWER])) == [second, first]
 
 
 def test_an_unknown_endpoint_has_no_secret(database: Engine):
