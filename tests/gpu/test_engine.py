@@ -1,4 +1,4 @@
-"""On a real GPU: what the stand-in takes for granted. Run there with `make test T=tests/gpu` (docs/gpu.md).
+"""On a real GPU: what the stand-in takes for granted. How to run it there stands in docs/gpu.md, at the end of step 5.
 
 Nothing of this has been run yet: no GPU was at hand when it was written.
 """
@@ -21,6 +21,9 @@ from support.waiting import wait_until
 from worker import prompts
 from worker.commands.pairs import both_orders, read_pairs
 from worker.engines.tensorrt_llm.engine import TensorRtLlmEngine
+
+pytestmark = pytest.mark.filterwarnings("default")
+"""TensorRT-LLM and torch warn of their own affairs when they are imported, which is nobody's mistake here."""
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,14 @@ It takes what the real library takes, refuses what that would refuse, answers wi
 the real ways. It runs no model: its opinions are hashes of texts.
 """
 
+import warnings
+
+from standin_model import behaviour
+
 from tensorrt_llm._classes import BuildConfig, SamplingParams
 
 __all__ = ["BuildConfig", "SamplingParams"]
 __version__ = "1.2.1"
+
+if behaviour().get("warns"):
+    warnings.warn("a library that the library stands on is deprecated", FutureWarning, stacklevel=2)
