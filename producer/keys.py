@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Row, text
 from producer.access import Caller
 from schemas import ids
 from schemas.ids import new_filing_id
-from schemas.keys import Key, KeyLimits, NewKey, Scope, SpelledKey, parse_key, spell_key
+from schemas.keys import Key, KeyLimits, NewKey, Scope, SpelledKey, Successor, parse_key, spell_key
 from schemas.problems import KEY_ENDED, NOT_FOUND, TENANT_PURGED, Problem
 
 _NOBODY = secrets.token_bytes(32)
@@ -60,6 +60,7 @@ _REVOKE = text(f"""
 """)  # noqa: S608
 _LET_GO = text("""
     UPDATE keys SET expires_at = least(expires_at, now() + make_interval(secs => :seconds)) WHERE id = :id
+    RETURNING expires_at
 """)
 # The API's own role may read no more of a key than this.
 _WHOSE = text("""
@@ -162,7 +163,7 @@ def revoke(connection: Connection, key: UUID) -> Key:
 
 def rotate(
     connection: Connection, key: UUID, *, overlap_seconds: float, expires_seconds: float | None = None
-) -> NewKey:
+) -> Successor:
     """Make a key's successor, with its tenant, name, scopes and limits, and let the key live for a time yet.
 
     Args:
@@ -198,8 +199,8 @@ def rotate(
         limits=_limits(row),
         replaces=key,
     )
-    connection.execute(_LET_GO, {"id": key, "seconds": overlap_seconds})
-    return made
+    until = connection.execute(_LET_GO, {"id": key, "seconds": overlap_seconds}).scalar_one()
+    return Successor(**made.model_dump(), previous_valid_until=until)
 
 
 def find(connection: Connection, sent: str) -> Caller | None:

@@ -73,3 +73,9 @@ class NewKey(Key):
     """A key that was just made."""
 
     key: str = Field(description="What is sent as `Authorization: Bearer`; shown this once")
+
+
+class Successor(NewKey):
+    """A key that was made in place of another."""
+
+    previous_valid_until: datetime = Field(description="When the key that it replaces ends")

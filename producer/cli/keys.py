@@ -132,7 +132,7 @@ def rotate(
         made = keys.rotate(connection, _id(key), overlap_seconds=overlap_seconds, expires_seconds=lifetime)
     _show_new(made, as_json=as_json)
     if not as_json:
-        progress.print(f"{made.replaces} lives for {overlap} yet.")
+        progress.print(f"{made.replaces} lives until {made.previous_valid_until.astimezone():%Y-%m-%d %H:%M}.")
 
 
 def _show_new(made: NewKey, *, as_json: bool) -> None:

@@ -14,7 +14,7 @@ from producer import keys
 from producer.cli import keys as commands
 from producer.cli.app import make_app
 from schemas import ids
-from schemas.keys import KeyLimits, NewKey, Scope, parse_key
+from schemas.keys import Key, KeyLimits, NewKey, Scope, parse_key
 from schemas.problems import KEY_ENDED, NOT_FOUND, Problem
 
 DAY = 86400.0
@@ -197,6 +197,16 @@ class TestCommands:
         assert second.replaces == first.id
         # Whoever pastes a whole key in place of its id means that key.
         assert '"status": "revoked"' in command("revoke", second.key, "--json").stdout
+
+    def test_how_long_the_old_key_lives(self, command, monkeypatch: pytest.MonkeyPatch):
+        """Until the overlap is over, or until it would have ended anyway; that moment is told."""
+        monkeypatch.setenv("COLUMNS", "300")
+        for expires, overlap, hours in (("90d", "1h", 1), ("2h", "24h", 2)):
+            old = NewKey.model_validate_json(command("create", "--json", "--expires", expires).stdout)
+            said = command("rotate", old.id, "--overlap", overlap).stderr
+            ends = Key.model_validate_json(command("list", "--json").stdout.splitlines()[-2]).expires_at
+            assert (ends - old.created_at).total_seconds() == pytest.approx(hours * 3600, abs=60)
+            assert f"{old.id} lives until {ends.astimezone():%Y-%m-%d %H:%M}." in said
 
     @pytest.mark.parametrize(
         ("option", "most"),
