@@ -27,9 +27,9 @@ Needs httpx2, pydantic, standardwebhooks and `schemas`, and nothing of the serve
 A call that meets a passing failure (no connection, no answer in time, status 429, 500, 502, 503 or 504) is made
 again up to `max_retries` times; `wait`, `wait_batch`, and `judge` once it has filed go on until their `timeout`. That
 does nothing twice: `submit`, `judge` and `create_batch` keep an Idempotency-Key over their retries, and cancelling
-twice is the same as once. `retry_batch`, `add_endpoint` and `rotate_secret` have no key; they are made again only where
-the first call was certainly not carried out: it found no connection, or was answered with 429. What is raised says by
-`error.passing` whether the same call may go well another time.
+twice is the same as once. `retry_batch`, `add_endpoint`, `test_endpoint`, `rotate_secret`, `replay` and `replay_dead`
+have no key; they are made again only where the first call was certainly not carried out: it found no connection, or was
+answered with 429. What is raised says by `error.passing` whether the same call may go well another time.
 """
 
 from producer.client.bulk import BatchOptions

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from producer.client.errors import BatchNotEnded, ClientError, InvalidRequest
 from producer.client.forms import FileForm, FileLike, OnProgress, open_file
-from producer.client.plans import Outcome, Plan, Plans, invalid, key_header, retry_delay, surely_undone
+from producer.client.plans import PATIENCE, Outcome, Plan, Plans, invalid, key_header, retry_delay, surely_undone
 from schemas import comparison as words
 from schemas.batch import Batch, BatchPage, BatchRequest, File, Window
 from schemas.comparison import Comparison
@@ -21,7 +21,6 @@ from schemas.problems import invalid_request
 
 _FILES, _BATCHES = "/v1/files", "/v1/batches"
 _JSON = {"Content-Type": "application/json"}
-_PATIENCE = 570.0  # the last lines of a large file are stored, and its ids compared, once all of it has arrived
 _SOON, _OFTEN = 0.1, 1.0
 _LINE = re.compile(rb'"cmp_[0-9a-f]{32}_([0-9]+)"')
 _MEDIA_TYPE = "application/jsonl"
@@ -86,7 +85,7 @@ class BulkPlans(Plans):
             form = FileForm(opened, filename or name, on_progress)
             return (
                 yield from self.call(
-                    File, "POST", _FILES, form.headers, patience=_PATIENCE, again=lambda _: form.whole, stream=form
+                    File, "POST", _FILES, form.headers, patience=PATIENCE, again=lambda _: form.whole, stream=form
                 )
             )
 
@@ -109,7 +108,7 @@ class BulkPlans(Plans):
         """
         body = batch_request(input_file_id, completion_window, options).model_dump_json(exclude_unset=True)
         headers = {**_JSON, "Idempotency-Key": key_header(idempotency_key)}
-        return self.call(Batch, "POST", _BATCHES, headers, patience=_PATIENCE, content=body)
+        return self.call(Batch, "POST", _BATCHES, headers, patience=PATIENCE, content=body)
 
     def batch(self, batch_id: str) -> Plan[Batch]:
         """Read a batch as it stands: counts, rate, time left, cost, and why it waits if it does."""
@@ -137,7 +136,7 @@ class BulkPlans(Plans):
 
         Two calls may judge them twice, so this one is not repeated by itself where it may have been carried out.
         """
-        return self.call(Batch, "POST", f"{_one(batch_id)}/retry", patience=_PATIENCE, again=surely_undone)
+        return self.call(Batch, "POST", f"{_one(batch_id)}/retry", patience=PATIENCE, again=surely_undone)
 
     def wait_batch(self, batch_id: str, timeout: float) -> Plan[Batch]:
         """Wait up to `timeout` seconds for a batch to end, well or not: read its `status`.

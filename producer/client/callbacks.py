@@ -9,7 +9,7 @@ from standardwebhooks.webhooks import EmptyWebhookSecretError
 
 from producer.client.bulk import BulkPlans
 from producer.client.errors import CallbackRefused, InvalidRequest
-from producer.client.plans import Plan, invalid, surely_undone
+from producer.client.plans import PATIENCE, Plan, invalid, surely_undone
 from schemas.callback import (
     Callback,
     CallbackEvent,
@@ -107,8 +107,11 @@ class CallbackPlans(BulkPlans):
         return self.call(Endpoint, "POST", f"{_endpoint(endpoint_id)}/enable")
 
     def test_endpoint(self, endpoint_id: str) -> Plan[Callback]:
-        """Send an endpoint a `callback.test` event; read the callback to see how it went."""
-        return self.call(Callback, "POST", f"{_endpoint(endpoint_id)}/test")
+        """Send an endpoint a `callback.test` event; read the callback to see how it went.
+
+        It is not repeated by itself where it may have been carried out: that would send another.
+        """
+        return self.call(Callback, "POST", f"{_endpoint(endpoint_id)}/test", again=surely_undone)
 
     def rotate_secret(self, endpoint_id: str | None = None, *, grace_seconds: float = 86400.0) -> Plan[Secret]:
         """Make a new secret, shown this once: an endpoint's, or the one for what goes to requests' `callback_url`.
@@ -142,15 +145,24 @@ class CallbackPlans(BulkPlans):
         return self.call(Callback, "GET", _one(callback_id))
 
     def replay(self, callback_id: str) -> Plan[Callback]:
-        """Have a callback sent again, now, under the id it has always had."""
-        return self.call(Callback, "POST", f"{_one(callback_id)}/replay")
+        """Have a callback sent again, now, under the id it has always had.
+
+        Two calls send it twice, so this one is not repeated by itself where it may have been carried out.
+        """
+        return self.call(Callback, "POST", f"{_one(callback_id)}/replay", again=surely_undone)
 
     def replay_dead(self, since: datetime, *, endpoint_id: str | None = None) -> Plan[Replayed]:
-        """Have everything dead of events since a moment sent again, except to disabled endpoints."""
+        """Have everything dead of events since a moment sent again, except to disabled endpoints.
+
+        It is not repeated by itself where it may have been carried out: the second call would count what is left.
+        """
         try:
             request = ReplayRequest(since=since, endpoint_id=endpoint_id)
         except ValidationError as error:
             raise InvalidRequest(
                 invalid_request(error.errors(include_url=False, include_input=False)).document()
             ) from None
-        return self.call(Replayed, "POST", f"{_CALLBACKS}/replay", _JSON, content=request.model_dump_json())
+        body = request.model_dump_json()
+        return self.call(
+            Replayed, "POST", f"{_CALLBACKS}/replay", _JSON, patience=PATIENCE, again=surely_undone, content=body
+        )

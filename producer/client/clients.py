@@ -5,7 +5,7 @@ import inspect
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import aclosing, closing
+from contextlib import aclosing, closing, contextmanager
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast, get_args
 
@@ -13,6 +13,7 @@ import httpx2
 
 from producer.client.bulk import ResultLines
 from producer.client.callbacks import CallbackPlans
+from producer.client.errors import ClientError
 from producer.client.plans import CONNECTIONS, LOCAL, Outcome, Plan, Step, no_room, room_for
 from schemas.comparison import Comparison
 
@@ -45,6 +46,18 @@ def _async(
     return method
 
 
+@contextmanager
+def _told_of_the_environment() -> Iterator[None]:
+    """Word what keeps a client from being made: all of it was read from the environment."""
+    try:
+        yield
+    except (ImportError, OSError, ValueError, httpx2.InvalidURL) as error:
+        raise ClientError(
+            f"A proxy or the certificates that the environment names cannot be used ({error}). Look at HTTP_PROXY, "
+            "HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE and SSL_CERT_DIR."
+        ) from error
+
+
 class Client:
     """A connection to a service. May be shared by threads; close it, or use it in a `with` statement.
 
@@ -72,7 +85,8 @@ class Client:
         transport: httpx2.BaseTransport | None = None,
     ) -> None:
         self._plans = CallbackPlans(base_url, api_key, timeout, max_retries)
-        self._http = httpx2.Client(transport=transport, **self._plans.connecting)
+        with _told_of_the_environment():
+            self._http = httpx2.Client(transport=transport, **self._plans.connecting)
         self._room = threading.Semaphore(CONNECTIONS)
         self._sleep = time.sleep
 
@@ -183,7 +197,8 @@ class AsyncClient:
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
         self._plans = CallbackPlans(base_url, api_key, timeout, max_retries)
-        self._http = httpx2.AsyncClient(transport=transport, **self._plans.connecting)
+        with _told_of_the_environment():
+            self._http = httpx2.AsyncClient(transport=transport, **self._plans.connecting)
         self._room = asyncio.Semaphore(CONNECTIONS)
         self._sleep = asyncio.sleep
 

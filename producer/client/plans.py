@@ -30,6 +30,8 @@ from schemas.problems import field_path, invalid_request
 LOCAL = "http://127.0.0.1:8300"
 CONNECTIONS = 100
 """How many calls of a client are under way at a time."""
+PATIENCE = 570.0
+"""How many seconds more an answer may take that comes once a whole file was stored, or a whole log gone through."""
 _PATH = "/v1/comparisons"
 _PASSING = frozenset({429, 500, 502, 503, 504})
 _UNDONE = 429  # a 503 may follow a commit whose answer was lost
@@ -170,8 +172,9 @@ class Plans:
             raise invalid("base_url", f"is no URL ({error})") from None
         if url.scheme not in {"http", "https"} or not url.host or (url.port or 0) > 0xFFFF:  # noqa: PLR2004 - the last port
             raise invalid("base_url", f"begins with http:// or https:// and names a host, for instance {LOCAL}")
+        if url.userinfo:  # it would be sent in place of the key
+            raise invalid("base_url", "has a user or a password in it, and neither is a key; give the key as api_key")
         self._url = str(url).rstrip("/")
-        self._shown = f"{url.scheme}://{url.netloc.decode('ascii')}{url.path}".rstrip("/")  # without a password
         self._host = url.netloc.decode("ascii")
         self._timeout, self.max_retries = timeout, max_retries
         self._headers = {"Accept": "application/json", "User-Agent": "nightcourt-client"}
@@ -322,8 +325,8 @@ class Plans:
         """Make the result of an answer, or raise what is the matter; `unsure`: it may yet have been done."""
         if isinstance(outcome, httpx2.RequestError):
             if isinstance(outcome, httpx2.PoolTimeout):
-                raise _marked(ServerUnreachable(f"{self._shown} was not asked: {outcome}."), outcome)
-            why = f"No nightcourt server answered at {self._shown} ({str(outcome) or type(outcome).__name__})."
+                raise _marked(ServerUnreachable(f"{self._url} was not asked: {outcome}."), outcome)
+            why = f"No nightcourt server answered at {self._url} ({str(outcome) or type(outcome).__name__})."
             start = "Start one with `nightcourt up`, or give the address of one that runs."
             done = "What was asked for may have been done all the same; look before you ask for it again."
             raise _marked(ServerUnreachable(f"{why} {done if unsure else start}"), outcome) from outcome
@@ -343,6 +346,6 @@ class Plans:
         media_type = outcome.headers.get("content-type", "of no type").partition(";")[0]
         moved = f" It redirects to {outcome.headers['location']}." if outcome.has_redirect_location else ""
         return UnexpectedAnswer(
-            f"{self._shown}{path} answered {outcome.status_code} ({media_type}), not as nightcourt would ({why})."
+            f"{self._url}{path} answered {outcome.status_code} ({media_type}), not as nightcourt would ({why})."
             f"{moved} Another program may listen there, a proxy may stand between, or the server is of another version."
         )

@@ -303,15 +303,14 @@ def test_a_no_is_not_asked_again(court: Court, call: Caller) -> None:
 
 
 def test_no_server_says_where_and_how_to_start_one(call: Caller) -> None:
-    """The message has the address, without a password that stands in it, and the command."""
+    """The message has the address and the command."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: nobody answers, and nobody else can
         port = taken.getsockname()[1]
         with pytest.raises(ServerUnreachable) as raised:
-            call(f"http://user:hunter2@127.0.0.1:{port}/", "get", ID)
+            call(f"http://127.0.0.1:{port}/", "get", ID)
     assert f"at http://127.0.0.1:{port} (" in str(raised.value)
     assert "`nightcourt up`" in str(raised.value)
-    assert "hunter2" not in str(raised.value)
     assert len(call.naps) == 4
 
 
@@ -512,6 +511,9 @@ def test_an_address_that_is_none_is_refused(url: str, call: Caller) -> None:
     with pytest.raises(InvalidRequest, match="api_key: takes") as raised:
         call("http://127.0.0.1", "list", client={"api_key": "secret\n"})
     assert "secret" not in str(raised.value)
+    with pytest.raises(InvalidRequest, match="base_url: has a user or a password in it") as raised:
+        call("http://user:hunter2@127.0.0.1", "list", client={"api_key": "key"})
+    assert "hunter2" not in str(raised.value)
 
 
 def test_a_proxy_of_the_environment_does_not_stand_before_loopback(
@@ -522,6 +524,19 @@ def test_a_proxy_of_the_environment_does_not_stand_before_loopback(
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
     court.script = [says()]
     assert call(court.url, "get", ID, client={"max_retries": 0}).id == ID
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("ALL_PROXY", "socks5://a"), ("ALL_PROXY", "ftp://a"), ("SSL_CERT_FILE", "/no"), ("SSL_CERT_FILE", __file__)],
+)
+def test_what_the_environment_names_and_cannot_be_used(
+    call: Caller, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    """It is told as every error of a client is, by the name that it has there."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ClientError, match=rf"cannot be used \(.+\)\. Look at .*{name}"):
+        call("https://court.example", "get", ID)
 
 
 def test_errors_travel_between_processes(court: Court) -> None:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -375,11 +376,12 @@ class TestBatches:
             ("add_endpoint", "https://receiver.example/"),
             ("rotate_secret", None),
             ("rotate_secret", f"cep_{7:032x}"),
+            ("test_endpoint", f"cep_{7:032x}"),
+            ("replay", f"cbk_{7:032x}"),
+            ("replay_dead", datetime(2026, 1, 31, tzinfo=UTC)),
         ],
     )
-    def test_what_has_no_key_is_not_done_twice(
-        self, court: Court, call: Caller, method: str, argument: str | None
-    ) -> None:
+    def test_what_has_no_key_is_not_done_twice(self, court: Court, call: Caller, method: str, argument: Any) -> None:
         """What may have been carried out is not repeated, and the message says so; what was refused in passing is."""
         court.script = [problem(429, "busy"), DROP, batch()]
         with pytest.raises(ServerUnreachable, match="may have been done all the same; look before"):
