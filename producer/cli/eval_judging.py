@@ -15,8 +15,9 @@ from infra.local.folder import running_stack
 from infra.local.supervisor import Stack
 from infra.settings import Settings
 from producer.cli import following, runs
-from producer.cli.batch_run import Run, find_or_file, judge_the_end, refuse, watching
+from producer.cli.batch_run import judge_the_end, refuse
 from producer.cli.eval_inputs import read_verdicts
+from producer.cli.filing import Run, find_or_file, watching
 from producer.cli.output import Exit, progress, temporary_folder
 from producer.cli.stack import check_model, say
 from producer.client import Client
@@ -45,6 +46,8 @@ class Service:
     options: dict[str, Any]
     where: str
     fresh: bool
+    own: bool
+    """Whether it was started for this command, and ends with it."""
 
     def __call__(self, pairs: list[Pair], round_number: int | None = None) -> Judged:
         """Have pairs judged, or come back to where the same pairs were left.
@@ -63,6 +66,7 @@ class Service:
                 output=file,
                 place=self.place,
                 where=self.where,
+                ends_service=self.own,
             )
             batch = find_or_file(self.client, asked, fresh=self.fresh).batch
             with watching(asked, batch):
@@ -144,13 +148,14 @@ def judging(
         return
     try:
         with ExitStack() as ends:
-            if chosen.server is None and running_stack(chosen.data_dir) is None:
+            own = chosen.server is None and running_stack(chosen.data_dir) is None
+            if own:
                 check_model(chosen)
                 progress.print("Starting nightcourt")
                 ends.enter_context(Stack(chosen, chosen.data_dir, on_event=say))
             place = runs.find_place(chosen)
             client = ends.enter_context(Client(place.url, api_key=place.key))
-            yield Service(client, place, options, where, fresh)
+            yield Service(client, place, options, where, fresh, own)
     except StartCancelledError:
         raise typer.Exit(Exit.INTERRUPTED) from None
     except LocalStackError as error:

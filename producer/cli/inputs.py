@@ -2,11 +2,12 @@
 
 import io
 import json
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
@@ -85,7 +86,7 @@ class _Pieces(io.RawIOBase):
 
 
 @contextmanager
-def opened(file: Path) -> Iterator[IO[bytes]]:
+def opened(file: Path) -> Iterator[io.BufferedReader]:
     """Open a file, unfolding gzip and zstd by their first bytes, as the server does.
 
     Raises:
@@ -95,7 +96,7 @@ def opened(file: Path) -> Iterator[IO[bytes]]:
         yield io.BufferedReader(_Pieces(_unfolded(file, found)), _PIECE)
 
 
-def _unfolded(file: Path, found: IO[bytes]) -> Iterator[bytes]:
+def _unfolded(file: Path, found: io.BufferedReader) -> Iterator[bytes]:
     unfold = unfolder(found.read(4))
     found.seek(0)
     try:
@@ -107,13 +108,28 @@ def _unfolded(file: Path, found: IO[bytes]) -> Iterator[bytes]:
         raise _bad(file, "its compression ends in the middle; it is not all there")
 
 
+def check_file(file: Path) -> None:
+    """Refuse what is no regular file: what goes through a pipe is gone once it was read, and files are read again.
+
+    Raises:
+        Problem: it is none, or is not there.
+    """
+    try:
+        regular = stat.S_ISREG(file.stat().st_mode)
+    except OSError as error:
+        raise _bad(file, error.strerror or str(error)) from None
+    if not regular:
+        raise _bad(file, "it is no regular file; save what it gives in one first")
+
+
 @contextmanager
-def raw(file: Path) -> Iterator[IO[bytes]]:
+def raw(file: Path) -> Iterator[io.BufferedReader]:
     """Open a file as it lies there.
 
     Raises:
         Problem: it cannot be read.
     """
+    check_file(file)
     try:
         with file.open("rb") as found:
             yield found

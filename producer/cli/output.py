@@ -78,7 +78,9 @@ def write_lines(lines: Iterable[bytes], path: Path) -> None:
     Raises:
         Problem: the file cannot be written.
     """
-    if str(path) == "-" or _is_standard_output(path):
+    if _is_standard_output(path):
+        if sys.stdout is None:  # it was closed before we began
+            raise Problem(BAD_OUTPUT_FILE, "Standard output is closed.")
         for line in lines:
             sys.stdout.buffer.write(line + b"\n")
         sys.stdout.buffer.flush()
@@ -95,8 +97,15 @@ def write_bytes(data: bytes, path: Path) -> None:
     _write([data], path)
 
 
+def is_stream(path: Path) -> bool:
+    """Tell whether what goes there is read as it comes, and cannot be taken back: standard output, a pipe, a device."""
+    return _is_standard_output(path) or (path.exists() and not path.is_file())
+
+
 def _is_standard_output(path: Path) -> bool:
-    """Tell whether a path is another name of standard output, where what else is printed has its turn."""
+    """Tell whether a path is a name of standard output, where what else is printed has its turn."""
+    if str(path) == "-" or sys.stdout is None:
+        return str(path) == "-"
     with suppress(OSError, ValueError):
         return os.path.samestat(path.stat(), os.fstat(sys.stdout.fileno()))
     return False

@@ -1,9 +1,10 @@
 """What `nightcourt batch run` remembers, so that the same command finds its batch again instead of filing it anew."""
 
+import fcntl
 import hashlib
 import json
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from pydantic import BaseModel, ConfigDict
 from infra.local import LocalStackError
 from infra.local.folder import default_folder, private_folder, running_stack, write_private
 from infra.settings import Settings
+from producer.cli.inputs import raw
 from producer.cli.submit import find_server
-from schemas.problems import BAD_INPUT_FILE, LOCAL_STACK, Problem
+from schemas.problems import LOCAL_STACK, Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +55,8 @@ def run_key(place: Place, files: Sequence[Path], options: dict[str, Any]) -> str
     """
     digests = []
     for path in files:
-        try:
-            with path.open("rb") as file:
-                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-        except OSError as error:
-            raise Problem(BAD_INPUT_FILE, f"{path}: {error.strerror}.") from None
+        with raw(path) as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
     told = json.dumps({"files": digests, "options": options, "server": place.name}, sort_keys=True)
     return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -73,6 +72,29 @@ class Remembered(BaseModel):
     idempotency_key: str = ""
     """What the batch of that file is asked for by, each time."""
     batch: str | None = None
+
+
+@contextmanager
+def held(place: Place, key: str, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold a run, so that whoever else begins it meanwhile waits, and finds the batch that came of it.
+
+    Args:
+        place: where runs are remembered; where that cannot be written, nobody waits.
+        key: the name of the run.
+        on_wait: called where somebody else holds it.
+    """
+    with ExitStack() as ends:
+        with suppress(OSError):
+            # A file of its own that stays: what is remembered is replaced, and a lock is of the file that was opened.
+            path = _file(place, key).with_suffix(".lock")
+            private_folder(path.parent)
+            lock = ends.enter_context(path.open("w"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                on_wait()
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def recall(place: Place, key: str) -> Remembered:

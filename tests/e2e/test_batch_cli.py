@@ -293,7 +293,7 @@ class TestEnds:
             wait_until(lambda: stands(service, batch_id)["progress"]["decided"], within=30, what="something is decided")
             status, said = run.end(signal.SIGINT)
         assert status == 130
-        assert f"{batch_id} goes on. The same command comes back to it" in said
+        assert f"Stopped watching {batch_id}. It goes on. The same command comes back to it" in said
         assert f"nightcourt batch status {batch_id}" in said
         assert "Traceback" not in said
         assert not (tmp_path / "many.results.jsonl").exists()
@@ -380,7 +380,7 @@ class TestNights:
             batch_id = BATCH_ID.search(run.until("Filed as"))[0]
             gate.away = 403
             assert run.process.wait(timeout=120) == 3
-            assert f"{batch_id} is filed. The same command comes back to it" in run.said.read_text()
+            assert f"{batch_id} is filed. It goes on. The same command comes back to it" in run.said.read_text()
         service.http.post(f"/v1/batches/{batch_id}/cancel").raise_for_status()
 
     def test_single_pairs_are_waited_for_too(self, cli: Cli, service: Service, tmp_path: Path):

@@ -19,12 +19,13 @@ class Gate:
         away: the status of the page that it answers itself, as gateways do that find no service; 0 while there is one.
         unheard: a request, by method and path, that it keeps for itself.
         unanswered: a request that it hands on, and whose answer it keeps for itself.
+        cut: the end of the path of requests whose answers break off in the middle.
         seen: the requests so far, by method and path; those that were handed on, once they were answered.
     """
 
     def __init__(self, target: str) -> None:
         self.away = 0
-        self.unheard = self.unanswered = ""
+        self.unheard = self.unanswered = self.cut = ""
         self.seen: list[str] = []
         self.closed = threading.Event()
         gate = self
@@ -53,6 +54,10 @@ class Gate:
                 self.send_header("Content-Type", answer.headers["content-type"])
                 self.send_header("Content-Length", str(len(answer.content)))
                 self.end_headers()
+                if gate.cut and self.path.endswith(gate.cut):
+                    self.wfile.write(answer.content[: 2 * len(answer.content) // 3])
+                    self.close_connection = True
+                    return
                 self.wfile.write(answer.content)
 
             do_GET = do_POST = hand_on  # noqa: N815 - the names that http.server calls

@@ -1,14 +1,16 @@
 """What is printed is what there is: no text of a user's is rewritten on its way to the screen or into a pipe."""
 
 import json
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from rich.markup import escape
 
 from producer.cli import eval_show
-from producer.cli.output import console, fail, progress
+from producer.cli.output import console, fail, is_stream, progress, write_lines
 from producer.cli.pairs import Pair
 from producer.cli.submit import print_filed
 from producer.cli.verdicts import Decided, print_line
@@ -61,6 +63,26 @@ def test_a_name_stays_as_it_is(say: Callable[[], None], capsys: pytest.CaptureFi
     say()
     said = capsys.readouterr()
     assert NAMED in said.out + said.err
+
+
+def test_what_cannot_be_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A file is replaced, whether it is there or not; a pipe, a device and standard output by any name are not."""
+    os.mkfifo(pipe := tmp_path / "pipe")
+    (there := tmp_path / "there").touch()
+    with there.open("w") as out:
+        names = [Path("-"), pipe, Path("/dev/null"), there, tmp_path / "none"]
+        assert [is_stream(each) for each in names] == [True, True, True, False, False]
+        monkeypatch.setattr("sys.stdout", out)
+        assert is_stream(there)
+
+
+def test_standard_output_that_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Files are written all the same, and what was to go there is told."""
+    monkeypatch.setattr("sys.stdout", None)
+    write_lines([b"a"], file := tmp_path / "out")
+    assert file.read_bytes() == b"a\n"
+    with pytest.raises(Problem, match="Standard output is closed"):
+        write_lines([b"a"], Path("-"))
 
 
 def test_what_was_filed_reads_back(capsys: pytest.CaptureFixture[str]):
