@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from infra import docket, losses, roster
-from infra.docket import LeaseLostError
+from infra.docket import Lease, LeaseLostError
 from worker.judging import Bench
 
 log = structlog.get_logger()
@@ -26,10 +26,15 @@ def give_up(bench: Bench) -> None:
     os._exit(1)  # the first process of a container is deaf to its own signals
 
 
+def _in_hand(bench: Bench) -> list[Lease]:
+    """List what the worker holds, of which the slots take and end some meanwhile; by id, as locks are taken."""
+    return sorted(bench.leases, key=lambda lease: lease.shard)
+
+
 def _leave(bench: Bench) -> None:
     """End this process, which was told to: what it has not come to the end of goes back, uncounted."""
     with suppress(SQLAlchemyError), bench.database.begin() as connection:
-        for lease in tuple(bench.leases):
+        for lease in _in_hand(bench):
             with suppress(LeaseLostError):
                 docket.give_back(connection, lease)
         roster.leave(connection, worker=bench.rules.worker)
@@ -49,10 +54,10 @@ def keep_watch(bench: Bench, *, engine_deadline: float, drain: float, stop: thre
     draining_since: float | None = None
     while not stop.wait(every):
         if (seconds := bench.engine.longest_call()) > engine_deadline:
-            log.error("engine_hangs", seconds=round(seconds, 1), shards=[lease.shard for lease in bench.leases])
+            log.error("engine_hangs", seconds=round(seconds, 1), shards=[lease.shard for lease in _in_hand(bench)])
             give_up(bench)
         if bench.draining.is_set():
             draining_since = draining_since or time.monotonic()
             if time.monotonic() - draining_since > drain:
-                log.warning("drain_cut_short", shards=[lease.shard for lease in bench.leases])
+                log.warning("drain_cut_short", shards=[lease.shard for lease in _in_hand(bench)])
                 _leave(bench)

@@ -1,6 +1,8 @@
-"""How a worker whose engine is of no more use ends itself, wherever it runs."""
+"""How a worker ends itself whose engine is of no more use, or that does not come to its end, wherever it runs."""
 
+import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -24,3 +26,42 @@ def test_the_first_process_of_a_container_ends_too():
     command = ["unshare", "--pid", "--fork", sys.executable, "-c", END]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", "")
+
+
+WATCH = """
+import threading
+from types import SimpleNamespace
+from sqlalchemy import create_engine
+from infra import logs
+from worker.judging import Bench, Rules
+from worker.watchdog import keep_watch
+
+class Lease:  # of a worker at work: whenever one is looked at, another has come
+    def __init__(self, shard):
+        self.number = shard
+    @property
+    def shard(self):
+        bench.leases.add(Lease(100 + len(bench.leases)))
+        return self.number
+
+logs.configure(process="worker", level="info", style="json")
+rules = Rules(worker="w1", lease_seconds=60, max_attempts=3, mass_threshold=0.5, temperature=1.0)
+nowhere = create_engine("postgresql+psycopg://nobody@127.0.0.1:1/none")
+engine = SimpleNamespace(longest_call=lambda: HANGS)
+bench = Bench(engine=engine, gate=None, database=nowhere, rules=rules, judges={})
+bench.leases.update(Lease(number) for number in range(50))
+bench.draining.set()
+keep_watch(bench, engine_deadline=60, drain=0.01, stop=threading.Event())
+"""
+
+
+@pytest.mark.parametrize(
+    ("hangs", "status", "event"), [(90.0, -signal.SIGKILL, "engine_hangs"), (0.0, 0, "drain_cut_short")]
+)
+def test_slots_that_go_on_keep_it_from_nothing(hangs, status, event):
+    """Shards that are claimed and ended while the watchdog looks at what is in hand do not end the watchdog."""
+    command = [sys.executable, "-c", WATCH.replace("HANGS", str(hangs))]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == status, ended.stderr
+    [said] = [json.loads(line) for line in (ended.stdout + ended.stderr).splitlines()]
+    assert (said["event"], said["shards"]) == (event, list(range(50)))
