@@ -30,6 +30,14 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 _FORM = text("SELECT max(version_num) FROM alembic_version")
 _LOOK_SECONDS = 1.0
 
+_IDLE, _INTERVAL, _COUNT, _UNHEARD = 10, 5, 3, 15_000
+# Postgres looks for us as we do for it. While it reads a COPY, it ends no transaction by any timeout: of a worker that
+# vanished then, the locks would stay for the two hours that its host gives a connection. A Unix socket takes no notice.
+_SERVERS = (
+    f"-c tcp_keepalives_idle={_IDLE} -c tcp_keepalives_interval={_INTERVAL} -c tcp_keepalives_count={_COUNT} "
+    f"-c tcp_user_timeout={_UNHEARD}"
+)
+
 
 def with_psycopg(url: str) -> URL:
     """Give libpq's URL in the form that names our driver.
@@ -51,13 +59,13 @@ def _connect_args(application: str, *, statement_seconds: int = 30) -> dict[str,
         "application_name": f"nightcourt-{application}",
         "connect_timeout": 3,
         # Keepalives notice a peer that vanished without a word; the timeout ends a statement that hangs.
-        "keepalives_idle": 10,
-        "keepalives_interval": 5,
-        "keepalives_count": 3,
+        "keepalives_idle": _IDLE,
+        "keepalives_interval": _INTERVAL,
+        "keepalives_count": _COUNT,
         # The same for one that vanished while something was on its way to it, which would take a quarter of an hour.
         # Milliseconds.
-        "tcp_user_timeout": 15_000,
-        "options": f"-c statement_timeout={statement_seconds}s -c idle_in_transaction_session_timeout=30000",
+        "tcp_user_timeout": _UNHEARD,
+        "options": f"-c statement_timeout={statement_seconds}s -c idle_in_transaction_session_timeout=30000 {_SERVERS}",
     }
 
 

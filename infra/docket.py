@@ -375,9 +375,10 @@ def expire(connection: Connection, *, limit: int) -> int:
     return _end(connection, docket_sql.EXPIRE, {"shards": late.scalars().all(), **_EXPIRED})
 
 
-def cancel(connection: Connection, *, tenant: str, filing_id: UUID, limit: int = 1000) -> int:
-    """Call off what is undecided of a filing, `limit` shards at a time. Returns how many comparisons that cancelled."""
-    called = connection.execute(docket_sql.CALLED_OFF, {"filing_id": filing_id, "tenant": tenant, "limit": limit})
+def cancel(connection: Connection, *, tenant: str, filing_id: UUID, limit: int = 1000, wait: bool = True) -> int:
+    """Call off `limit` shards of a filing, with `wait` those too that others are at. Returns how many comparisons."""
+    find = docket_sql.CALLED_OFF if wait else docket_sql.CALLED_OFF_UNLOCKED
+    called = connection.execute(find, {"filing_id": filing_id, "tenant": tenant, "limit": limit})
     return _end(connection, docket_sql.CANCEL, {"shards": called.scalars().all(), **_CANCELLED})
 
 
@@ -394,5 +395,5 @@ def recall(connection: Connection, filing_id: UUID) -> int:
 
 
 def recall_closed(connection: Connection) -> int:
-    """Recall what is out of every batch in progress that is not open. Returns how many shards were."""
+    """Recall what is out of every batch in progress that is not open, and what nobody is at. Returns how many were."""
     return len(connection.execute(docket_sql.RECALL_CLOSED).all())

@@ -44,10 +44,10 @@ _COUNT = """
 """
 
 
-def _each(which: str, change: str) -> TextClause:
+def _each(which: str, change: str, lock: str = "") -> TextClause:
     """Change shards whose locks may have to be waited for: by id, so that two who meet never wait for each other."""
     return text(f"""
-        WITH locked AS MATERIALIZED (SELECT shards.id FROM shards {which} ORDER BY shards.id FOR UPDATE OF shards)
+        WITH locked AS MATERIALIZED (SELECT shards.id FROM shards {which} ORDER BY shards.id FOR UPDATE OF shards {lock})
         UPDATE shards SET {change} FROM locked WHERE shards.id = locked.id
         RETURNING shards.id, shards.lease_token
     """)
@@ -83,7 +83,8 @@ FILE_BATCH = text("""
 
 # Whoever has least out goes first, and may have an equal share of the room out even where others have filled it.
 # Tenants with work are found by skipping through the index, and of each only the head is read: how much one of them has
-# waiting makes no turn longer. (An array of ids keeps Postgres from a join that reads all.)
+# waiting makes no turn longer, nor does it where no room is free: a tenant's k-th head has the k-th turn at best, and
+# adds k to what it has out. (An array of ids keeps Postgres from a join that reads all.)
 RELEASE = text("""
     WITH RECURSIVE queue (tenant) AS (
         (SELECT tenant FROM shards WHERE lane = :lane AND state = 'waiting' ORDER BY tenant LIMIT 1)
@@ -105,7 +106,7 @@ RELEASE = text("""
             SELECT id, priority, due_at FROM shards
             WHERE lane = :lane AND state = 'waiting' AND tenant = standing.tenant AND due_at <= now()
             ORDER BY priority DESC, due_at, id
-            LIMIT :limit
+            LIMIT greatest(0, least(:limit, greatest(free, share - shards)))
         ) head
     ), turns AS MATERIALIZED (
         SELECT heads.*, row_number() OVER (ORDER BY place + shards, id) AS turn FROM heads
@@ -295,13 +296,17 @@ LATE = text("""
     FOR UPDATE SKIP LOCKED
 """)
 
-CALLED_OFF = text("""
+_CALLED_OFF = """
     SELECT id FROM shards
     WHERE filing_id = :filing_id AND tenant = :tenant AND state IN ('waiting', 'released', 'running')
     ORDER BY id
     LIMIT :limit
     FOR UPDATE
-""")
+"""
+
+CALLED_OFF = text(_CALLED_OFF)
+
+CALLED_OFF_UNLOCKED = text(f"{_CALLED_OFF} SKIP LOCKED")
 
 # Ends shards that are locked already, and gives their undecided lines one outcome, which a count of the shard's keeps.
 _END = f"""
@@ -324,16 +329,19 @@ _CALLED_BACK = f"""
 
 RECALL = _each("WHERE filing_id = :filing_id AND state IN ('released', 'running')", _CALLED_BACK)
 
-# Looks at what is out, which is little, and not at what waits, which may be all of many batches.
+# Looks at what is out, which is little, and not at what waits, which may be all of many batches. What somebody is at is
+# passed over until the next turn: it may be a worker that vanished, and everybody's release would wait with this.
 RECALL_CLOSED = _each(
     """
     WHERE lane = 'bulk' AND state IN ('released', 'running')
         AND EXISTS (SELECT FROM batches b WHERE b.id = shards.filing_id AND b.status = 'in_progress' AND NOT b.open)
     """,
     _CALLED_BACK,
+    "SKIP LOCKED",
 )
 
-# Only what is in progress is open; the index of what is live is found by that. Of a batch no more is read than may go.
+# Only what is in progress is open; the index of what is live is found by that. Of a batch no more is read than may go:
+# what the room has left, or the one shard that may use the spare.
 RELEASE_BULK = text("""
     WITH out AS MATERIALIZED (
         SELECT tenant, count(*) AS shards FROM shards
@@ -346,7 +354,8 @@ RELEASE_BULK = text("""
             SELECT id, due_at FROM shards
             WHERE filing_id = b.id AND state = 'waiting' AND due_at <= now()
             ORDER BY due_at, id
-            LIMIT least(CAST(:room AS bigint), :limit)
+            LIMIT least(:limit, greatest(least(CAST(:spare AS bigint), 1),
+                                         CAST(:room AS bigint) - coalesce((SELECT sum(shards) FROM out), 0)))
         ) s
         LEFT JOIN out ON out.tenant = b.tenant
         WHERE b.open AND b.status = 'in_progress'

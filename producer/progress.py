@@ -2,10 +2,8 @@
 
 # ruff: noqa: S608 - statements are put together from constants of this module alone; values are always bound
 
-import json
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 from sqlalchemy import Connection, Row, text
 
@@ -50,28 +48,30 @@ COUNTS = """
     ) n ON true
 """
 
-_STAND = text(f"SELECT n.succeeded + n.errored AS lines, n.bytes_done FROM batches b {COUNTS} WHERE b.id = :id")
-
 _HANDED_OUT = text("SELECT EXISTS (SELECT FROM queue WHERE state IN ('released', 'running'))")
 
-_SAMPLE = text("UPDATE batches SET samples = CAST(:samples AS jsonb) WHERE id = :id AND open")
+# Whose row somebody is at is noted at another turn.
+_SAMPLE = text(f"""
+    WITH due AS MATERIALIZED (
+        SELECT id FROM batches
+        WHERE status = 'in_progress' AND open
+          AND coalesce(CAST(samples->-1->>0 AS float8), 0) <= extract(epoch FROM now()) - :seconds
+        FOR UPDATE SKIP LOCKED
+    )
+    UPDATE batches SET samples =
+        CASE WHEN jsonb_array_length(b.samples) < :most THEN b.samples ELSE b.samples - 0 END
+        || jsonb_build_array(jsonb_build_array(extract(epoch FROM now()), n.succeeded + n.errored, n.bytes_done))
+    FROM batches b {COUNTS}
+    WHERE b.id = ANY(ARRAY(SELECT id FROM due)) AND batches.id = b.id
+""")
 
 
-def sample(connection: Connection, batch_id: UUID, samples: list[list[float]], now: datetime) -> None:
-    """Note how far a batch has come, if it is time to: its rate is told from such notes.
+def sample(connection: Connection) -> None:
+    """Note how far each open batch has come of which it is time to: its rate is told from such notes.
 
-    Args:
-        connection: in a transaction.
-        batch_id: a batch that is open.
-        samples: the notes so far, oldest first: seconds since the epoch, lines judged, bytes of text judged.
-        now: Postgres's time.
+    A note is seconds since the epoch, lines judged, and bytes of text judged.
     """
-    moment = now.timestamp()
-    if samples and moment - samples[-1][0] < _SAMPLE_SECONDS:
-        return
-    stand = connection.execute(_STAND, {"id": batch_id}).one()
-    kept = [*samples[1 - _SAMPLES :], [moment, int(stand.lines), float(stand.bytes_done)]]
-    connection.execute(_SAMPLE, {"id": batch_id, "samples": json.dumps(kept)})
+    connection.execute(_SAMPLE, {"seconds": _SAMPLE_SECONDS, "most": _SAMPLES})
 
 
 def _unix(moment: datetime | None) -> int | None:

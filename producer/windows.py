@@ -18,13 +18,15 @@ from schemas.batch import Window
 log = structlog.get_logger()
 
 _LIVE = text("""
-    SELECT id, tenant, paused, not_before, "window", open, status, samples, now() AS now FROM batches
+    SELECT id, tenant, paused, not_before, "window", open, status, now() AS now FROM batches
     WHERE status IN ('in_progress', 'cancelling') ORDER BY id
 """)
 
+# As everywhere here, nobody is waited for: what is passed over now comes round again at the next turn.
 _OPEN = text("""
     UPDATE batches SET open = :open, samples = '[]'
-    WHERE id = :id AND status = 'in_progress' AND open <> :open AND paused = false
+    WHERE id = (SELECT id FROM batches WHERE id = :id AND status = 'in_progress' AND open <> :open AND paused = false
+                FOR UPDATE SKIP LOCKED)
 """)
 
 # Whether anything is left is asked of two small indexes; sums over all shards are made of what has ended alone.
@@ -94,17 +96,17 @@ def tend(connection: Connection, *, clock_shift: float = 0.0, cancel_shards: int
         Whether anything was open, or changed.
     """
     live = connection.execute(_LIVE).all()
+    if live:
+        progress.sample(connection)
     cancelling = [row for row in live if row.status == "cancelling"][:cancel_shards]
     for row in cancelling:
-        docket.cancel(connection, tenant=row.tenant, filing_id=row.id, limit=cancel_shards // len(cancelling))
+        docket.cancel(connection, tenant=row.tenant, filing_id=row.id, limit=cancel_shards // len(cancelling), wait=False)
     for row in live:
         if row.status == "cancelling":
             continue
         should = not row.paused and _may_run(row, row.now + timedelta(seconds=clock_shift))
         if should != row.open:
             connection.execute(_OPEN, {"id": row.id, "open": should})
-        elif row.open:
-            progress.sample(connection, row.id, row.samples, row.now)
     if live:
         # At every turn: a release that was under way when a batch was closed may have let a shard out since.
         docket.recall_closed(connection)

@@ -202,7 +202,7 @@ class TestWhereTwoMeet:
             assert docket.hint_again(first, lane=Lane.INTERACTIVE, older_than=0, limit=9) == [shard]
             assert docket.hint_again(second, lane=Lane.INTERACTIVE, older_than=0, limit=9) == []
 
-    @pytest.mark.parametrize("move", ["renew", "recall", "recall_closed", "withdraw", "bury"])
+    @pytest.mark.parametrize("move", ["renew", "recall", "withdraw", "bury"])
     def test_many_shards_are_locked_by_id(self, database, connection, meanwhile, move):
         """What waits for the lowest of its shards holds none of the others, so that whoever holds it may take those."""
         filing_id = batch(connection, 3)
@@ -211,15 +211,12 @@ class TestWhereTwoMeet:
         if move == "renew":
             claims = [docket.claim(connection, shard, worker="w1", lease_seconds=LONG) for shard in reversed(shards)]
             leases = [claim.lease for claim in claims if claim]
-        if move == "recall_closed":
-            connection.execute(text("UPDATE batches SET open = false"))
         lowest = {"lowest": shards[0]}
         # Its row comes last in the table from here on, and in the indexes too.
         connection.execute(text("UPDATE shards SET first_line = 9, last_line = 9 WHERE id = :lowest"), lowest)
         moves = {
             "renew": (docket.renew, leases, {"lease_seconds": LONG}),
             "recall": (docket.recall, filing_id, {}),
-            "recall_closed": (lambda second, _: docket.recall_closed(second), None, {}),
             "withdraw": (docket.withdraw, shards, {}),
             "bury": (losses.bury, "w1", {"max_attempts": MAX_ATTEMPTS}),
         }

@@ -91,6 +91,16 @@ class TestSingles:
         assert reads(connection, "shards") - before < 1000
 
 
+    def test_a_turn_without_room_reads_no_heads(self, connection):
+        """Where a tenant has its share out, nothing of what it has waiting is looked at."""
+        connection.execute(FLOOD, {"count": 20_000})
+        assert released(connection, 50, limit=500) == {"flood": 50}
+        connection.execute(text("VACUUM ANALYZE shards"))
+        before = reads(connection, "shards")
+        assert released(connection, 50, limit=500) == {}
+        assert reads(connection, "shards") - before < 200
+
+
 class TestBatches:
     def test_a_newcomer_need_not_wait_for_a_whole_shard(self, connection):
         """Where others fill the room, the first shard of a tenant with none out goes into the spare."""
@@ -116,6 +126,17 @@ class TestBatches:
         before = reads(connection, "shards")
         assert len(docket.release_bulk(connection, room=2_000, limit=10)) == 10
         assert reads(connection, "shards") - before < 200
+
+    def test_a_turn_without_room_reads_no_batch(self, connection):
+        """Where the room is full, nothing of what waits is looked at, or the one shard that the spare is for."""
+        for number in range(3):
+            batch(connection, 2_000, tenant=f"tenant {number}")
+        assert len(docket.release_bulk(connection, room=100, limit=100)) == 100
+        connection.execute(text("VACUUM ANALYZE shards"))
+        for spare in (0, 1):
+            before = reads(connection, "shards")
+            assert docket.release_bulk(connection, room=100, limit=100, spare=spare) == []
+            assert reads(connection, "shards") - before < 200
 
     @staticmethod
     def released(connection: Connection) -> Counter[str]:

@@ -325,7 +325,8 @@ NEEDS = {
     },
     "dispatcher": {
         **statements_of(docket_sql, "RELEASE", "RELEASE_BULK", "WITHDRAW", "HINT_AGAIN", "RECALL_CLOSED"),
-        **statements_of(docket_sql, "LAPSED", "LONGEST_LAPSED", "LATE", "EXPIRE", "CALLED_OFF", "CANCEL", *_LOSING),
+        **statements_of(docket_sql, "LAPSED", "LONGEST_LAPSED", "LATE", "EXPIRE", "CANCEL", *_LOSING),
+        **statements_of(docket_sql, "CALLED_OFF_UNLOCKED"),
         **statements_of(callbacks_sql, "FAN_OUT", "RELEASE", "WITHDRAW", "HINT_AGAIN", "RECLAIM", "BURY"),
         **statements_of(callbacks_sql, "ALONE", "TELL_BATCHES", *_TOLD),
         **statements_of(outcomes),

@@ -1,8 +1,9 @@
 """What the dispatcher does for batches at every turn: windows, recall, notes of progress, and the end."""
 
+import json
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -75,6 +76,44 @@ class TestCancelling:
         assert done == 9
 
 
+class TestWhatSomebodyIsAt:
+    """A worker's transaction may go on for long, its worker having vanished: everybody's release waits for a turn."""
+
+    @pytest.mark.parametrize(
+        ("change", "after"),
+        [("open = false, paused = true", "waiting"), ("open = false, status = 'cancelling'", "done")],
+        ids=["closed", "cancelling"],
+    )
+    def test_a_turn_passes_over_a_shard_and_comes_back_to_it(
+        self, database: Engine, connection: Connection, change: str, after: str
+    ):
+        """The other shards of its batch are recalled, or cancelled, at once."""
+        batch(connection, 2)
+        claim_one(connection)
+        docket.release_bulk(connection, room=2, limit=2)
+        connection.execute(text(f"UPDATE batches SET {change}"))  # noqa: S608
+        connection.execute(text("SET lock_timeout = '1 s'"))
+        with database.begin() as worker:
+            worker.execute(text("SELECT FROM shards WHERE state = 'running' FOR UPDATE"))
+            windows.tend(connection)
+            assert states(connection) == ["running", after]
+        windows.tend(connection)
+        assert states(connection) == [after] * 2
+
+    def test_a_turn_passes_over_a_batch(self, database: Engine, connection: Connection):
+        """Of which somebody waits for a shard: it is opened, and its progress noted, at another turn."""
+        held, other = batch(connection, 1, is_open=False), batch(connection, 1, is_open=False)
+        connection.execute(text("SET lock_timeout = '1 s'"))
+        opened = text("SELECT id FROM batches WHERE open ORDER BY id")
+        with database.begin() as pausing:
+            pausing.execute(text("SELECT FROM batches WHERE id = :id FOR UPDATE"), {"id": held})
+            windows.tend(connection)
+            assert connection.execute(opened).scalars().all() == [other]
+            windows.tend(connection)
+        windows.tend(connection)
+        assert connection.execute(opened).scalars().all() == [held, other]
+
+
 class TestNotesOfProgress:
     def test_an_open_batch_is_noted_once_in_a_while(self, connection):
         """The first turn notes where a batch stands; a turn right after it notes nothing."""
@@ -87,21 +126,24 @@ class TestNotesOfProgress:
 
     def test_lines_are_counted_before_their_shard_has_ended(self, connection):
         """A batch whose one shard has a third of its lines decided is a third done."""
-        filing = batch(connection, 3)
+        batch(connection, 3)
         connection.execute(text("DELETE FROM shards WHERE first_line > 1"))
         connection.execute(text("UPDATE shards SET last_line = 3, bytes = 30"))
         held = claim_one(connection)
         docket.record(connection, held.lease, [an_outcome(2, good=True)], lease_seconds=60)
-        progress.sample(connection, filing, [], datetime.now(UTC))
+        progress.sample(connection)
         [[_, lines, done]] = samples(connection)
         assert (lines, done) == (1, 10.0)
 
     def test_a_minute_of_notes_is_kept(self, connection):
         """The oldest note goes when a new one comes: a rate is that of the last minute."""
-        filing = batch(connection, 1)
+        batch(connection, 1)
         old = [[float(second), second, 0.0] for second in range(0, 60, 5)]
-        progress.sample(connection, filing, old, datetime.fromtimestamp(60, UTC))
-        assert [note[0] for note in samples(connection)] == [float(second) for second in range(5, 65, 5)]
+        connection.execute(text("UPDATE batches SET samples = CAST(:old AS jsonb)"), {"old": json.dumps(old)})
+        progress.sample(connection)
+        *kept, (moment, *_) = samples(connection)
+        assert kept == old[1:]
+        assert moment == pytest.approx(time.time(), abs=60)
 
     def test_closing_and_opening_begins_anew(self, connection):
         """The hours in which a batch was closed are no part of its rate."""
