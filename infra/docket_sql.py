@@ -47,7 +47,9 @@ _COUNT = """
 def _each(which: str, change: str, lock: str = "") -> TextClause:
     """Change shards whose locks may have to be waited for: by id, so that two who meet never wait for each other."""
     return text(f"""
-        WITH locked AS MATERIALIZED (SELECT shards.id FROM shards {which} ORDER BY shards.id FOR UPDATE OF shards {lock})
+        WITH locked AS MATERIALIZED (
+            SELECT shards.id FROM shards {which} ORDER BY shards.id FOR UPDATE OF shards {lock}
+        )
         UPDATE shards SET {change} FROM locked WHERE shards.id = locked.id
         RETURNING shards.id, shards.lease_token
     """)

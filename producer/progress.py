@@ -8,15 +8,16 @@ from typing import Any
 from sqlalchemy import Connection, Row, text
 
 from infra import roster
+from producer import hours
 from schemas import ids
 from schemas.batch import (
     Batch,
     BatchErrors,
     BatchStatus,
     BatchUsage,
+    Hours,
     Progress,
     RequestCounts,
-    Window,
 )
 
 LIVE = ("in_progress", "cancelling")
@@ -142,7 +143,7 @@ def as_batch(row: Row[Any], errors: BatchErrors | None, idle: str) -> Batch:
         paused=row.paused,
         priority=row.priority,
         not_before=_unix(row.not_before),
-        window=None if row.window is None else Window.model_validate(row.window),
+        window=None if row.window is None else Hours.model_validate(row.window),
         on_bad_line=row.on_bad_line,
         progress=_progress(row, succeeded + errored + cancelled + expired, idle),
     )
@@ -178,6 +179,6 @@ def _waiting_for(row: Row[Any], idle: str) -> str | None:
         (row.status == "cancelling", "it is being cancelled"),
         (row.paused, "it is paused; resume it"),
         (row.not_before is not None and row.now < row.not_before, "its time has not come; see not_before"),
-        (row.window is not None and not row.open, "its window is closed"),
+        (row.window is not None and not row.open and not hours.may_run(row, row.now), "its window is closed"),
     ]
     return next((reason for holds, reason in reasons if holds), idle)

@@ -5,6 +5,7 @@ from typing import Any
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from producer import hours
 from schemas.ids import ComparisonKey
 from schemas.states import Lane
 
@@ -18,8 +19,7 @@ _PATIENCE = 10.0
 _LOOK = text("""
     SELECT s.state, s.lane, s.attempt, extract(epoch FROM s.due_at - now()) AS due_in,
            extract(epoch FROM now() - s.due_at) AS due_for, b.paused, b.status AS batch,
-           b.open OR b."window" IS NULL AS open,
-           b.not_before > now() AS early,
+           s.filing_id AS id, b.open, b."window", b.not_before, now() AS now, b.not_before > now() AS early,
            (SELECT count(*) FROM workers WHERE seen_at > now() - make_interval(secs => :within)) AS workers,
            EXISTS (SELECT FROM queue WHERE state IN ('released', 'running')) AS handing_out,
            (SELECT count(*) FROM (
@@ -58,7 +58,10 @@ def _reason(row: Row[Any]) -> str:
         (row.batch == "cancelling", "its batch is being cancelled"),
         (row.paused, "its batch is paused; resume it"),
         (row.early, "the time of its batch has not come; see not_before"),
-        (row.batch is not None and not row.open, "the window of its batch is closed"),
+        (
+            row.window is not None and not row.open and not hours.may_run(row, row.now),
+            "the window of its batch is closed",
+        ),
         (row.due_in > 0, f"attempt {row.attempt} failed; it is tried again in {max(row.due_in, 1):.0f} s"),
         (row.workers == 0, "no worker was heard of lately; start one"),
         (row.state == "released", "it was handed out, and the next worker that is free takes it"),

@@ -2,20 +2,13 @@
 
 # ruff: noqa: S608 - statements are put together from constants of this package alone; values are always bound
 
-from datetime import datetime, timedelta
-from typing import Any
-from zoneinfo import ZoneInfo
+from datetime import timedelta
 
-import structlog
-from pydantic import ValidationError
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, text
 
 from infra import callbacks, docket
-from producer import progress
+from producer import hours, progress
 from producer.progress import COUNTS
-from schemas.batch import Window
-
-log = structlog.get_logger()
 
 _LIVE = text("""
     SELECT id, tenant, paused, not_before, "window", open, status, now() AS now FROM batches
@@ -53,37 +46,6 @@ _END = text(f"""
 """)
 
 
-def is_open(now: datetime, not_before: datetime | None, window: Window | None) -> bool:
-    """Tell whether a batch may run at a moment.
-
-    The window's times are wall-clock times of its zone on each day. A night in which clocks are put forward or back is
-    as much shorter or longer; a start that a change of clocks skips takes effect when the clock has passed it.
-
-    Args:
-        now: the moment, aware.
-        not_before: the moment before which nothing runs.
-        window: the hours of each day; None for all of them.
-    """
-    if not_before is not None and now < not_before:
-        return False
-    if window is None or window.start == window.end:
-        return True
-    local = now.astimezone(ZoneInfo(window.timezone)).time()
-    if window.start < window.end:
-        return window.start <= local < window.end
-    return local >= window.start or local < window.end
-
-
-def _may_run(row: Row[Any], now: datetime) -> bool:
-    try:
-        window = None if row.window is None else Window.model_validate(row.window)
-    except ValidationError:
-        # A zone that this host does not know, say. One batch that waits for an operator must not stop all the others.
-        log.warning("window_not_understood", batch=str(row.id))
-        return False
-    return is_open(now, row.not_before, window)
-
-
 def tend(connection: Connection, *, clock_shift: float = 0.0, cancel_shards: int = 40) -> bool:
     """Open and close windows, carry cancellations out, and end batches that have nothing left. The dispatcher's.
 
@@ -100,11 +62,13 @@ def tend(connection: Connection, *, clock_shift: float = 0.0, cancel_shards: int
         progress.sample(connection)
     cancelling = [row for row in live if row.status == "cancelling"][:cancel_shards]
     for row in cancelling:
-        docket.cancel(connection, tenant=row.tenant, filing_id=row.id, limit=cancel_shards // len(cancelling), wait=False)
+        docket.cancel(
+            connection, tenant=row.tenant, filing_id=row.id, limit=cancel_shards // len(cancelling), wait=False
+        )
     for row in live:
         if row.status == "cancelling":
             continue
-        should = not row.paused and _may_run(row, row.now + timedelta(seconds=clock_shift))
+        should = not row.paused and hours.may_run(row, row.now + timedelta(seconds=clock_shift))
         if should != row.open:
             connection.execute(_OPEN, {"id": row.id, "open": should})
     if live:

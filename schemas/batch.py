@@ -50,11 +50,20 @@ _YEAR_3000 = 32_503_680_000
 """In Unix seconds. What lies beyond is in milliseconds."""
 
 
-class Window(Body):
-    """The hours of each day in which a batch may run, by the wall clock. `end` before `start` is over midnight."""
+class Hours(Body):
+    """The hours of each day in which a batch may run, by the wall clock. `end` before `start` is over midnight.
+
+    Whoever reads them may be on a host that does not know the zone.
+    """
 
     start: WallClock
     end: WallClock
+    timezone: str = "UTC"
+
+
+class Window(Hours):
+    """Hours that are asked for, in a zone that there is."""
+
     timezone: Annotated[str, AfterValidator(_zone)] = "UTC"
 
 
@@ -158,7 +167,7 @@ class Batch(BaseModel):
     paused: bool
     priority: int
     not_before: int | None
-    window: Window | None
+    window: Hours | None
     on_bad_line: Literal["fail", "skip"]
     progress: Progress
 

@@ -13,6 +13,6 @@ EXPECTED = {
 
 @pytest.mark.parametrize(("setting", "value"), EXPECTED.items())
 def test_postgres_looks_whether_we_are_still_there(database: Engine, setting: str, value: str):
-    """Its own end of the connection has them, so that what a vanished worker has locked is free within half a minute."""
+    """Its own end of the connection has them, so that what a vanished worker has locked is soon free."""
     with database.connect() as connection:
         assert connection.execute(text(f"SHOW {setting}")).scalar_one() == value

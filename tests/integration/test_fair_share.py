@@ -90,7 +90,6 @@ class TestSingles:
         assert released(connection, 16) == {"flood": 8, "small": 8}
         assert reads(connection, "shards") - before < 1000
 
-
     def test_a_turn_without_room_reads_no_heads(self, connection):
         """Where a tenant has its share out, nothing of what it has waiting is looked at."""
         connection.execute(FLOOD, {"count": 20_000})

@@ -110,7 +110,13 @@ def test_what_is_decided_waits_for_nothing(connection: Connection, single: UUID,
     assert docket.oldest_due(connection) == 0
 
 
-WINDOW = """"window" = '{"start": "22:00", "end": "06:00", "timezone": "UTC"}'"""
+CLOSED, OPEN = (
+    f""""window" = jsonb_build_object('timezone', 'UTC', 'start', to_char(now() AT TIME ZONE 'UTC' {start}, 'HH24:MI'),
+                                  'end', to_char(now() AT TIME ZONE 'UTC' + interval '2 h', 'HH24:MI')), open = false"""
+    for start in ("+ interval '1 h'", "- interval '1 h'")
+)
+"""Hours that begin in one, and hours that began one ago, of batches that the dispatcher has not opened."""
+UNKNOWN = OPEN.replace("'UTC',", "'Mars/Olympus',")
 
 
 @pytest.mark.parametrize(
@@ -118,7 +124,9 @@ WINDOW = """"window" = '{"start": "22:00", "end": "06:00", "timezone": "UTC"}'""
     [
         ("paused = true, open = false", "its batch is paused; resume it"),
         ("not_before = now() + interval '1 h', open = false", "the time of its batch has not come; see not_before"),
-        (f"{WINDOW}, open = false", "the window of its batch is closed"),
+        (CLOSED, "the window of its batch is closed"),
+        (OPEN, "it is behind 1 bulk shards"),
+        (UNKNOWN, "the window of its batch is closed"),
         ("status = 'cancelling', open = false", "its batch is being cancelled"),
         ("open = false", "it is behind 1 bulk shards"),
         ("open = true", "it is behind 1 bulk shards"),
@@ -149,13 +157,15 @@ def stands(database_url: str, filing: UUID, within: float = 30) -> str | None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (f"{WINDOW}, open = false", "its window is closed"),
+        (CLOSED, "its window is closed"),
+        (OPEN, "nobody has handed it out yet"),
+        (UNKNOWN, "its window is closed"),
         ("open = false", "nobody has handed it out yet"),
         ("open = true", "nobody has handed it out yet"),
     ],
 )
 def test_a_batch(connection: Connection, single: UUID, database_url: str, change: str, reason: str):
-    """A window is closed only where there is one, and workers are busy only where something was handed out."""
+    """A window is closed by the clock, or in a zone that is not known here; workers are busy where something is out."""
     filing = batch(connection, 2)
     connection.execute(text(f"UPDATE batches SET {change}"))  # noqa: S608
     assert stands(database_url, filing).startswith(reason)
