@@ -46,6 +46,8 @@ _CIRCUIT = {"open_after": OPEN_AFTER, "open_first": 10.0, "open_most": _HOUR}
 """For how long it opens at first and at most."""
 _DISABLING = {"disable_after": 12, "disable_seconds": 5 * 24 * _HOUR}
 """Consecutive failures, and for how long nothing else, that disable an endpoint."""
+_FAN_OUT_MOST = 2_000
+"""About how many callbacks one step makes of fresh events; of a single event all, however many."""
 _RELEASE_LOCK = 0x6E636F7572740002
 """An advisory lock of our own: caps and probes are exact, because one dispatcher at a time hands them out."""
 
@@ -115,9 +117,10 @@ def idle(connection: Connection) -> bool:
 def fan_out(connection: Connection, *, limit: int, shift: float = 0.0) -> int:
     """Make a callback of each fresh event for each of its receivers, due at once, each tenant in its turn.
 
-    Returns how many events that were.
+    Where events have many receivers, it takes fewer than `limit`. Returns how many events that were.
     """
-    return int(connection.execute(callbacks_sql.FAN_OUT, {"limit": limit, "shift": shift}).scalar_one())
+    parameters = {"limit": limit, "most": _FAN_OUT_MOST, "shift": shift}
+    return int(connection.execute(callbacks_sql.FAN_OUT, parameters).scalar_one())
 
 
 def release(connection: Connection, *, room: int, cap: int, limit: int, shift: float = 0.0) -> list[UUID]:

@@ -51,7 +51,8 @@ TELL_BATCHES = text(f"""
 """)
 
 # Each tenant has its turn, its oldest events first. As at the release of shards, tenants are found by skipping through
-# the index, and an array of ids keeps Postgres from a join that reads all.
+# the index, and an array of ids keeps Postgres from a join that reads all. An event counts for what it may have at most
+# (every endpoint of its tenant, and the request's own URL): many of them must not make one statement too long.
 FAN_OUT = text(f"""
     WITH RECURSIVE telling (tenant) AS (
         (SELECT tenant FROM callback_events WHERE NOT fanned_out ORDER BY tenant LIMIT 1)
@@ -60,13 +61,19 @@ FAN_OUT = text(f"""
                 ORDER BY e.tenant LIMIT 1)
         FROM telling WHERE telling.tenant IS NOT NULL
     ), heads AS MATERIALIZED (
-        SELECT head.id, row_number() OVER (PARTITION BY telling.tenant ORDER BY head.id) AS place
+        SELECT head.id, 1 + registered.endpoints AS receivers,
+               row_number() OVER (PARTITION BY telling.tenant ORDER BY head.id) AS place
         FROM telling CROSS JOIN LATERAL (
+            SELECT count(*) AS endpoints FROM callback_endpoints e WHERE e.tenant = telling.tenant AND e.registered
+        ) registered CROSS JOIN LATERAL (
             SELECT id FROM callback_events WHERE NOT fanned_out AND tenant = telling.tenant ORDER BY id LIMIT :limit
         ) head
+    ), turns AS (
+        SELECT id, place, sum(receivers) OVER (ORDER BY place, id) - receivers AS before FROM heads
     ), fresh AS MATERIALIZED (
         SELECT id, tenant, type, subject_id, created_at FROM callback_events
-        WHERE id = ANY(ARRAY(SELECT id FROM heads ORDER BY place, id LIMIT :limit)) AND NOT fanned_out
+        WHERE id = ANY(ARRAY(SELECT id FROM turns WHERE before < :most ORDER BY place, id LIMIT :limit))
+            AND NOT fanned_out
         FOR UPDATE SKIP LOCKED
     ), marked AS (
         UPDATE callback_events SET fanned_out = true FROM fresh WHERE callback_events.id = fresh.id

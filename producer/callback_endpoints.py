@@ -28,7 +28,8 @@ from schemas.problems import (
 
 _ADD = text("""
     INSERT INTO callback_endpoints (id, tenant, url, registered, types, description)
-    VALUES (:id, :tenant, :url, true, CAST(:types AS text[]), :description)
+    SELECT :id, :tenant, :url, true, CAST(:types AS text[]), :description
+    WHERE (SELECT count(*) FROM callback_endpoints WHERE tenant = :tenant AND registered) < :most
     RETURNING *
 """)
 
@@ -93,6 +94,8 @@ _TEST = text(f"""
 """)
 
 
+_REGISTERED_MOST = 100
+"""How many receivers a tenant may have registered: each of its events makes a callback for each."""
 _UNPROVEN_MOST, _UNPROVEN_DAYS = 1_000, 5
 """How many receivers a tenant's requests may name within so many days that have yet to take anything."""
 
@@ -167,7 +170,7 @@ async def add(
     """Register a receiver. It hears of what is filed, and of batches that end, from now on.
 
     Raises:
-        Problem: callbacks may not go to its URL.
+        Problem: callbacks may not go to its URL; or the tenant has too many already.
     """
     check(request.url, allowed, field="url")
     parameters = {
@@ -176,9 +179,16 @@ async def add(
         "url": request.url,
         "types": [str(each) for each in request.events],
         "description": request.description,
+        "most": _REGISTERED_MOST,
     }
     async with database.begin() as connection:
-        row = (await connection.execute(_ADD, parameters)).one()
+        row = (await connection.execute(_ADD, parameters)).one_or_none()
+        if row is None:
+            raise Problem(
+                TOO_MANY_RECEIVERS,
+                f"{_REGISTERED_MOST} callback endpoints are registered, disabled ones included. Remove one that nobody "
+                "needs: DELETE /v1/callback-endpoints/{id}.",
+            )
         secret, _ = await connection.run_sync(
             callback_secrets.rotate, seals, tenant=tenant, endpoint=row.id, grace_seconds=0
         )

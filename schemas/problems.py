@@ -60,9 +60,7 @@ PART_OF_A_BATCH = ProblemKind("part_of_a_batch", HTTPStatus.CONFLICT, "The compa
 NO_CALLBACK_SECRET = ProblemKind(
     "no_callback_secret", HTTPStatus.CONFLICT, "There is no secret yet to sign callbacks with"
 )
-TOO_MANY_RECEIVERS = ProblemKind(
-    "too_many_receivers", HTTPStatus.CONFLICT, "Too many receivers of callbacks have yet to take one"
-)
+TOO_MANY_RECEIVERS = ProblemKind("too_many_receivers", HTTPStatus.CONFLICT, "There are too many receivers of callbacks")
 ENDPOINT_DISABLED = ProblemKind("endpoint_disabled", HTTPStatus.CONFLICT, "The callback endpoint is disabled")
 UNAVAILABLE = ProblemKind(
     "unavailable", HTTPStatus.SERVICE_UNAVAILABLE, "The service cannot answer now; try again shortly"

@@ -251,6 +251,20 @@ class TestReceivers:
             desk.file(callback_url=urls[4])
         desk.add_endpoint(urls[4])
 
+    def test_so_many_endpoints_may_be_registered(self, desk: Desk, monkeypatch: pytest.MonkeyPatch):
+        """Beyond that one has to be removed first; another tenant's, and those that requests named, do not count."""
+        monkeypatch.setattr(callback_endpoints, "_REGISTERED_MOST", 2)
+        desk.add_endpoint(HOOK)
+        desk.do("UPDATE callback_endpoints SET tenant = 'other'")
+        desk.file(callback_url=HOOK)
+        first, _ = desk.add_endpoint(HOOK), desk.add_endpoint(HOOK)
+        desk.run(callback_endpoints.switch, tenant="default", endpoint=first, enabled=False)
+        with pytest.raises(Problem, match="2 callback endpoints are registered") as refused:
+            desk.add_endpoint(HOOK)
+        assert refused.value.kind.code == "too_many_receivers"
+        desk.run(callback_endpoints.remove, tenant="default", endpoint=first)
+        desk.add_endpoint(HOOK)
+
     def test_requests_to_one_origin_share_an_endpoint(self, desk: Desk):
         """What breaks the circuit for one request breaks it for all that go to the same host and port."""
         for path in ("a", "b"):
@@ -284,3 +298,14 @@ def test_fan_out_takes_a_step_at_a_time(desk: Desk):
     with desk.database.begin() as connection:
         assert callbacks.fan_out(connection, limit=2) == 2
     assert len(desk.states()) == 2
+
+
+def test_fan_out_of_many_receivers_takes_fewer_events(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    """A step makes about so many callbacks and no more, and always those of one event."""
+    for _ in range(3):
+        desk.add_endpoint(HOOK)
+    desk.tell(5)
+    for most, events in ((1, 1), (8, 2), (100, 2)):
+        monkeypatch.setattr(callbacks, "_FAN_OUT_MOST", most)
+        assert desk.fan_out() == events
+    assert desk.states() == ["waiting"] * 15
