@@ -4,6 +4,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from producer import sessions
 from producer.access import Caller
@@ -37,6 +38,7 @@ async def sign_in(request: Request) -> Response:
         return render.sign_in(request, to=to, wrong=problem)
     async with request.app.state.database.begin() as connection:
         token = await connection.run_sync(sessions.begin, _key(caller))
+        await _end_former(connection, request)
     return _let_in(request, token, to)
 
 
@@ -69,6 +71,8 @@ async def enter(request: Request, invitation: str = "") -> Response:
     """Begin the session that an address from the command line invites to, once."""
     async with request.app.state.database.begin() as connection:
         token = await connection.run_sync(sessions.accept, invitation)
+        if token is not None:
+            await _end_former(connection, request)
     if token is None:
         used = Problem(KEY_INVALID, "This address was used before, or is older than ten minutes. Sign in with a key.")
         return render.sign_in(request, wrong=used)
@@ -83,6 +87,12 @@ async def sign_out(_caller: Reader, _form: Form, request: Request) -> Response:
     answer = render.go("/login")
     answer.delete_cookie(COOKIE, path=render.HOME)
     return answer
+
+
+async def _end_former(connection: AsyncConnection, request: Request) -> None:
+    """End the session that the browser had: it is about to forget that token, and so nobody could sign out of it."""
+    if COOKIE in request.cookies:
+        await connection.run_sync(sessions.end, request.cookies[COOKIE])
 
 
 def _let_in(request: Request, token: str, to: str) -> RedirectResponse:

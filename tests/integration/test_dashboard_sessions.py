@@ -123,6 +123,26 @@ class TestEnding:
             stranger.cookies.update(cookie)
         assert stranger.get("/dashboard/").status_code == 401
 
+    @pytest.mark.parametrize("how", ["key", "invitation"])
+    def test_signing_in_again_ends_the_session_before(
+        self, stranger: TestClient, database_url: str, connection: Connection, how: str
+    ):
+        """The browser forgets its token, so nobody could sign out of it any more; what lets nobody in ends nothing."""
+        key = a_key(database_url)
+        sign_in(stranger, key)
+        before = stranger.cookies["nightcourt_session"]
+        assert sign_in(stranger, key[:-1] + "_").status_code == 401
+        assert stranger.get("/dashboard/enter", params={"invitation": "x"}).status_code == 401
+        assert stranger.get("/dashboard/").status_code == 200
+        if how == "key":
+            sign_in(stranger, key)
+        else:
+            stranger.get("/dashboard/enter", params={"invitation": sessions.invite(connection, parse_key(key).id)})
+        assert stranger.get("/dashboard/").status_code == 200
+        stranger.cookies.clear()
+        stranger.cookies.set("nightcourt_session", before)
+        assert stranger.get("/dashboard/").status_code == 401
+
     def test_what_is_kept_signs_nobody_in(self, stranger: TestClient, database_url: str, connection: Connection):
         """Whoever reads the table of sessions has read hashes."""
         sign_in(stranger, a_key(database_url))
