@@ -3,7 +3,8 @@
 Workers and lanes are everybody's. Of work that is another tenant's nothing is told but that there is some.
 """
 
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -17,12 +18,17 @@ from schemas.states import Lane, ShardState
 
 # The queue tells of everybody's shards; the shard itself is there for its tenant alone.
 _IN_HAND = text("""
-    SELECT q.lease_owner, q.lane, q.attempt, s.filing_id, s.first_line, s.last_line, s.id IS NOT NULL AS own,
+    SELECT q.lease_owner, q.taken, q.lane, q.attempt, s.filing_id, s.first_line, s.last_line, s.id IS NOT NULL AS own,
            CASE WHEN isfinite(q.released_at) THEN q.released_at END AS since
-    FROM queue q LEFT JOIN shards s ON s.id = q.id AND s.tenant = :tenant
-    WHERE q.state = 'running' ORDER BY q.lease_owner, q.id LIMIT :most
+    FROM (
+        SELECT id, lane, attempt, lease_owner, released_at, count(*) OVER (PARTITION BY lease_owner) AS taken,
+               row_number() OVER (PARTITION BY lease_owner ORDER BY id) AS place
+        FROM queue WHERE state = 'running'
+    ) q LEFT JOIN shards s ON s.id = q.id AND s.tenant = :tenant
+    WHERE q.place <= :most ORDER BY q.place
 """)
-_MOST = 1000
+_MOST = 16
+"""Shards that are shown of a worker, the oldest first. All that it has in hand are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +65,9 @@ class Member:
     """Its engine's card."""
     started_at: datetime
     seen_at: datetime
-    tasks: list[Task] = field(default_factory=list)
+    taken: int
+    """Shards that it has in hand."""
+    tasks: list[Task]
 
 
 def lanes(connection: Connection) -> list[LaneStand]:
@@ -88,21 +96,23 @@ def lanes(connection: Connection) -> list[LaneStand]:
 
 def members(connection: Connection, *, tenant: str, within: float) -> list[Member]:
     """List the workers heard of within so many seconds, with what each has in hand."""
-    crew = {row["id"]: Member(**row) for row in roster.present(connection, within=within)}
+    taken: Counter[str] = Counter()
+    tasks: dict[str, list[Task]] = {}
     for row in connection.execute(_IN_HAND, {"tenant": tenant, "most": _MOST}):
-        if row.lease_owner in crew:
-            single = row.last_line == SINGLE_LINE
-            crew[row.lease_owner].tasks.append(
-                Task(
-                    lane=Lane(row.lane),
-                    batch=ids.batch_id(row.filing_id) if row.own and not single else None,
-                    comparison=(
-                        ids.comparison_id(ComparisonKey(row.filing_id, SINGLE_LINE)) if row.own and single else None
-                    ),
-                    first_line=row.first_line,
-                    last_line=row.last_line,
-                    attempt=row.attempt,
-                    since=row.since,
-                )
-            )
-    return list(crew.values())
+        taken[row.lease_owner] = row.taken
+        tasks.setdefault(row.lease_owner, []).append(_task(row))
+    present = roster.present(connection, within=within)
+    return [Member(**each, taken=taken[each["id"]], tasks=tasks.get(each["id"], [])) for each in present]
+
+
+def _task(row: Any) -> Task:
+    single = row.last_line == SINGLE_LINE
+    return Task(
+        lane=Lane(row.lane),
+        batch=ids.batch_id(row.filing_id) if row.own and not single else None,
+        comparison=ids.comparison_id(ComparisonKey(row.filing_id, SINGLE_LINE)) if row.own and single else None,
+        first_line=row.first_line,
+        last_line=row.last_line,
+        attempt=row.attempt,
+        since=row.since,
+    )

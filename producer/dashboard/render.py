@@ -135,18 +135,28 @@ def _content(name: str) -> bytes:
     return resources.files("producer.dashboard").joinpath("static", name).read_bytes()
 
 
+@cache
+def _version(name: str) -> str:
+    return hashlib.sha256(_content(name)).hexdigest()[:8]
+
+
 def _asset(name: str) -> str:
     """Give a file's address, which is another once its content is."""
-    return f"{HOME}/static/{name}?{hashlib.sha256(_content(name)).hexdigest()[:8]}"
+    return f"{HOME}/static/{name}?{_version(name)}"
 
 
-def static(name: str) -> Response:
+def static(name: str, version: str) -> Response:
     """Give the style sheet, the script or the icon.
+
+    Args:
+        name: the file's.
+        version: which one a page named. Where that is another, as while a newer service takes this one's place, the
+            file must not be kept under that address.
 
     Raises:
         Problem: there is no such file.
     """
     if name not in _STATIC:
         raise Problem(NOT_FOUND, "There is no such file here.")
-    headers = {**HEADERS, "Cache-Control": "public, max-age=86400"}
+    headers = {**HEADERS, "Cache-Control": "public, max-age=86400"} if version == _version(name) else HEADERS
     return Response(_content(name), media_type=_STATIC[name], headers=headers)

@@ -1,6 +1,6 @@
 """The routes of the dashboard, all together: what the HTTP edge takes in."""
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from producer.dashboard import batches, callbacks, now, render, signing_in, why
 
@@ -10,6 +10,6 @@ ROUTERS = (now.router, batches.router, callbacks.router, why.router, signing_in.
 
 
 @files.get("/static/{name}")
-async def static(name: str) -> Response:
+async def static(name: str, request: Request) -> Response:
     """Give the style sheet, the script or the icon. Nobody needs a key for these."""
-    return render.static(name)
+    return render.static(name, request.url.query)

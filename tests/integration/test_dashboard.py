@@ -63,6 +63,23 @@ class TestNow:
         assert shown[0] == ids.batch_id(judged)
         assert shown[1:] == sorted(shown[1:], reverse=True)
 
+    def test_all_that_workers_have_in_hand_is_counted(self, client: TestClient, connection: Connection):
+        """However much it is, none is shown to have less: the oldest shards stand there, the others as so many."""
+        insert_batch(connection, 1200)
+        engine = {"model": "hash", "simulated": True, "caveat": "Simulated: no model was asked."}
+        for number in range(60):
+            roster.report(connection, worker=f"w{number}", slots=20, bulk_slots=19, engine=engine)
+        connection.execute(
+            text("""
+            UPDATE shards SET state = 'running', lease_owner = 'w' || first_line % 60, lease_token = first_line,
+                              lease_until = now() + interval '1 minute'
+        """)
+        )
+        said = words(client.get("/dashboard/").text)
+        assert said.count(" 20 of 20 ") == 60
+        assert said.count(" and 4 more ") == 60
+        assert "idle" not in said
+
     def test_the_address_without_a_slash_leads_there(self, filed: Any):
         """`/dashboard` is what people type."""
         answer = filed.client.get("/dashboard", follow_redirects=True)
@@ -238,6 +255,13 @@ class TestEdges:
             answer = filed.get(file)
             assert answer.status_code == 200
             assert answer.headers["x-content-type-options"] == "nosniff"
+            assert "max-age" in answer.headers["cache-control"]
+
+    def test_no_browser_keeps_a_file_under_the_address_of_another(self, client: TestClient):
+        """What an older service has, asked for by a newer one's page, is not kept as the newer one's."""
+        for query in ("?0123abcd", ""):
+            answer = client.get(f"/dashboard/static/dashboard.js{query}")
+            assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-store")
 
     def test_the_work_of_others_is_not_there(self, filed: Any, connection: Connection):
         """Another tenant's batch is in no list, and its address is a 404 like that of none."""
