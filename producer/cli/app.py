@@ -10,9 +10,10 @@ from typing import Annotated
 
 import typer
 
+from infra.local import LocalStackError
 from producer.cli.output import Exit, fail
 from producer.client import ClientError, ServerProblem
-from schemas.problems import BAD_OUTPUT_FILE, NO_SERVER, Problem
+from schemas.problems import BAD_OUTPUT_FILE, LOCAL_STACK, NO_SERVER, Problem
 
 _ALL, _USE, _RUN, _PROCESSES = "Everything here", "Use a service", "Run a service", "Processes"
 COMMANDS = {
@@ -89,6 +90,8 @@ def main() -> None:
         finally:
             if sys.stdout is not None:  # it is None where it was closed before we began
                 sys.stdout.flush()
+    except LocalStackError as error:
+        fail(Problem(LOCAL_STACK, str(error)).document(), as_json=as_json)
     except Problem as problem:
         fail(problem.document(), as_json=as_json)
     except ServerProblem as error:

@@ -15,7 +15,6 @@ from schemas.batch import Batch
 app = typer.Typer(
     help="Leave a file of pairs to be judged, and come back for the results.",
     no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 _SHOWN = 10

@@ -19,7 +19,6 @@ from schemas.callback import Callback, CallbackState, Endpoint, EventType, Secre
 app = typer.Typer(
     help="See who is called back and how that went, and send again.",
     no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -46,11 +45,11 @@ _ENDED = (CallbackState.DELIVERED, CallbackState.DEAD)
 
 def _moment(text: str) -> datetime:
     """Understand a span before now, or a moment; one without a zone is local time."""
-    if re.fullmatch(r"\d+[smhd]", text):
-        return datetime.now(UTC) - timedelta(seconds=span(text, "--since"))
     try:
+        if re.fullmatch(r"\d+[smhd]", text):
+            return datetime.now(UTC) - timedelta(seconds=span(text, "--since"))
         return datetime.fromisoformat(text).astimezone()
-    except ValueError:
+    except (ValueError, OverflowError):
         raise typer.BadParameter(
             "takes a span before now or a moment: 12h, 2026-11-24T22:00", param_hint="--since"
         ) from None

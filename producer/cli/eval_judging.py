@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import typer
 
-from infra.local import LocalStackError, StartCancelledError
+from infra.local import StartCancelledError
 from infra.local.folder import running_stack
 from infra.local.supervisor import Stack
 from infra.settings import Settings
@@ -24,7 +24,7 @@ from producer.client import Client
 from producer.evals.rows import Judged, Pair, judged, unmarked
 from schemas.batch import Batch, BatchStatus
 from schemas.comparison import Comparison
-from schemas.problems import BAD_INPUT_FILE, LOCAL_STACK, Problem
+from schemas.problems import BAD_INPUT_FILE, Problem
 
 _WINDOW = "7d"
 
@@ -141,7 +141,7 @@ def judging(
         fresh: file anew, even if the same pairs were filed before.
 
     Raises:
-        Problem: there is no service, and none can be started.
+        LocalStackError: there is no service, and none can be started.
     """
     if verdicts is not None:
         yield Given(verdicts, read_verdicts(verdicts))
@@ -158,5 +158,3 @@ def judging(
             yield Service(client, place, options, where, fresh, own)
     except StartCancelledError:
         raise typer.Exit(Exit.INTERRUPTED) from None
-    except LocalStackError as error:
-        raise Problem(LOCAL_STACK, str(error)) from None

@@ -14,7 +14,6 @@ from schemas.problems import MISSING_EXTRA, Problem
 app = typer.Typer(
     help="Say what verdicts say: of systems, of judges, of labels.",
     no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 _LIBRARIES = frozenset({"evalica", "jinja2", "markupsafe", "numpy", "pandas", "scipy"})

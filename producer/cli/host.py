@@ -13,10 +13,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from infra import settings
 from infra.database import connect
-from infra.local import LocalStackError
 from infra.local.folder import running_stack
 from schemas import ids
-from schemas.problems import LOCAL_STACK, UNAVAILABLE, Problem
+from schemas.problems import UNAVAILABLE, Problem
 
 DataDir = Annotated[Path | None, typer.Option(help="Data folder of the embedded stack to use.")]
 
@@ -31,10 +30,7 @@ def records(data_dir: Path | None, *, application: str, statement_seconds: int =
         Problem: it cannot be reached, or refuses.
     """
     chosen = settings.load(data_dir=data_dir)
-    try:
-        stack = running_stack(chosen.data_dir)
-    except LocalStackError as error:
-        raise Problem(LOCAL_STACK, str(error)) from None
+    stack = running_stack(chosen.data_dir)
     url = stack.database_url if stack else chosen.database_url.get_secret_value()
     database = connect(url, application=application, statement_seconds=statement_seconds)
     try:

@@ -241,20 +241,22 @@ def outputs(file: Path) -> Iterator[tuple[str, str, int, dict[str, Any]]]:
 
 def _rows(file: Path) -> Iterator[Any]:
     """Read the rows of AlpacaEval outputs: a line each, or one array of all of them, as AlpacaEval writes them."""
+    first = True
     with opened(file) as lines:
-        first = next((line for line in lines if line.strip(_BLANK)), b"")
-        if not first:
-            return
-        try:
-            if first.lstrip(b"\xef\xbb\xbf \t").startswith(b"["):
-                yield from from_json((first + lines.read()).removeprefix(b"\xef\xbb\xbf"))
-                return
-            yield from_json(first.removeprefix(b"\xef\xbb\xbf"))
-            for line in lines:
-                if line.strip():
-                    yield from_json(line)
-        except ValueError as error:
-            raise _bad(file, f"not JSON: {error}") from None
+        for number, line in enumerate(lines, start=1):
+            text = line.strip(_BLANK)
+            if not text:
+                continue
+            try:
+                if first and text.startswith(b"["):
+                    yield from from_json(b"\n" * (number - 1) + text + b"\n" + lines.read())
+                    return
+                yield from_json(text)
+            except ValueError as error:
+                # The parser of a line sees it alone, and calls it line 1.
+                why = str(error).replace(" at line 1 column ", f" at line {number} column ")
+                raise _bad(file, f"not JSON: {why}") from None
+            first = False
 
 
 def generator(file: Path) -> str:

@@ -15,7 +15,6 @@ from schemas.keys import MOST, MOST_TOKENS, Key, KeyLimits, NewKey, Scope
 app = typer.Typer(
     help="Make, list, revoke and rotate keys, on a host that reaches the database.",
     no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 

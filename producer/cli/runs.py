@@ -12,12 +12,10 @@ from typing import Any
 import platformdirs
 from pydantic import BaseModel, ConfigDict
 
-from infra.local import LocalStackError
 from infra.local.folder import default_folder, private_folder, running_stack, write_private
 from infra.settings import Settings
 from producer.cli.inputs import raw
 from producer.cli.submit import find_server
-from schemas.problems import LOCAL_STACK, Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +35,7 @@ def find_place(chosen: Settings) -> Place:
     remembered = platformdirs.user_state_path("nightcourt", appauthor=False)
     if chosen.server is not None:
         return Place(url, key, url.rstrip("/"), remembered)
-    try:
-        stack = running_stack(chosen.data_dir)
-    except LocalStackError as error:
-        raise Problem(LOCAL_STACK, str(error)) from None
+    stack = running_stack(chosen.data_dir)
     if stack is None:
         return Place(url, key, url, remembered)
     home = (chosen.data_dir or default_folder()).expanduser().resolve()

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from infra import logs, settings
 from infra.calibration import read_calibration
-from infra.local import LocalStackError, StartCancelledError
+from infra.local import StartCancelledError
 from infra.local.folder import running_stack
 from infra.local.supervisor import Stack, run_stack
 from infra.settings import Settings
@@ -23,7 +23,7 @@ from producer.cli.pairs import example_file, read_pairs
 from producer.cli.submit import conclude, show
 from producer.cli.watch import file_each, watch
 from producer.client import Client
-from schemas.problems import BAD_SETTING, LOCAL_STACK, Problem
+from schemas.problems import BAD_SETTING, Problem
 
 log = structlog.get_logger()
 
@@ -53,8 +53,6 @@ def check_model(chosen: Settings) -> None:
         describe_model(chosen)
     except (OSError, ValueError) as error:
         raise Problem(BAD_SETTING, f"NIGHTCOURT_MODEL: {error}.") from None
-    except LocalStackError as error:
-        raise Problem(LOCAL_STACK, str(error)) from None
     try:
         if chosen.calibration_file is not None:
             read_calibration(chosen.calibration_file)
@@ -77,10 +75,7 @@ def up(
     logs.configure(process="up", level="warning", style=chosen.log_format)
     check_model(chosen)
     progress.print("Starting nightcourt")
-    try:
-        was_ready = run_stack(chosen, chosen.data_dir, port=port, on_event=_say_when_up)
-    except LocalStackError as error:
-        raise Problem(LOCAL_STACK, str(error)) from None
+    was_ready = run_stack(chosen, chosen.data_dir, port=port, on_event=_say_when_up)
     if not was_ready:
         progress.print("Ended before it was ready.")
         raise typer.Exit(Exit.INTERRUPTED)
@@ -146,8 +141,6 @@ def demo(
             judged = time.monotonic()
     except StartCancelledError:
         raise typer.Exit(Exit.INTERRUPTED) from None
-    except LocalStackError as error:
-        raise Problem(LOCAL_STACK, str(error)) from None
     except KeyboardInterrupt:
         progress.print("Ended before all was judged; what was filed is judged when the stack runs again.")
         raise typer.Exit(Exit.INTERRUPTED) from None

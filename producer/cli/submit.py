@@ -20,7 +20,7 @@ from producer.cli.pairs import Pair, read_pairs
 from producer.cli.watch import file_each, watch
 from producer.client import Client, ClientError, ServerProblem
 from schemas.comparison import Comparison
-from schemas.problems import LOCAL_STACK, Problem
+from schemas.problems import Problem
 
 
 class Address(NamedTuple):
@@ -42,9 +42,9 @@ def find_server(chosen: Settings) -> Address:
     key = None if chosen.key is None else chosen.key.get_secret_value()
     try:
         stack = running_stack(chosen.data_dir)
-    except LocalStackError as error:
+    except LocalStackError:
         if chosen.server is None:
-            raise Problem(LOCAL_STACK, str(error)) from None
+            raise
         stack = None
     if stack is not None and (chosen.server or stack.api_url).rstrip("/") == stack.api_url:
         return Address(stack.api_url, key or stack.key)

@@ -41,6 +41,16 @@ def test_the_options_that_take_numbers_are_found():
     assert {"plan rate", "submit tie_margin", "eval curate min_confidence"} < set(NUMBERS)
 
 
+@pytest.mark.parametrize("typed", ["batch run", "callbacks list", "eval gold", "keys list", "engine bench"])
+def test_help_in_short(typed: str):
+    """-h is --help, for groups and for what is in them."""
+    group, command = typed.split()
+    for asked in ([group, "-h"], [group, command, "-h"]):
+        ended = CliRunner().invoke(make_app([group]), asked)
+        assert ended.exit_code == 0
+        assert "Usage:" in ended.output
+
+
 @pytest.mark.parametrize(
     ("typed", "names", "says"),
     [
@@ -53,6 +63,7 @@ def test_the_options_that_take_numbers_are_found():
         (("callbacks", "list", "--endpoint", "foo"), "'--endpoint'", "looks like cep_"),
         (("callbacks", "show", "nope"), "'ID'", "looks like cbk_"),
         (("callbacks", "replay", "nope"), "'[ID]'", "looks like cbk_"),
+        (("callbacks", "replay", "--since", "999999d"), "--since", "takes a span before now or a moment"),
         (("callbacks", "test", "nope"), "'ENDPOINT'", "looks like cep_"),
         (("keys", "revoke", "nope"), "'KEY'", "looks like nck_"),
         (("keys", "rotate", f"nck_{'x' * 32}"), "'KEY'", "looks like nck_"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from producer.cli.inputs import is_empty, json_lines, opened
+from producer.cli.inputs import is_empty, json_lines, opened, outputs
 from schemas.problems import Problem
 
 LETTERS = random.Random(7).choices("abcdefghij", k=40 * 3000)
@@ -113,6 +113,18 @@ def test_two_systems_of_one_name(tmp_path: Path):
         file.write_text(json.dumps(row))
     with pytest.raises(Problem, match=f"its system is called m as that of {files[1]}"), json_lines(*files):
         pass
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"instruction": "1", "output": ""}\n\n{"instruction" "2"}\n', '\n[{"instruction": "1", "output": ""},\n 2 3]'],
+    ids=["lines", "an array"],
+)
+def test_a_row_that_is_not_json(tmp_path: Path, text: str):
+    """It is found by its line, in either form."""
+    (file := tmp_path / "ours.json").write_text(text)
+    with pytest.raises(Problem, match=r"not JSON: .* at line 3 column"):
+        list(outputs(file))
 
 
 def test_a_file_that_is_not_there(tmp_path: Path):
