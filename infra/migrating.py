@@ -5,10 +5,11 @@ from collections.abc import Mapping
 import structlog
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, text
 
 from infra import callback_secrets, rights, roles
-from infra.database import MIGRATIONS, with_psycopg
+from infra.database import MIGRATIONS, newest_form, with_psycopg
 from infra.sealing import Seals
 
 log = structlog.get_logger()
@@ -19,6 +20,8 @@ _MIGRATION_LOCK = 0x6E636F7572740001
 
 def migrate(url: str, passwords: Mapping[str, str] | None = None, seals: Seals | None = None) -> None:
     """Bring the tables to the newest form, and who may do what with them. Safe to run again, and by several at once.
+
+    Those of a later release stay as they are: they serve this one too, which knows neither them nor what they allow.
 
     Args:
         url: Postgres, by the login that owns the tables.
@@ -35,6 +38,10 @@ def migrate(url: str, passwords: Mapping[str, str] | None = None, seals: Seals |
     try:
         with engine.begin() as connection:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
+            heads = MigrationContext.configure(connection).get_current_heads()
+            if (form := max(heads, default="")) > newest_form():
+                log.warning("tables_of_a_later_release", form=form, known=newest_form())
+                return
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
             rights.settle(connection)
