@@ -1,6 +1,7 @@
 """The HTTP process: composition root of the edge."""
 
 import asyncio
+import resource
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -45,6 +46,9 @@ events: the rest get answers."""
 _REQUESTS_OF_A_KEY = 750
 """So that no key keeps all others out. Beyond the half that may be held there is room for answers that come at once."""
 _STREAMS_OF_A_KEY = 50
+
+_DESCRIPTORS = 65_536
+"""Open files at the most, those of idle connections among them: each takes memory, too."""
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -132,9 +136,18 @@ def serve(settings: Settings) -> None:
     settings.require_seals()
     logs.configure(process="api", level=settings.log_level, style=settings.log_format)
     sys.setswitchinterval(_SWITCH_SECONDS)
+    _allow_descriptors()
     server = Server(uvicorn.Config(create_app(settings), **serving(settings)))
     with suppress(KeyboardInterrupt):  # raised again after it was heeded
         server.run()
+
+
+def _allow_descriptors() -> None:
+    """Raise the soft limit of open files: under the usual one, 1,024, not even a thousand requests would be taken."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class Server(uvicorn.Server):

@@ -1,7 +1,10 @@
 """What connections cost the API, over real sockets: those that ask nothing, those without end, and many at once."""
 
 import re
+import resource
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +20,7 @@ from support.keys import a_key, bearer
 from support.waiting import wait_until
 
 from infra.database import tenant
+from infra.local.finding import free_port, listens
 from infra.settings import Settings
 from producer import limits
 from producer.api import app, bodies, connections, health, multipart
@@ -306,6 +310,28 @@ def test_an_upload_takes_as_long_as_its_pieces_come(http: httpx2.Client, monkeyp
             upload.sendall(piece)
         upload.settimeout(20)
         assert all_of(upload).startswith(b"HTTP/1.1 200 ")
+
+
+SERVE = """
+import resource, sys
+from infra.settings import Settings
+from producer.api.app import serve
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+serve(Settings(port=int(sys.argv[1]), secret_keys="0123456789abcdef" * 4))
+"""
+
+
+def test_the_api_may_open_as_many_files_as_it_is_let():
+    """The usual soft limit is under what a thousand requests need, beside the connections that ask nothing just now."""
+    port = free_port()
+    with subprocess.Popen([sys.executable, "-c", SERVE, str(port)], stdout=subprocess.DEVNULL) as api:
+        try:
+            wait_until(lambda: listens(api.pid, port), within=60, what="the API listens")
+            limits = Path(f"/proc/{api.pid}/limits").read_text()
+        finally:
+            api.terminate()
+    [soft] = re.findall(r"^Max open files +(\d+) ", limits, re.MULTILINE)
+    assert int(soft) == min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 65_536)
 
 
 def test_a_request_behind_another_begins_as_nobodys(database_url: str):
