@@ -3,6 +3,7 @@
 A composition root makes them for its process and hands them down.
 """
 
+import socket
 from collections.abc import Callable
 from http.server import ThreadingHTTPServer
 from importlib.metadata import version
@@ -114,7 +115,7 @@ class Meters:
             return
         handler = type("Handler", (MetricsHandler.factory(self._registry),), {"timeout": _REQUEST_SECONDS})
         try:
-            server = _Server((host, port), handler)
+            server = (_ServerOfIPv6 if ":" in host else _Server)((host, port), handler)
         except OSError as error:
             log.error("metrics_not_served", port=port, error=type(error).__name__)  # noqa: TRY400 - says it all
             return
@@ -128,3 +129,7 @@ class _Server(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - whoever it was
         log.debug("metrics_reader_failed")
+
+
+class _ServerOfIPv6(_Server):
+    address_family = socket.AF_INET6

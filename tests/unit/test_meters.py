@@ -91,6 +91,12 @@ class TestServing:
         assert answer.headers["content-type"].startswith("text/plain")
         assert "nightcourt_callback_attempts_total" in answer.text
 
+    def test_they_are_served_on_an_address_of_ipv6(self):
+        """As the API is, where the setting names one."""
+        meters, port = Meters("callbacks"), free_port("::1")
+        meters.serve("::1", port)
+        assert httpx2.get(f"http://[::1]:{port}/metrics").status_code == 200
+
     def test_a_reader_that_speaks_no_http_disturbs_nothing(self, capfd: pytest.CaptureFixture[str]):
         """Nothing is written to standard error over it, and the next reader is served."""
         meters, port = Meters("callbacks"), free_port()
