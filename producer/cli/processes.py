@@ -22,12 +22,13 @@ from producer import retention, survey
 
 log = structlog.get_logger()
 
+_FIRST_RETENTION_SECONDS = 60.0
 _RETENTION_SECONDS = 3600.0
 
 
 def api(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on.")] = None,
 ) -> None:
     """Serve HTTP.
 
@@ -87,11 +88,13 @@ def dispatcher() -> None:
 
 
 def _delete_what_is_old(database: Database, days: float, stop: threading.Event) -> None:
-    """Once an hour, beside the dispatcher's loop: deleting must keep no shard waiting, and no kind of rows another."""
+    """Soon and then once an hour, beside the dispatcher's loop: to delete must keep no shard, and no kind, waiting."""
     kinds: dict[str, Callable[[Database], int]] = {"uploads": retention.delete_abandoned}
     if days:
         kinds |= {kind: partial(delete, older_than=days * 86400) for kind, delete in retention.OLD.items()}
-    while not stop.wait(_RETENTION_SECONDS):
+    wait = _FIRST_RETENTION_SECONDS  # sooner than the rest: a dispatcher may be started oftener than once an hour
+    while not stop.wait(wait):
+        wait = _RETENTION_SECONDS
         gone = 0
         for kind, delete in kinds.items():
             try:

@@ -61,7 +61,7 @@ def check_model(chosen: Settings) -> None:
 
 
 def up(
-    port: Annotated[int | None, typer.Option(help="Port of the API; 0 for any free one.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port of the API; 0 for any free one.")] = None,
     host: Annotated[str | None, typer.Option(help="Address of the API. Whoever reaches it needs a key.")] = None,
     data_dir: DataDir = None,
 ) -> None:

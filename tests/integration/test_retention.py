@@ -83,9 +83,10 @@ def age(connection: Connection) -> None:
 
 
 @contextmanager
-def keeping(database: Engine, monkeypatch: pytest.MonkeyPatch, *, days: float) -> Iterator[None]:
-    """Delete what the dispatcher deletes by itself, over and over."""
-    monkeypatch.setattr(processes, "_RETENTION_SECONDS", 0.01)
+def keeping(database: Engine, monkeypatch: pytest.MonkeyPatch, *, days: float, again: bool = True) -> Iterator[None]:
+    """Delete what the dispatcher deletes by itself, over and over, or once soon after its start."""
+    monkeypatch.setattr(processes, "_FIRST_RETENTION_SECONDS", 0.01)
+    monkeypatch.setattr(processes, "_RETENTION_SECONDS", 0.01 if again else 3600.0)
     stop = threading.Event()
     thread = threading.Thread(target=processes._delete_what_is_old, args=(database, days, stop))
     thread.start()
@@ -340,7 +341,7 @@ def test_an_upload_that_was_broken_off_goes(database, connection, monkeypatch):
     for file_id, state, hours in ((old, "uploading", 25), (young, "uploading", 23), (whole, "processed", 25)):
         change = "UPDATE files SET state = :state, created_at = now() - make_interval(hours => :hours) WHERE id = :id"
         connection.execute(text(change), {"id": file_id, "state": state, "hours": hours})
-    with keeping(database, monkeypatch, days=0):
+    with keeping(database, monkeypatch, days=0, again=False):
         wait_until(lambda: counts(connection)["files"] == 2, within=30, what="the upload goes")
     assert set(connection.execute(text("SELECT source_id FROM comparisons")).scalars()) == {young, whole}
     assert (counts(connection)["file_runs"], counts(connection)["bad_lines"]) == (2, 2)

@@ -65,6 +65,8 @@ def test_help_in_short(typed: str):
         (("callbacks", "replay", "nope"), "'[ID]'", "looks like cbk_"),
         (("callbacks", "replay", "--since", "999999d"), "--since", "takes a span before now or a moment"),
         (("callbacks", "test", "nope"), "'ENDPOINT'", "looks like cep_"),
+        (("up", "--port", "70000"), "'--port'", "less than or equal to 65535"),
+        (("api", "--port", "70000"), "'--port'", "less than or equal to 65535"),
         (("keys", "revoke", "nope"), "'KEY'", "looks like nck_"),
         (("keys", "rotate", f"nck_{'x' * 32}"), "'KEY'", "looks like nck_"),
     ],
