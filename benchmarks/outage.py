@@ -20,12 +20,12 @@ import httpx2
 import psycopg
 
 from infra.database import connect
+from infra.environment import child_environment
 from infra.local.child import start_child
 from infra.local.finding import free_port
 from infra.local.postgres import start_postgres
 from infra.local.redis import Redis, start_redis
 from infra.migrating import migrate
-from infra.settings import child_environment
 from producer import keys
 from schemas.keys import Scope
 

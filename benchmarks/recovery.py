@@ -23,9 +23,9 @@ from uuid import UUID
 import psycopg
 
 from infra import settings
+from infra.environment import child_environment
 from infra.local.child import Child, start_child
 from infra.local.supervisor import Stack
-from infra.settings import child_environment
 from producer.client import Client
 
 _VICTIMS = 10

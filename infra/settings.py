@@ -5,8 +5,6 @@ Only composition roots call `Settings()`; everything else receives what it needs
 
 import ipaddress
 import json
-import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -44,6 +42,14 @@ _ENGINE_TIMES = {
 def _keys(value: SecretStr | None, file: Path | None) -> list[str]:
     text = value.get_secret_value().replace(",", "\n") if value else file.read_text() if file else ""
     return [key.strip() for key in text.splitlines() if key.strip()]
+
+
+def _is_url(text: str, schemes: set[str]) -> bool:
+    try:
+        parts = urlsplit(text)
+        return text.partition("://")[0] in schemes and bool(parts.hostname) and parts.port != 0  # raises of no number
+    except ValueError:
+        return False
 
 
 class Settings(BaseSettings):
@@ -246,6 +252,20 @@ class Settings(BaseSettings):
         with_psycopg(value.get_secret_value())
         return value
 
+    @field_validator("redis_url")
+    @classmethod
+    def _of_redis(cls, value: SecretStr) -> SecretStr:
+        if not _is_url(value.get_secret_value(), {"redis", "rediss"}):
+            raise ValueError("takes the URL of a Redis: redis://USER:PASSWORD@HOST:6379/0")
+        return value
+
+    @field_validator("traces_endpoint")
+    @classmethod
+    def _of_a_collector(cls, value: str | None) -> str | None:
+        if value is not None and not _is_url(value, {"http", "https"}):
+            raise ValueError("takes the URL of OTLP over HTTP: http://HOST:4318")
+        return value
+
     @field_validator("callback_allow")
     @classmethod
     def _allowable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -370,31 +390,3 @@ def load(**overrides: Any) -> Settings:
         message = first["msg"].removeprefix("Value error, ")
         detail = f"NIGHTCOURT_{name}: {message}" if name else message
         raise Problem(BAD_SETTING, f"{detail}.") from None
-
-
-def as_environment(settings: Settings) -> dict[str, str]:
-    """The settings that were set by someone, as the variables that set them again in a child process."""
-    variables: dict[str, str] = {}
-    for name in settings.model_fields_set:
-        value = getattr(settings, name)
-        if isinstance(value, SecretStr):
-            value = value.get_secret_value()
-        if isinstance(value, tuple):
-            value = ",".join(value)
-        if value is not None:
-            variables[f"NIGHTCOURT_{name.upper()}"] = str(value)
-    return variables
-
-
-def child_environment(overrides: Mapping[str, str]) -> dict[str, str]:
-    """This process' environment with some variables replaced, for a child process.
-
-    libpq's own variables stay behind: it takes them for whatever a database URL leaves open, and a PGSSLMODE
-    that suits somebody's other database would lock our processes out of theirs.
-    """
-    inherited = {
-        name: value
-        for name, value in os.environ.items()  # noqa: TID251 (handed on whole, not read for settings)
-        if not name.startswith("PG")
-    }
-    return {**inherited, **overrides}

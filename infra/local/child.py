@@ -123,7 +123,8 @@ class Child:
         """The last lines that it wrote in this life."""
         with self.log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(self._log_start, size - _TAIL_BYTES))
+            begun = self._log_start if size >= self._log_start else 0  # it was cut meanwhile
+            file.seek(max(begun, size - _TAIL_BYTES))
             text = file.read().decode(errors="replace")
         return "\n".join(text.splitlines()[-lines:])
 

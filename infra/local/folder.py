@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -65,15 +66,13 @@ class DataFolder:
         try:
             self._prepare()
             self._lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                self._take()
+            except BaseException:
+                os.close(self._lock)
+                raise
         except OSError as error:
-            raise LocalStackError(
-                f"{self.path} cannot hold nightcourt's data ({error.strerror}): choose another folder with --data-dir"
-            ) from error
-        try:
-            self._take()
-        except BaseException:
-            os.close(self._lock)
-            raise
+            raise unusable(self.path, error) from error
 
     def __enter__(self) -> Self:
         return self
@@ -99,12 +98,25 @@ class DataFolder:
         return self.key_file.read_text().strip() if self.key_file.exists() else None
 
     def log(self, name: str) -> Path:
-        """The log file of a part, begun anew when the old one has grown large."""
-        folder = private_folder(self.path / "logs")
-        file = folder / f"{name}.log"
-        if file.exists() and file.stat().st_size > _LOG_BYTES:
-            file.replace(folder / f"{name}.log.1")
-        return file
+        """The log file of a part."""
+        return private_folder(self.path / "logs") / f"{name}.log"
+
+    def trim_logs(self) -> None:
+        """Begin each log anew that has grown large, whoever writes to it, and keep the old one beside it.
+
+        Who writes appends, and so goes on at the new end; a line that comes between the copy and the cut is lost.
+        """
+        for file in (self.path / "logs").glob("*.log"):
+            kept = file.with_name(f"{file.name}.1")
+            try:
+                if file.stat().st_size <= _LOG_BYTES:
+                    continue
+                private = os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+                with os.fdopen(private, "wb") as copy, file.open("rb") as log:
+                    shutil.copyfileobj(log, copy)
+                os.truncate(file, 0)
+            except OSError:  # a full disk: nothing is cut that could not be kept
+                kept.unlink(missing_ok=True)
 
     def part(self, name: str) -> Path:
         """The private folder of a part."""
@@ -144,6 +156,14 @@ class DataFolder:
         (self.path / _STACK).unlink(missing_ok=True)
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+
+
+def unusable(path: Path, error: OSError) -> LocalStackError:
+    """Say of an error on a data folder, or of the machine, what it keeps from running."""
+    what = f"{error.strerror}: {error.filename}" if error.filename not in (None, str(path)) else error.strerror
+    return LocalStackError(
+        f"{path} cannot hold nightcourt's data ({what}): mend that, or choose another folder with --data-dir"
+    )
 
 
 def running_stack(path: Path | None = None) -> StackInfo | None:

@@ -104,7 +104,7 @@ class Part:
             self.start()
         except StartCancelledError:
             raise
-        except LocalStackError as error:
+        except (LocalStackError, OSError) as error:  # too many processes, a full disk: what may be better the next time
             self._wait_for_next(None, str(error))
 
     def _wait_for_next(self, pid: int | None, why: str) -> None:

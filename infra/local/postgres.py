@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,12 +35,12 @@ _SETTINGS = {
     # A socket file would need a folder, and its path has to be short; a port and a password do for everyone.
     "unix_socket_directories": "",
     "shared_buffers": "256MB",
-    "max_connections": "100",
     "fsync": "on",
     "logging_collector": "off",
     "log_timezone": "UTC",
     "timezone": "UTC",
 }
+_LEAST_CONNECTIONS = 100
 _FAST_SETTINGS = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
 
 
@@ -84,6 +84,7 @@ def start_postgres(
     port: int | None = None,
     log: Path | None = None,
     fast: bool = False,
+    connections: int = _LEAST_CONNECTIONS,
     cancelled: Callable[[], bool] = _never,
 ) -> Postgres:
     """Start Postgres on a folder, and make its database where it is missing.
@@ -95,6 +96,7 @@ def start_postgres(
         port: The port on 127.0.0.1; a free one when None.
         log: Where it logs; a file in the folder when None.
         fast: Give up safety against a crash of the machine, for tests.
+        connections: As many as there are wanted; it takes a hundred in any case.
         cancelled: Asked again and again while this waits; a True gives up.
 
     Returns:
@@ -117,10 +119,12 @@ def start_postgres(
         )
     _check_version(data, programs)
     password = keep_secret(folder / "password")
+    settings = {**_SETTINGS, **(_FAST_SETTINGS if fast else {})}
+    settings["max_connections"] = str(max(connections, _LEAST_CONNECTIONS))
     for left in reversed(range(_PORT_TRIES if port is None else 1)):
         _clear_pid_file(data, cancelled)
         chosen = free_port() if port is None else port
-        child = _launch(folder, data, programs, port=chosen, log=log, fast=fast)
+        child = _launch(folder, data, programs, port=chosen, log=log, settings=settings)
         try:
             _make_database(child, chosen, password, cancelled)
         except _EndedError as error:
@@ -176,10 +180,9 @@ def _create(folder: Path, data: Path, programs: Path, *, log: Path, fast: bool, 
     fresh.rename(data)
 
 
-def _launch(folder: Path, data: Path, programs: Path, *, port: int, log: Path, fast: bool) -> Child:
-    settings = {**_SETTINGS, **(_FAST_SETTINGS if fast else {}), "port": str(port)}
+def _launch(folder: Path, data: Path, programs: Path, *, port: int, log: Path, settings: Mapping[str, str]) -> Child:
     command: list[str | Path] = [programs / "postgres", "-D", data]
-    for name, value in settings.items():
+    for name, value in {**settings, "port": str(port)}.items():
         command += ["-c", f"{name}={value}"]
     # Without its supervisor it ends at once and recovers at the next start: a clean end could take its time,
     # and the next start would find it still there.

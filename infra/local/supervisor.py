@@ -27,15 +27,16 @@ from typing import Any, Self
 
 import structlog
 
+from infra.environment import as_environment, forget_libpq
 from infra.local import LocalStackError, StartCancelledError
 from infra.local import tree as trees
 from infra.local.finding import authority, choose_port, metrics_ports, own_receivers, reachable
-from infra.local.folder import DataFolder, StackInfo
+from infra.local.folder import DataFolder, StackInfo, unusable
 from infra.local.model import embedded_model
 from infra.local.part import OnEvent
 from infra.local.readiness import obstacle
 from infra.local.tree import MIGRATE, ProcessTree, Program
-from infra.settings import Settings, as_environment
+from infra.settings import Settings
 
 _log = structlog.get_logger()
 
@@ -43,6 +44,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOK_SECONDS = 0.1
 _WAIT_SECONDS = 0.05
 _TELL_SECONDS = 10.0
+_TRIM_SECONDS = 60.0
 
 
 def _ignore(_kind: str, /, **_fields: object) -> None:
@@ -81,7 +83,8 @@ class Stack:
             migrate: Brings the database up to date, and ends.
             applications: What runs on top, in the order of starting; what the settings say when None.
             fast: Give up the database's safety against a crash of the machine, for tests.
-            ready_within: How long the stack may take to be ready, in seconds.
+            ready_within: How long it may take to be ready, in seconds, once all of it is started: until then Postgres
+                may recover, and the tables be migrated, for as long as that takes.
         """
         self._settings = settings
         self._path = folder or settings.data_dir
@@ -91,12 +94,17 @@ class Stack:
         self._hurry = threading.Event()
         self._migrate = migrate
         if applications is None:
-            applications = trees.applications(_workers(settings), drain_seconds=settings.drain_seconds)
+            applications = trees.applications(
+                _workers(settings),
+                drain_seconds=settings.drain_seconds,
+                callback_seconds=settings.callback_deadline_seconds,
+            )
         self._applications = applications
         self._fast = fast
         self._ready_within = ready_within
 
         self._began = time.monotonic()
+        self._started = self._began
         self._told = 0.0
         self._ready = threading.Event()
         self._failure: BaseException | None = None
@@ -129,13 +137,16 @@ class Stack:
             folder = DataFolder(self._path)
             try:
                 self._begin(folder)
-            except BaseException:
+            except BaseException as error:
                 folder.close()
+                if isinstance(error, OSError):
+                    raise unusable(folder.path, error) from error
                 raise
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def _begin(self, folder: DataFolder) -> None:
+        forget_libpq()
         host = self._settings.host
         port = choose_port(host, self._settings.port, self._asked_port)
         variables = {"NIGHTCOURT_CALLBACK_ALLOW": own_receivers(host)} | as_environment(self._settings)
@@ -238,13 +249,18 @@ class Stack:
     # -- in the supervisor's own thread
 
     def _run(self, folder: DataFolder, tree: ProcessTree, host: str, port: int) -> None:
+        trim_at = 0.0
         try:
             with ExitStack() as ends:
                 ends.callback(folder.close)
                 try:
                     tree.start(ends)
+                    self._started = time.monotonic()
                     while not self._stopping():
                         tree.look_after(was_ready=self._ready.is_set())
+                        if time.monotonic() > trim_at:
+                            folder.trim_logs()
+                            trim_at = time.monotonic() + _TRIM_SECONDS
                         if not self._ready.is_set():
                             self._look_whether_ready(folder, tree, host, port)
                         self._stop.wait(_LOOK_SECONDS)
@@ -252,6 +268,8 @@ class Stack:
                     self._report("stopping")
         except StartCancelledError:
             pass
+        except OSError as error:
+            self._failure = unusable(folder.path, error)
         except BaseException as error:  # noqa: BLE001 (raised again where the stack is joined)
             self._failure = error
         finally:
@@ -278,7 +296,7 @@ class Stack:
             folder.publish(self._info)
             self._ready.set()
             self._report("ready", api_url=self._info.api_url, folder=str(folder.path), seconds=seconds)
-        elif seconds > self._ready_within:
+        elif time.monotonic() - self._started > self._ready_within:
             raise LocalStackError(
                 f"not ready after {seconds:.0f} seconds ({wanting}): see the logs in {folder.path / 'logs'}"
             )
@@ -344,7 +362,7 @@ def _workers(settings: Settings) -> int:
     """How many worker processes: one where an engine has the machine's cores or a device to itself, else one a core."""
     if settings.workers is not None:
         return settings.workers
-    return (os.cpu_count() or 1) if settings.engine == "simulated" else 1
+    return len(os.sched_getaffinity(0)) if settings.engine == "simulated" else 1
 
 
 def _await(done: Callable[[], bool], seconds: float | None) -> bool:

@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 
 from infra import roles
+from infra.environment import child_environment
 from infra.local import LocalStackError, StartCancelledError
 from infra.local.child import Child, start_child
 from infra.local.folder import DataFolder, keep_secret
 from infra.local.part import OnEvent, Part, reason
 from infra.local.postgres import Postgres, start_postgres
 from infra.local.redis import Redis, start_redis
-from infra.settings import child_environment
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,13 @@ _SEALING = (None, "api", "callbacks")
 MIGRATE = Program("migrate", _module("producer.cli", "migrate"), 10.0)
 
 
-def applications(workers: int, *, drain_seconds: float = 20.0) -> tuple[Program, ...]:
+_CONNECTIONS = {"api": 16, "dispatcher": 8, "worker": 14, "callbacks": 13}
+"""How many connections to Postgres each process has at the most (docs/deployment.md)."""
+_MORE_CONNECTIONS = 20
+"""For what migrates, commands, whoever looks into it, and those that Postgres keeps for itself."""
+
+
+def applications(workers: int, *, drain_seconds: float = 20.0, callback_seconds: float = 15.0) -> tuple[Program, ...]:
     """What runs on top of the databases, with so many worker processes."""
     # A worker that is asked to end finishes the shards in its hands, or gives them back after a while.
     names = ["worker", *(f"worker-{number}" for number in range(2, workers + 1))]
@@ -52,7 +58,7 @@ def applications(workers: int, *, drain_seconds: float = 20.0) -> tuple[Program,
         Program("dispatcher", _module("producer.cli", "dispatcher"), 10.0, "dispatcher"),
         *(Program(name, _module("worker.app"), drain_seconds + 5.0, "worker") for name in names),
         # It finishes what it is sending, which takes no longer than an attempt's deadline.
-        Program("callbacks", _module("worker.callbacks_app"), 20.0, "callbacks"),
+        Program("callbacks", _module("worker.callbacks_app"), callback_seconds + 5.0, "callbacks"),
     )
 
 
@@ -154,6 +160,7 @@ class ProcessTree:
             port=self.postgres.port if self.postgres else None,
             log=self._folder.log("postgres"),
             fast=self._fast,
+            connections=sum(_CONNECTIONS.get(each.process or "", 0) for each in self._programs) + _MORE_CONNECTIONS,
             cancelled=self._stopping,
         )
         return self.postgres.child

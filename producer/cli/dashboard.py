@@ -4,14 +4,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from sqlalchemy.exc import SQLAlchemyError
 
 from infra import settings
 from infra.database import connect
+from infra.environment import forget_libpq
 from infra.local.folder import StackInfo, running_stack
 from producer import sessions
 from producer.cli.output import console
 from schemas.keys import parse_key
-from schemas.problems import LOCAL_STACK, Problem
+from schemas.problems import LOCAL_STACK, UNAVAILABLE, Problem
 
 
 def invitation(info: StackInfo) -> str:
@@ -23,6 +25,7 @@ def invitation(info: StackInfo) -> str:
     spelled = parse_key(info.key or "")
     if spelled is None:
         return home
+    forget_libpq()
     database = connect(info.database_url, application="cli", pool_size=1)
     try:
         with database.begin() as connection:
@@ -46,4 +49,9 @@ def dashboard(
         raise Problem(
             LOCAL_STACK, "No stack runs here. Start one with `nightcourt up`, or open /dashboard/ of your API."
         )
-    console.print(invitation(info), soft_wrap=True)
+    try:
+        console.print(invitation(info), soft_wrap=True)
+    except SQLAlchemyError as error:
+        raise Problem(
+            UNAVAILABLE, f"The stack's Postgres cannot be used just now ({type(error).__name__}): try again."
+        ) from None

@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from infra import docket, losses, roles, roster, settings
 from infra.database import connect, newest_form
 from infra.engine_folder import describe as describe_engine
+from infra.environment import forget_libpq
 from infra.local import LocalStackError
 from infra.local.folder import running_stack
 from infra.local.model import POCKET_CRITIC, adapter_over, embedded_model
@@ -57,6 +58,7 @@ def examine(chosen: Settings) -> Iterator[Finding]:
             ok=True,
             says=f"running since {stack.started_at:%Y-%m-%d %H:%M} (pid {stack.pid})",
         )
+        forget_libpq()
         database_url, redis_url = stack.database_url, stack.redis_url
     yield _look("model", lambda: describe_model(chosen))
     yield _look("api", lambda: _api(find_server(chosen)))

@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from infra import settings
 from infra.database import connect
+from infra.environment import forget_libpq
 from infra.local.folder import running_stack
 from schemas import ids
 from schemas.problems import UNAVAILABLE, Problem
@@ -31,6 +32,8 @@ def records(data_dir: Path | None, *, application: str, statement_seconds: int =
     """
     chosen = settings.load(data_dir=data_dir)
     stack = running_stack(chosen.data_dir)
+    if stack is not None:
+        forget_libpq()
     url = stack.database_url if stack else chosen.database_url.get_secret_value()
     database = connect(url, application=application, statement_seconds=statement_seconds)
     try:

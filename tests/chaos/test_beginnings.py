@@ -15,9 +15,9 @@ from structlog.testing import capture_logs
 from support.waiting import wait_until
 
 from infra.database import connect, newest_form, persist
+from infra.environment import child_environment
 from infra.local.child import start_child
 from infra.local.redis import Redis
-from infra.settings import child_environment
 
 
 def events(log: Path) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.processes import processes_of
 
-from infra.settings import child_environment
+from infra.environment import child_environment
 
 pytestmark = pytest.mark.timeout(900)  # two cores that do other things as well take their time over 68 prompts
 

@@ -19,10 +19,10 @@ from support.keys import bearer
 from support.waiting import wait_until
 from typer.main import get_command
 
+from infra.environment import child_environment
 from infra.local.finding import free_port
 from infra.local.postgres import Postgres
 from infra.local.redis import Redis
-from infra.settings import child_environment
 from producer.cli.app import make_app
 
 COMMANDS = get_command(make_app()).commands

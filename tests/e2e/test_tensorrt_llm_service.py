@@ -21,7 +21,7 @@ from support.service import Service, running_service
 from support.waiting import wait_until
 
 from infra.engine_folder import build_of, read_manifest
-from infra.settings import child_environment
+from infra.environment import child_environment
 from schemas.engine import BuildOrder, Limits
 from worker.commands.build import build
 

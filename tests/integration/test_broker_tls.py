@@ -17,9 +17,10 @@ from redis.exceptions import RedisError
 from support.waiting import wait_until
 
 from infra.broker import make_celery
+from infra.environment import child_environment
 from infra.local.child import start_child
 from infra.local.redis import Redis
-from infra.settings import Settings, child_environment
+from infra.settings import Settings
 from producer.api.app import create_app
 from producer.cli import doctor
 from schemas.message import JUDGE_TASK, QUEUES

@@ -11,9 +11,9 @@ import pytest
 from support.waiting import wait_until
 
 from infra.broker import make_celery
+from infra.environment import child_environment
 from infra.local.child import Child, start_child
 from infra.local.redis import Redis
-from infra.settings import child_environment
 from schemas.message import CALLBACK_QUEUE, CALLBACK_TASK, JUDGE_TASK, QUEUES
 from schemas.states import Lane
 

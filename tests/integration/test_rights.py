@@ -13,10 +13,10 @@ from sqlalchemy.exc import DBAPIError
 
 from infra import roles
 from infra.database import connect
+from infra.environment import child_environment
 from infra.local.finding import wheel_file
 from infra.local.postgres import Postgres, start_postgres
 from infra.migrating import migrate
-from infra.settings import child_environment
 
 PASSWORDS = {process: f"password-of-{process}" for process in roles.PROCESSES}
 FILE = text(

@@ -1,5 +1,6 @@
 """The embedded stack as a process tree: it comes up, stays up, and ends without a trace, whatever ends it."""
 
+import errno
 import http.server
 import json
 import os
@@ -9,22 +10,31 @@ import stat
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
+import psycopg
 import pytest
+from sqlalchemy import text
 from support.processes import processes_of
 from support.waiting import wait_until
 
-from infra.local import LocalStackError, part
-from infra.local.child import start_child
+from infra.local import LocalStackError, part, supervisor
+from infra.local import folder as data_folder
+from infra.local.child import Child, start_child
 from infra.local.finding import own_receivers
 from infra.local.folder import DataFolder, StackInfo, running_stack
 from infra.local.supervisor import Stack
 from infra.local.tree import Program
 from infra.settings import Settings
+from producer.cli.dashboard import dashboard
+from producer.cli.doctor import examine
+from producer.cli.host import records
+from schemas.keys import SpelledKey, spell_key
+from schemas.problems import Problem
 
 # Stands for the API: ready as soon as it listens.
 API = """
@@ -309,6 +319,118 @@ def test_a_failed_migration_fails_the_start(folder: Path) -> None:
     """The error says what the migration said, and nothing is left running."""
     with pytest.raises(LocalStackError, match=r"(?s)brought up to date: migrate ended with status 1:.*wrong head"):
         stack(folder, migrate="raise SystemExit('wrong head')").__enter__()
+
+
+def test_a_start_takes_as_long_as_a_migration(folder: Path) -> None:
+    """The time to be ready counts from when all is started: before that Postgres may recover, and tables change."""
+    with stack(folder, migrate="import time; time.sleep(10)", ready_within=10.0) as running:
+        assert running.ready(0)
+
+
+@pytest.mark.parametrize("name", ["workers", "postgres"])
+def test_a_folder_that_cannot_be_used_is_named(folder: Path, name: str) -> None:
+    """What another user left in it, say: the message has the data folder and what in it is wrong, and is no trace."""
+    DataFolder(folder).close()
+    (folder / name).write_text("no folder")
+    with pytest.raises(LocalStackError, match=rf"^{folder} cannot hold .*: {folder / name}\): .*--data-dir"):
+        stack(folder).__enter__()
+
+
+def test_a_folder_on_a_full_disk_is_named(folder: Path) -> None:
+    """Where not even the lock can be written, as on a full disk."""
+    folder.mkdir()
+    (folder / "nightcourt.lock").symlink_to("/dev/full")
+    with pytest.raises(LocalStackError, match=rf"^{folder} cannot hold nightcourt's data \(.*--data-dir"):
+        DataFolder(folder)
+
+
+def test_a_part_that_cannot_be_started_again_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many processes at the moment of its death take nothing else down: it is started once there is room."""
+    monkeypatch.setattr(part, "_FIRST_DELAY", 0.01)
+    monkeypatch.setattr(part, "_LAST_DELAY", 0.01)
+    reasons: list[object] = []
+    refusals = iter([None, OSError(errno.EAGAIN, "Resource temporarily unavailable")])
+
+    def launch() -> Child:
+        if (refusal := next(refusals, None)) is not None:
+            raise refusal
+        return start_child("sleeper", [sys.executable, "-c", SLEEPER], log=tmp_path / "log")
+
+    def hear(_kind: str, /, **fields: object) -> None:
+        reasons.extend([fields["reason"]] if "reason" in fields else [])
+
+    sleeper = part.Part("sleeper", launch, log=tmp_path / "log", report=hear)
+    sleeper.start()
+    assert sleeper.running is not None
+    sleeper.running.kill()
+
+    def lives_again() -> bool:
+        sleeper.look_after(was_ready=True)
+        return sleeper.running is not None and len(reasons) == 2
+
+    wait_until(lives_again, within=20, what="its next life")
+    assert reasons == ["by signal 9 (Killed)", "[Errno 11] Resource temporarily unavailable"]
+    sleeper.running.kill()
+
+
+def test_logs_stay_small_while_it_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has grown large is cut, and what was in it kept once; who writes to it writes on."""
+    monkeypatch.setattr(data_folder, "_LOG_BYTES", 10_000)
+    monkeypatch.setattr(supervisor, "_TRIM_SECONDS", 0.2)
+    said = "import itertools, time\nfor line in itertools.count():\n    print(line, flush=True)\n    time.sleep(0.0001)"
+    with stack(folder, worker=said):
+        log, kept = folder / "logs" / "worker.log", folder / "logs" / "worker.log.1"
+        wait_until(kept.exists, within=20, what="the log to be cut")
+        first = kept.read_bytes()
+        wait_until(lambda: kept.read_bytes() != first, within=20, what="the log to be cut again")
+        assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+        assert b"\0" not in wait_until(log.read_bytes, within=20, what="the worker to write on")
+
+
+def test_postgres_has_room_for_the_workers(folder: Path) -> None:
+    """Each takes up to fourteen connections, and a hundred in all are too few for eight of them."""
+    workers = [Program(f"worker-{each}", (sys.executable, "-c", SLEEPER), 5.0, "worker") for each in range(8)]
+    with (
+        Stack(
+            Settings(engine="simulated"),
+            folder,
+            port=0,
+            migrate=program("migrate", MIGRATE),
+            applications=[program("api", API), *workers],
+            fast=True,
+        ) as running,
+        psycopg.connect(running.info.database_url) as connection,
+    ):
+        assert connection.execute("SELECT current_setting('max_connections')::int").fetchone() == (8 * 14 + 20,)
+
+
+def test_the_applications_are_those_that_the_settings_say() -> None:
+    """Simulated workers, one for each core that this process may use, and as long to end as callbacks may take."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        programs = Stack(Settings(engine="simulated", callback_deadline_seconds=77.0))._applications
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert [each.name for each in programs] == ["api", "dispatcher", "worker", "callbacks"]
+    assert programs[-1].grace_seconds > 77.0
+
+
+def test_libpqs_variables_are_not_for_the_embedded_stack(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has set them for another database starts a stack, and uses its Postgres from commands, all the same."""
+    DataFolder(folder).close()
+    (folder / "key").write_text(spell_key(SpelledKey(uuid.uuid4(), "x" * 43)))
+    monkeypatch.setenv("PGSERVICE", "elsewhere")
+    with stack(folder):
+        monkeypatch.setenv("PGSERVICE", "elsewhere")
+        with records(folder, application="test") as database, database.connect() as connection:
+            assert connection.execute(text("SELECT 1")).scalar() == 1
+        monkeypatch.setenv("PGSERVICE", "elsewhere")
+        found = {each.part: each for each in examine(Settings(engine="simulated", data_dir=folder))}
+        assert found["postgres"].ok
+        monkeypatch.setenv("PGSERVICE", "elsewhere")
+        with pytest.raises(Problem, match=r"cannot be used just now \(ProgrammingError\)"):  # of the tables missing
+            dashboard(folder)
 
 
 def test_a_second_start_on_the_same_folder_is_refused(folder: Path) -> None:

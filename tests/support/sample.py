@@ -10,8 +10,8 @@ from pathlib import Path
 
 import httpx2
 
+from infra.environment import child_environment
 from infra.local.finding import free_port
-from infra.settings import child_environment
 from support.program import ROOT
 from support.waiting import wait_until
 

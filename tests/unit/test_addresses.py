@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from support.sockets import connects
 
 from infra.addresses import LONGEST_URL, Allowed, Target, UrlRefusedError, check_url, is_permitted
-from infra.settings import as_environment, load
+from infra.environment import as_environment
+from infra.settings import load
 from schemas.problems import Problem
 from worker.egress import Reason, send
 

@@ -10,7 +10,7 @@ import pytest
 from support.canaries import MARK, canary, in_logs, leaks
 from support.program import ROOT
 
-from infra.settings import child_environment
+from infra.environment import child_environment
 
 KEY = f"nck_{'0123456789abcdef' * 2}_{'s3cret-_' * 5}abc"
 PASSWORD = "Kp4-_" * 8 + "xyz"

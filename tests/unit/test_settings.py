@@ -76,6 +76,34 @@ def test_an_address_that_is_none_of_postgres(url: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "url", ["localhost:6379", "", "redis://user:hidden@host:port/0", "redis:///0", "http://host/hidden", "redis://[::1"]
+)
+def test_an_address_that_is_none_of_redis(url: str) -> None:
+    """It is refused by its name, and not repeated, too."""
+    with pytest.raises(Problem) as refused:
+        load(redis_url=url)
+    assert refused.value.kind is BAD_SETTING
+    assert refused.value.detail.startswith("NIGHTCOURT_REDIS_URL: takes the URL of a Redis")
+    assert "hidden" not in refused.value.detail
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://localhost", "rediss://u:p%40@[::1]:6380/2?ssl_ca_certs=/etc/ssl/redis-ca.pem"]
+)
+def test_an_address_of_redis(url: str) -> None:
+    """With and without port, database and options."""
+    assert load(redis_url=url).redis_url.get_secret_value() == url
+
+
+@pytest.mark.parametrize("url", ["collector:4318", "grpc://collector:4317", "http://", "http://collector:otlp"])
+def test_an_address_that_is_none_of_a_collector(url: str) -> None:
+    """It is refused by its name where traces would otherwise be lost in silence."""
+    with pytest.raises(Problem) as refused:
+        load(traces_endpoint=url)
+    assert refused.value.detail.startswith("NIGHTCOURT_TRACES_ENDPOINT: takes the URL of OTLP over HTTP")
+
+
+@pytest.mark.parametrize(
     "url",
     ["postgresql://localhost/nightcourt", "postgres://host", "postgresql+psycopg://u:p%40@[::1]:5432/x?sslmode=allow"],
 )
