@@ -14,6 +14,8 @@ from schemas.states import Lane
 
 _HALF_LIFE = 10.0
 """Seconds after which what a tenant has used counts half."""
+_WRITTEN = 16
+"""What a token that was written counts, in tokens that were read: each takes a pass through the model of its own."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,6 +70,11 @@ class Gate:
     def alone(self, lane: Lane, tenant: str = "") -> AbstractContextManager[None]:
         """Wait for a turn, then keep everybody else out while inside."""
         return self.admit(self._budget, lane, tenant)
+
+    def charge_written(self, tokens: int, tenant: str) -> None:
+        """Count what was written by work inside as used by its tenant; nobody knew how much it would be."""
+        with self._turns:
+            self._charge(tenant, _WRITTEN * tokens)
 
     def _next(self) -> _Ticket | None:
         for line in self._lines.values():

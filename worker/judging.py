@@ -299,6 +299,7 @@ def _written(bench: Bench, case: Case, tenant: str) -> Outcome:
     for order, ids in zip(case.orders, case.prompts, strict=True):
         limit = min(prompts.MAX_GENERATED_TOKENS, max(1, room - len(ids)))
         written = bench.engine.generate(ids, limit, salt=tenant)
+        bench.gate.charge_written(written.generated_tokens, tenant)
         scores.append(Score(0.0, 0.0, cached_tokens=written.cached_tokens, seconds=written.seconds))
         vote = parse(written.text)
         if vote is None:

@@ -210,6 +210,13 @@ class TestTheProfileThatWrites:
         assert (row.tally["winner"], row.tally["probability_a"], row.tally["consistent"]) == ("A", None, True)
         assert (row.judge_id, row.gpu_seconds, row.cached_tokens) == (court.bench.judges["rewardbench"], 8.0, 4)
 
+    def test_what_it_wrote_counts_as_used(self, court, engine):
+        """At the engine's gate a tenant whose model writes has used more than its prompts."""
+        engine.writes = lambda _: Generation("[[A]]", None, generated_tokens=2000, cached_tokens=0, seconds=1.0)
+        court.file(comparison(profile="rewardbench"))
+        court.sit()
+        assert court.bench.gate._used["default"] > 10 * sum(len(prompt) for [prompt] in engine.asked)
+
     def test_votes_that_cancel_are_a_tie(self, court, engine):
         """A model that chose the first slot in both orders has told nothing of the responses."""
         engine.writes = lambda _: self.written("[[A]]")

@@ -209,6 +209,19 @@ class TestWhoGoesFirst:
         more.enters()
         assert log == ["first", "large", "again", "more"]
 
+    def test_what_is_written_is_used_too(self, gate, visitor, log):
+        """A tenant whose short prompts have much written goes behind one that had as much read."""
+        first = visitor("first", BUDGET).enters()
+        gate.charge_written(10, "one")
+        first.goes()
+        other = visitor("other", BUDGET + 50, tenant="other").enters()
+        again = visitor("again", BUDGET).waits()
+        more = visitor("more", BUDGET, tenant="other").waits(behind=1)
+        other.goes()
+        more.enters().goes()
+        again.enters()
+        assert log == ["first", "other", "more", "again"]
+
     def test_a_person_of_any_tenant_goes_before_bulk_work(self, visitor):
         """What a tenant has used makes nobody who waits stand behind another's batch."""
         first = visitor("first", BUDGET).enters()
