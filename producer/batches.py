@@ -66,6 +66,14 @@ _FILENAMES = text("SELECT id, filename FROM files WHERE tenant = :tenant AND id 
 
 _BAD_LINES = text("SELECT line, code, message, param FROM bad_lines WHERE file_id = :file_id ORDER BY line LIMIT 100")
 
+# Of so many lines at most: a failed batch may have millions, and is read again and again.
+_ERRORS_OF = 10_000
+_ERRORS = text(f"""
+    SELECT error_code, count(*) AS lines, min(line) AS line, min(error_message) AS message
+    FROM (SELECT * FROM outcomes WHERE filing_id = :id ORDER BY line LIMIT {_ERRORS_OF}) AS first
+    WHERE error_code IS NOT NULL GROUP BY error_code ORDER BY lines DESC LIMIT 5
+""")
+
 _PAUSE = text("""
     UPDATE batches SET paused = :paused, open = open AND NOT :paused
     WHERE tenant = :tenant AND id = :id AND status = 'in_progress' RETURNING id
@@ -254,21 +262,14 @@ async def _errors(connection: AsyncConnection, row: Row[Any]) -> BatchErrors:
         if not data:
             data = [{"code": "empty_file", "line": None, "message": "The file has no lines.", "param": None}]
         return BatchErrors(data=data)
-    commonest = (
-        await connection.execute(
-            text("""
-                SELECT error_code, count(*) AS lines, min(line) AS line, min(error_message) AS message FROM outcomes
-                WHERE filing_id = :id AND error_code IS NOT NULL GROUP BY error_code ORDER BY 2 DESC LIMIT 5
-            """),
-            {"id": row.id},
-        )
-    ).all()
+    commonest = (await connection.execute(_ERRORS, {"id": row.id})).all()
+    among = f"of the first {_ERRORS_OF} lines, " if row.total > _ERRORS_OF else ""
     return BatchErrors(
         data=[
             {
                 "code": each.error_code,
                 "line": each.line,
-                "message": f"{each.lines} lines ended so, for instance: {each.message}",
+                "message": f"{among}{each.lines} lines ended so, for instance: {each.message}",
                 "param": None,
             }
             for each in commonest

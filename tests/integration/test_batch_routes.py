@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import httpx2
 from sqlalchemy import Connection, Engine, text
-from support.dockets import an_outcome, claim_one
+from support.dockets import an_outcome, claim_one, reads
 from support.dockets import batch as insert_batch
 from support.edge import open_edge
 from support.keys import a_key, bearer
@@ -58,3 +58,26 @@ def test_what_is_retried_is_paused_no_more(database_url: str, connection: Connec
     with open_edge(database_url) as http:
         retried = http.post(path, headers=bearer(a_key(database_url))).json()
     assert (retried["status"], retried["paused"]) == ("in_progress", False)
+
+
+def test_why_a_large_batch_failed_is_told_from_some_of_its_lines(database_url: str, connection: Connection):
+    """Whoever reads a failed batch again and again has no more of its outcomes read than some thousands each time."""
+    batch = insert_batch(connection, 1)
+    failed = """
+        INSERT INTO outcomes (filing_id, line, tenant, status, error_code, error_message)
+        SELECT :batch, n, 'default', 'errored', CASE WHEN n % 10 < 3 THEN 'unparseable' ELSE 'engine_failed' END, '-'
+        FROM generate_series(1, 30000) n
+    """
+    connection.execute(text(failed), {"batch": batch})
+    connection.execute(
+        text("UPDATE batches SET status = 'failed', total = 30000, in_progress_at = now(), ended_at = now()")
+    )
+    connection.execute(text("VACUUM ANALYZE outcomes"))
+    before = reads(connection, "outcomes")
+    with open_edge(database_url) as http:
+        read = http.get(f"/v1/batches/{ids.batch_id(batch)}", headers=bearer(a_key(database_url))).json()
+    assert [each["message"] for each in read["errors"]["data"]] == [
+        "of the first 10000 lines, 7000 lines ended so, for instance: -",
+        "of the first 10000 lines, 3000 lines ended so, for instance: -",
+    ]
+    assert reads(connection, "outcomes") - before <= 10_000
