@@ -50,10 +50,7 @@ _SWITCH = text("""
 """)
 
 # Its callbacks first: whoever records an attempt locks the callback before the endpoint, and there may be very many.
-_CLEAR = text("""
-    DELETE FROM callbacks WHERE id = ANY(ARRAY(
-        SELECT id FROM callbacks WHERE tenant = :tenant AND endpoint_id = :id ORDER BY id LIMIT :step))
-""")
+_CLEAR = retention.rows("callbacks", "tenant = :tenant AND endpoint_id = :id ORDER BY id", "id")
 _REMOVE = text("DELETE FROM callback_endpoints WHERE tenant = :tenant AND id = :id AND registered")
 
 # Whether a request would add a receiver to too many of its tenant's that took nothing yet, or failed at the last. Those

@@ -12,6 +12,23 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 STEP = 2_000
 """Rows that one transaction deletes at most."""
 
+_COUNTED = "SELECT (SELECT count(*) FROM chosen) AS chosen, (SELECT count(*) FROM gone) AS gone"
+"""Of a step it is told how many rows were chosen, too: somebody else may have deleted some, and more may be left."""
+
+
+def rows(table: str, which: str, key: str) -> TextClause:
+    """Delete a step of a table's rows, by a statement for `in_steps_async`.
+
+    By `ctid` go rows that nobody changes. A row that somebody is changing has to be named by its key: once that is
+    committed it has another ctid, and would be passed over.
+    """
+    return text(f"""
+        WITH chosen AS MATERIALIZED (SELECT {key} FROM {table} WHERE {which} LIMIT :step),
+        gone AS (DELETE FROM {table} WHERE {key} = ANY(ARRAY(SELECT {key} FROM chosen)) RETURNING 1)
+        {_COUNTED}
+    """)  # noqa: S608 - constants of this module, and of those that call it
+
+
 # Batches that ended long ago, and those whose deletion was begun and broken off.
 _IS_OLD = """(status = 'deleting' OR status NOT IN ('in_progress', 'cancelling')
       AND coalesce(ended_at, created_at) <= now() - make_interval(secs => :older_than))"""
@@ -38,36 +55,38 @@ _FIRST_YOUNG = """CAST(rpad(lpad(to_hex(greatest(0, floor(
 # Single comparisons that ended long ago. None ended before it was filed: by their ids the young are passed over, which
 # Postgres 18 does in the index without reading them.
 _OLD_SINGLES = text(f"""
-    WITH old AS MATERIALIZED (
+    WITH chosen AS MATERIALIZED (
         SELECT c.source_id FROM comparisons c
         JOIN outcomes o ON o.filing_id = c.source_id AND o.line = 0
         WHERE c.line = 0 AND c.source_id < {_FIRST_YOUNG}
           AND o.decided_at < now() - make_interval(secs => :older_than)
         ORDER BY c.tenant, c.source_id LIMIT :step
-    ), shards_gone AS (DELETE FROM shards s USING old WHERE s.filing_id = old.source_id),
-    outcomes_gone AS (DELETE FROM outcomes o USING old WHERE o.filing_id = old.source_id AND o.line = 0),
-    keys_gone AS (DELETE FROM idempotency_keys k USING old WHERE k.filing_id = old.source_id)
-    DELETE FROM comparisons c USING old WHERE c.source_id = old.source_id AND c.line = 0
+    ), shards_gone AS (DELETE FROM shards s USING chosen WHERE s.filing_id = chosen.source_id AND s.first_line = 0),
+    outcomes_gone AS (DELETE FROM outcomes o USING chosen WHERE o.filing_id = chosen.source_id AND o.line = 0),
+    keys_gone AS (DELETE FROM idempotency_keys k USING chosen WHERE k.filing_id = chosen.source_id),
+    gone AS (DELETE FROM comparisons c USING chosen WHERE c.source_id = chosen.source_id AND c.line = 0 RETURNING 1)
+    {_COUNTED}
 """)  # noqa: S608 - a constant
 # What was told long ago, with its callbacks and their attempts, unless one is still on its way.
-_OLD_EVENTS = text(f"""
-    DELETE FROM callback_events WHERE id = ANY(ARRAY(
-        SELECT id FROM callback_events e
-        WHERE e.fanned_out AND e.id < {_FIRST_YOUNG}
-          AND NOT EXISTS (SELECT FROM callbacks c WHERE c.event_id = e.id
-                          AND c.state IN ('waiting', 'released', 'sending'))
-        ORDER BY id LIMIT :step))
-""")  # noqa: S608 - the same
+_OLD_EVENTS = rows(
+    "callback_events",
+    f"""fanned_out AND id < {_FIRST_YOUNG}
+        AND NOT EXISTS (SELECT FROM callbacks c WHERE c.event_id = callback_events.id
+                        AND c.state IN ('waiting', 'released', 'sending'))
+        ORDER BY id""",
+    "id",
+)
 # Where a filing calls back to, once the filing itself is gone.
-_OLD_REQUESTS = text(f"""
-    DELETE FROM callback_requests WHERE filing_id = ANY(ARRAY(
-        SELECT filing_id FROM callback_requests r
-        WHERE r.filing_id < {_FIRST_YOUNG}
-          AND NOT EXISTS (SELECT FROM shards s WHERE s.filing_id = r.filing_id)
-          AND NOT EXISTS (SELECT FROM batches b WHERE b.id = r.filing_id)
-          AND NOT EXISTS (SELECT FROM callback_events e WHERE e.subject_id = r.filing_id AND NOT e.fanned_out)
-        ORDER BY filing_id LIMIT :step))
-""")  # noqa: S608 - the same
+_OLD_REQUESTS = rows(
+    "callback_requests",
+    f"""filing_id < {_FIRST_YOUNG}
+        AND NOT EXISTS (SELECT FROM shards s WHERE s.filing_id = callback_requests.filing_id)
+        AND NOT EXISTS (SELECT FROM batches b WHERE b.id = callback_requests.filing_id)
+        AND NOT EXISTS (SELECT FROM callback_events e
+                        WHERE e.subject_id = callback_requests.filing_id AND NOT e.fanned_out)
+        ORDER BY filing_id""",  # noqa: S608 - the same
+    "filing_id",
+)
 
 # Endpoints that requests named, and nothing refers to any more. Locked first: one that is being named is passed over,
 # and what named one just before that, the next statement sees.
@@ -86,48 +105,38 @@ _OLD_ENDPOINTS_GONE = text("""
 """)
 
 
-def _rows(table: str, which: str, key: str) -> TextClause:
-    """Delete a step of a table's rows.
-
-    By `ctid` go rows that nobody changes. A row that somebody is changing has to be named by its key: once that is
-    committed it has another ctid, and would be passed over.
-    """
-    chosen = f"SELECT {key} FROM {table} WHERE {which} LIMIT :step"  # noqa: S608 - constants of this module
-    return text(f"DELETE FROM {table} WHERE {key} = ANY(ARRAY({chosen}))")  # noqa: S608 - the same
-
-
 _OF_BATCH = (
-    _rows("outcomes", "filing_id = :id", "ctid"),
-    _rows("shards", "filing_id = :id", "id"),
-    _rows("batches", "id = :id", "id"),
+    rows("outcomes", "filing_id = :id", "ctid"),
+    rows("shards", "filing_id = :id", "id"),
+    rows("batches", "id = :id", "id"),
 )
 # Uploads that the API was killed in, and files whose deletion was broken off.
 _ABANDONED = text("SELECT id FROM files WHERE state = 'uploading' AND created_at < now() - interval '1 day'")
 OF_FILE = (
-    _rows("comparisons", "source_id = :id", "ctid"),
-    _rows("bad_lines", "file_id = :id", "ctid"),
-    _rows("file_runs", "file_id = :id", "ctid"),
-    _rows("files", "id = :id", "id"),
+    rows("comparisons", "source_id = :id", "ctid"),
+    rows("bad_lines", "file_id = :id", "ctid"),
+    rows("file_runs", "file_id = :id", "ctid"),
+    rows("files", "id = :id", "id"),
 )
 
 
 def _in_steps(database: Database, statement: TextClause, parameters: dict[str, object]) -> int:
-    """Run a deleting statement until it deletes nothing, each time in a transaction of its own."""
+    """Run a deleting statement until it chooses nothing, each time in a transaction of its own."""
     total = 0
     while True:
         with database.begin() as connection:
-            gone = connection.execute(statement, {**parameters, "step": STEP}).rowcount
-        total += gone
-        if gone == 0:
+            step = connection.execute(statement, {**parameters, "step": STEP}).one()
+        total += int(step.gone)
+        if step.chosen == 0:
             return total
 
 
 async def in_steps_async(database: AsyncEngine, statement: TextClause, parameters: dict[str, object]) -> None:
-    """Run a statement that deletes `:step` rows at most until it deletes nothing, from the HTTP edge."""
-    gone = 1
-    while gone:
+    """Run a statement of `rows` until it chooses nothing, from the HTTP edge."""
+    chosen = 1
+    while chosen:
         async with database.begin() as connection:
-            gone = (await connection.execute(statement, {**parameters, "step": STEP})).rowcount
+            chosen = (await connection.execute(statement, {**parameters, "step": STEP})).one().chosen
 
 
 def delete_batch(database: Database, batch_id: UUID, *, older_than: float = 0.0) -> int:
@@ -182,7 +191,7 @@ def _old_endpoints(database: Database, *, older_than: float) -> int:
             found = [row.id for row in connection.execute(_OLD_ENDPOINTS, {"older_than": older_than, "step": STEP})]
             gone = connection.execute(_OLD_ENDPOINTS_GONE, {"ids": found}).rowcount
         total += gone
-        if gone == 0:
+        if not found:
             return total
 
 
@@ -238,17 +247,18 @@ _PATIENCE_SECONDS = 90.0
 
 _FILES = text("SELECT id FROM files WHERE tenant = :tenant")
 _BATCHES = text("SELECT id FROM batches WHERE tenant = :tenant")
-_SINGLES = text("""
-    WITH theirs AS MATERIALIZED (
+_SINGLES = text(f"""
+    WITH chosen AS MATERIALIZED (
         SELECT source_id FROM comparisons WHERE tenant = :tenant AND line = 0 ORDER BY source_id LIMIT :step
-    ), outcomes_gone AS (DELETE FROM outcomes o USING theirs WHERE o.filing_id = theirs.source_id AND o.line = 0)
-    DELETE FROM comparisons c USING theirs WHERE c.source_id = theirs.source_id AND c.line = 0
-""")
+    ), outcomes_gone AS (DELETE FROM outcomes o USING chosen WHERE o.filing_id = chosen.source_id AND o.line = 0),
+    gone AS (DELETE FROM comparisons c USING chosen WHERE c.source_id = chosen.source_id AND c.line = 0 RETURNING 1)
+    {_COUNTED}
+""")  # noqa: S608 - a constant
 
 
 _SHARDS = (
-    _rows("shards", "tenant = :tenant AND ended_at IS NOT NULL ORDER BY ended_at", "id"),  # by its index: most by far
-    _rows("shards", "tenant = :tenant", "id"),
+    rows("shards", "tenant = :tenant AND ended_at IS NOT NULL ORDER BY ended_at", "id"),  # by its index: most by far
+    rows("shards", "tenant = :tenant", "id"),
 )
 # Outcomes and comparisons come last. Nothing is left there as a rule, and finding that out is to read them all.
 _TABLES = (
@@ -256,7 +266,7 @@ _TABLES = (
     *(("callback_secrets", "id"), ("callback_requests", "filing_id"), ("callback_endpoints", "id")),
     *(("outcomes", "ctid"), ("comparisons", "ctid")),
 )
-_REST = tuple(_rows(table, "tenant = :tenant", key) for table, key in _TABLES)
+_REST = tuple(rows(table, "tenant = :tenant", key) for table, key in _TABLES)
 # Nobody looks into the largest for a tenant that has a key.
 _PLACES = ("keys", "tombstones", *(table for table, _ in _TABLES), "shards")
 _ANYTHING = text(

@@ -190,6 +190,15 @@ class TestFile:
         assert retention.delete_old(database, older_than=0) == 0
         assert left(connection, "comparisons", "file_runs", "files") == [3, 3, 1]
 
+    def test_one_that_two_delete_at_once_goes_as_a_whole(self, database, connection, monkeypatch, meanwhile, file):
+        """Who finds that another has deleted the lines of a step goes on with the next."""
+        monkeypatch.setattr(retention, "STEP", 1)
+        with database.begin() as other:
+            assert other.execute(retention.OF_FILE[0], {"id": file, "step": 1}).one().gone == 1
+            deleting = meanwhile(retention.delete_file, database, file)
+        deleting.result(30)
+        assert left(connection, "comparisons", "file_runs", "files") == [0, 0, 0]
+
     def test_nor_does_the_api_delete_it(self, database, database_url, connection, meanwhile, file):
         """Whoever asks for it at that moment is told that there is a batch."""
         with open_edge(database_url) as http:
@@ -261,6 +270,25 @@ class TestEndpoint:
             courier.execute(text("SELECT FROM callbacks FOR UPDATE"))
             removal = meanwhile(desk.run, callback_endpoints.remove, tenant="default", endpoint=endpoint)
             callbacks.record(courier, claimed, failed)
+        removal.result(30)
+        assert desk.states() == []
+        assert desk.one("SELECT count(*) FROM callback_endpoints") == 0
+
+    def test_one_that_two_remove_at_once(self, desk, monkeypatch, meanwhile):
+        """Who finds that another has deleted the callbacks of a step goes on with the next, not with all the others."""
+        monkeypatch.setattr(retention, "STEP", 2)
+        endpoint = desk.add_endpoint("http://127.0.0.1:1/nobody")
+        desk.tell(5)
+        desk.fan_out()
+        desk.do("""
+            CREATE FUNCTION no_cascade() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN IF pg_trigger_depth() > 1 THEN RAISE 'with its endpoint'; END IF; RETURN OLD; END $$;
+            CREATE TRIGGER no_cascade BEFORE DELETE ON callbacks FOR EACH ROW EXECUTE FUNCTION no_cascade();
+        """)
+        with desk.database.begin() as other:
+            step = {"tenant": "default", "id": endpoint, "step": 2}
+            assert other.execute(callback_endpoints._CLEAR, step).one().gone == 2
+            removal = meanwhile(desk.run, callback_endpoints.remove, tenant="default", endpoint=endpoint)
         removal.result(30)
         assert desk.states() == []
         assert desk.one("SELECT count(*) FROM callback_endpoints") == 0
