@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,9 +24,11 @@ from producer.client import Client
 from producer.evals.rows import Judged, Pair, judged, unmarked
 from schemas.batch import Batch, BatchStatus
 from schemas.comparison import Comparison
-from schemas.problems import BAD_INPUT_FILE, Problem
+from schemas.problems import BAD_INPUT_FILE, OutcomeError, Problem
 
 _WINDOW = "7d"
+_OF_THE_PROMPT = {OutcomeError.CONTEXT_LENGTH_EXCEEDED, OutcomeError.PROFILE_UNFIT}
+"""What tells nothing of the comparisons after it."""
 
 
 class JudgePairs(Protocol):
@@ -37,7 +39,7 @@ class JudgePairs(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Service:
     """A service that judges: pairs go there as one batch, which is remembered by its bytes."""
 
@@ -48,6 +50,8 @@ class Service:
     fresh: bool
     own: bool
     """Whether it was started for this command, and ends with it."""
+    judges: bool = field(default=False, init=False)
+    """Whether the last batch has verdicts, of those that tell."""
 
     def __call__(self, pairs: list[Pair], round_number: int | None = None) -> Judged:
         """Have pairs judged, or come back to where the same pairs were left.
@@ -73,14 +77,23 @@ class Service:
                 batch = following.follow(self.client, batch)
                 if batch.status is BatchStatus.FAILED and batch.in_progress_at is None:
                     refuse(file, batch)
-                if batch.status is BatchStatus.FAILED and round_number is not None:
-                    # It may have been a single match, which is no end of the rounds before and after it.
+                if batch.status is BatchStatus.FAILED and round_number is not None and self._may_go_on(batch):
+                    first = batch.errors.data[0] if batch.errors else {"code": "unknown", "message": ""}
+                    why = f"{first['code']}: {first['message']}".rstrip(".")
                     again = f"`nightcourt batch retry {batch.id}` asks again"
-                    progress.print(f"Round {round_number} has no verdict; {again}", markup=False, soft_wrap=True)
+                    progress.print(f"Round {round_number} has no verdict. {why}; {again}", markup=False, soft_wrap=True)
                 else:
                     judge_the_end(batch)
+                    self.judges = True
                 decided = following.keep_asking(partial(self._decided, batch))
         return judged(pairs, {pair.id: decided[pair.custom_id] for pair in pairs}, round_number=round_number)
+
+    def _may_go_on(self, batch: Batch) -> bool:
+        """Whether a round that failed may have been a match at fault, and the next one is worth asking for."""
+        judged_before, codes = self.judges, {each["code"] for each in batch.errors.data} if batch.errors else set()
+        of_the_prompt = codes <= _OF_THE_PROMPT
+        self.judges = judged_before and of_the_prompt
+        return judged_before or of_the_prompt
 
     def _decided(self, batch: Batch) -> dict[str, Comparison]:
         return {str(each.custom_id): each for each in self.client.batch_results(batch.id)}

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.program import ROOT, Cli
 from support.service import Service, running_service
@@ -19,6 +20,7 @@ from producer.cli.written import OF_SYSTEMS, REPORT
 COMMANDS = [command.name or command.callback.__name__ for command in evals.app.registered_commands]
 STRENGTHS = {"gold": 4.0, "silver": 2.0, "bronze": 0.0}
 PROMPTS = 60
+BROKEN = "at this the engine fails"
 
 
 def write(file: Path, rows: list[dict]) -> Path:
@@ -61,7 +63,9 @@ def labelled(folder: Path, count: int = 120) -> Path:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service that prefers by marks."""
-    with running_service(tmp_path_factory.mktemp("evals") / "data", simulated_strengths=True) as running:
+    with running_service(
+        tmp_path_factory.mktemp("evals") / "data", simulated_strengths=True, simulated_fail=BROKEN
+    ) as running:
         yield running
 
 
@@ -186,7 +190,25 @@ class TestTournament:
         ended = cli("eval", "tournament", files["gold"], files["bronze"], *asked)
         [report] = ended.objects
         assert (report["decided"], report["without_verdict"]) == (2, {"context_length_exceeded": 1})
-        assert "has no verdict; `nightcourt batch retry batch_" in ended.err
+        assert "has no verdict. context_length_exceeded: 1 lines ended so" in ended.err
+        assert "`nightcourt batch retry batch_" in ended.err
+
+    @pytest.mark.parametrize(("broken_from", "asked_for"), [(0, 1), (2, 4)])
+    def test_it_ends_where_the_engine_is_broken(
+        self, cli: Cli, service: Service, tmp_path: Path, broken_from: int, asked_for: int
+    ):
+        """A round may fail by itself once there are verdicts; the next one that fails too ends it, with the reason."""
+        files = outputs(tmp_path, prompts=6)
+        sound = set(np.random.default_rng(0).permutation(6)[:broken_from])  # as a tournament draws them
+        for file in files.values():
+            rows = [json.loads(line) for line in file.read_text().splitlines()]
+            asks = [f"{broken_from}: {n}{'' if n in sound else f' {BROKEN}'}" for n in range(6)]
+            write(file, [{**row, "instruction": ask} for row, ask in zip(rows, asks, strict=True)])
+        before = batches(service)
+        asked = ("--schedule", "adaptive", "--round-size", "1", "--budget", "6")
+        ended = cli("eval", "tournament", files["gold"], files["bronze"], *asked)
+        assert (ended.status, batches(service) - before) == (1, asked_for)
+        assert "every line errored, most of them with engine_failed" in ended.err
 
     @pytest.mark.parametrize(
         ("options", "why"),
