@@ -57,9 +57,10 @@ _REMOVE = text("DELETE FROM callback_endpoints WHERE tenant = :tenant AND id = :
 # made long ago are let off: all that was for them has been given up.
 _TOO_MANY = text("""
     SELECT NOT EXISTS (SELECT FROM callback_endpoints WHERE tenant = :tenant AND url = :origin AND NOT registered)
-       AND :most <= (SELECT count(*) FROM callback_endpoints
-                     WHERE tenant = :tenant AND NOT registered AND (succeeded_at IS NULL OR failures > 0)
-                       AND created_at > now() - make_interval(days => :days))
+       AND :most <= (SELECT count(*) FROM (
+           SELECT FROM callback_endpoints
+           WHERE tenant = :tenant AND NOT registered AND (succeeded_at IS NULL OR failures > 0)
+             AND created_at > now() - make_interval(days => :days) LIMIT :most) AS unproven)
 """)
 
 # One endpoint stands for an origin, made when the first request names it: what hangs for one request hangs for all.

@@ -45,7 +45,12 @@ class CallbackEndpointRow(Base):
     __table_args__ = (
         CheckConstraint("state IN ('enabled', 'disabled')", name="state"),
         Index("ix_callback_endpoints_registered", "tenant", "id", postgresql_where=text("registered")),
-        Index("ix_callback_endpoints_named", "tenant", "created_at", postgresql_where=text("NOT registered")),
+        Index(
+            "ix_callback_endpoints_unproven",
+            "tenant",
+            "created_at",
+            postgresql_where=text("NOT registered AND (succeeded_at IS NULL OR failures > 0)"),
+        ),
         Index("ix_callback_endpoints_origin", "tenant", "url", unique=True, postgresql_where=text("NOT registered")),
     )
 
@@ -95,7 +100,7 @@ class CallbackEventRow(Base):
 
     __table_args__ = (
         UniqueConstraint("subject_id", "line", "at"),
-        Index("ix_callback_events_fresh", "tenant", "id", postgresql_where=text("NOT fanned_out")),
+        Index("ix_callback_events_untold", "tenant", "id", postgresql_where=text("NOT fanned_out")),
         Index("ix_callback_events_tenant", "tenant", "created_at"),
     )
 

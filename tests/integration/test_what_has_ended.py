@@ -9,7 +9,7 @@ from support.dockets import a_line, batch, reads
 
 from infra import callbacks, docket
 from infra.database import at_once
-from producer import survey, waiting, windows
+from producer import callback_endpoints, survey, waiting, windows
 from producer.cli import doctor
 from producer.dashboard import receivers
 from schemas.ids import new_filing_id
@@ -109,6 +109,19 @@ def test_callbacks_that_were_delivered(desk: Desk):
     ended = desk.rows("SELECT endpoint_id, reason, count(*) FROM callbacks WHERE state = 'dead' GROUP BY 1, 2")
     assert {tuple(row) for row in ended} == {(disabled, "endpoint_disabled", 2), (failing, "circuit_open", 1)}
     assert desk.one("SELECT count(*) FROM callbacks WHERE endpoint_id = :id AND state = 'waiting'", id=well) == 1
+
+
+def test_receivers_that_take_what_they_are_sent(desk: Desk):
+    """Whether a request may name another receiver is told from those that do not: of the others no row is read."""
+    desk.do("""
+        INSERT INTO callback_endpoints (id, tenant, url, registered, succeeded_at)
+        SELECT gen_random_uuid(), 'default', n::text, false, now() FROM generate_series(1, 2000) n
+    """)
+    with at_once(desk.database) as connection:
+        connection.execute(text("VACUUM ANALYZE callback_endpoints"))
+        asked = {"tenant": "default", "origin": "http://127.0.0.1:9", "most": 1000, "days": 5}
+        look = partial(connection.execute, callback_endpoints._TOO_MANY, asked)
+        assert greedy(connection, "callback_endpoints", {"name": look}) == {}
 
 
 def test_receivers_that_nothing_is_due_for(desk: Desk):

@@ -6,15 +6,18 @@ from alembic import op
 revision = "0014"
 down_revision = "0013"
 
-_INDEX = "ix_callback_events_fresh"
 _FRESH = sa.text("NOT fanned_out")
 
 
 def upgrade() -> None:
-    op.drop_index(_INDEX, "callback_events")
-    op.create_index(_INDEX, "callback_events", ["tenant", "id"], postgresql_where=_FRESH)
+    op.create_index(
+        "ix_callback_events_untold", "callback_events", ["tenant", "id"], postgresql_where=_FRESH, if_not_exists=True
+    )
+    op.drop_index("ix_callback_events_fresh", "callback_events")
 
 
 def downgrade() -> None:
-    op.drop_index(_INDEX, "callback_events")
-    op.create_index(_INDEX, "callback_events", ["id"], postgresql_where=_FRESH)
+    op.create_index(
+        "ix_callback_events_fresh", "callback_events", ["id"], postgresql_where=_FRESH, if_not_exists=True
+    )
+    op.drop_index("ix_callback_events_untold", "callback_events")
