@@ -5,7 +5,7 @@ from contextlib import ExitStack, suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -20,6 +20,7 @@ from producer.cli.written import check_file
 from producer.client import Client, InvalidRequest
 from producer.client.bulk import batch_request
 from schemas.batch import Batch, BatchStatus
+from schemas.comparison import Orders, Profile
 from schemas.problems import (
     BAD_INPUT_FILE,
     BATCH_FAILED,
@@ -53,15 +54,14 @@ def run(
             help="Where to write the results; - for stdout. By default FILE's name .results.jsonl, if that is free."
         ),
     ] = None,
-    order: Annotated[str | None, typer.Option(help="both, ab or ba, for lines that do not say.")] = None,
-    profile: Annotated[
-        str | None,
-        typer.Option(help="own, card, pocket or rewardbench, for lines that do not say."),
-    ] = None,
+    order: Annotated[Orders | None, typer.Option(help="For lines that do not say.")] = None,
+    profile: Annotated[Profile | None, typer.Option(help="The prompt profile, for lines that do not say.")] = None,
     tie_margin: TieMargin = None,
     completion_window: Annotated[str, typer.Option(help="What is undecided after this expires: 90m, 24h, 7d.")] = "24h",
     priority: Annotated[int, typer.Option(help="-100 to 100; higher goes first among your batches.")] = 0,
-    on_bad_line: Annotated[str, typer.Option(help="fail: nothing runs. skip: the others do.")] = "fail",
+    on_bad_line: Annotated[
+        Literal["fail", "skip"], typer.Option(help="fail: nothing runs. skip: the others do.")
+    ] = "fail",
     reuse: Annotated[bool, typer.Option(help="Answer from stored verdicts of the same comparison and judge.")] = True,
     not_before: Annotated[
         str | None, typer.Option(help="Nothing runs before this: 2026-01-31T22:00, local time.")

@@ -2,10 +2,8 @@
 
 import re
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -20,18 +18,6 @@ app = typer.Typer(
     help="See who is called back and how that went, and send again.",
     no_args_is_help=True,
 )
-
-
-def _one_of(names: type[StrEnum]) -> Callable[[Any], Any]:
-    """Make the callback of an option that takes one of these, or some."""
-
-    def check(value: list[str] | str | None) -> list[str] | str | None:
-        for each in [value] if isinstance(value, str) else value or []:
-            if each not in set(names):
-                raise typer.BadParameter(f"takes one of {', '.join(names)}; {each!r} is none of them")
-        return value
-
-    return check
 
 
 EndpointId = Annotated[
@@ -59,8 +45,7 @@ def _moment(text: str) -> datetime:
 def add(
     url: Annotated[str, typer.Argument(help="Where callbacks shall go.")],
     event: Annotated[
-        list[str] | None,
-        typer.Option(help="A type of event; may be given again. All when none.", callback=_one_of(EventType)),
+        list[EventType] | None, typer.Option(help="A type of event; may be given again. All when none.")
     ] = None,
     description: Annotated[str | None, typer.Option(help="A note for yourself.")] = None,
     server: Server = None,
@@ -114,10 +99,7 @@ def disable(endpoint: EndpointId, server: Server = None, data_dir: DataDir = Non
 
 @app.command("list")
 def list_(
-    status: Annotated[
-        str | None,
-        typer.Option(help=f"Only those that stand so: {', '.join(CallbackState)}.", callback=_one_of(CallbackState)),
-    ] = None,
+    status: Annotated[CallbackState | None, typer.Option(help="Only those that stand so.")] = None,
     endpoint: Annotated[str | None, typer.Option(help="Only those to this endpoint.", callback=id_like("cep_"))] = None,
     of: Annotated[str | None, typer.Option(help="Only those about this comparison or batch.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100, help="How many.")] = 20,

@@ -9,6 +9,7 @@ import typer
 from producer.cli import written
 from producer.cli.batch_run import DataDir, Server
 from producer.cli.options import TieMargin, finite
+from schemas import comparison as words
 from schemas.problems import MISSING_EXTRA, Problem
 
 app = typer.Typer(
@@ -18,7 +19,7 @@ app = typer.Typer(
 
 _LIBRARIES = frozenset({"evalica", "jinja2", "markupsafe", "numpy", "pandas", "scipy"})
 
-Profile = Annotated[str | None, typer.Option(help="The prompt profile; the service's default when unset.")]
+Profile = Annotated[words.Profile | None, typer.Option(help="The prompt profile; the service's default when unset.")]
 Verdicts = Annotated[
     Path | None,
     typer.Option(help="Judge nothing: take verdicts from this file, as `batch run` and `batch results` write it."),

@@ -2,9 +2,8 @@
 
 from dataclasses import asdict
 from datetime import UTC, datetime, time
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 from zoneinfo import ZoneInfo
 
 import typer
@@ -15,29 +14,12 @@ from producer.cli.options import finite
 from producer.cli.output import console
 from producer.cli.submit import print_json
 from producer.planning import BenchReport, Job, Plan, Rate
+from schemas.comparison import Orders
 from schemas.problems import BAD_INPUT_FILE, Problem
 
-
-class Source(StrEnum):
-    """Rates that are known without measuring."""
-
-    PUBLISHED = "published"
-    ROOFLINE = "roofline"
-
-
-class Precision(StrEnum):
-    """How the weights are multiplied."""
-
-    FP8 = "fp8"
-    BF16 = "bf16"
-
-
-class Order(StrEnum):
-    """How often each comparison is asked."""
-
-    BOTH = "both"
-    AB = "ab"
-    BA = "ba"
+Source = Literal["published", "roofline"]
+"""Rates that are known without measuring."""
+Precision = Literal["fp8", "bf16"]
 
 
 def plan(
@@ -45,7 +27,7 @@ def plan(
     tokens: Annotated[int, typer.Option(min=1, help="Tokens of one prompt: instructions, question, both responses.")],
     gpus: Annotated[int, typer.Option(min=1, help="GPUs, one worker each.")] = 1,
     gpu: Annotated[str, typer.Option(help="Which, for a published rate or the roofline: h100, h200.")] = "h100",
-    order: Annotated[Order, typer.Option(help="Both orders take two judgements a comparison.")] = Order.BOTH,
+    order: Annotated[Orders, typer.Option(help="Both orders take two judgements a comparison.")] = "both",
     by: Annotated[
         str | None, typer.Option(metavar="HH:MM", help="When it has to be done; tells the GPUs needed.")
     ] = None,
@@ -55,7 +37,7 @@ def plan(
         Source | None,
         typer.Option(help="Plan by what is published (the default), or by what the GPU could do at best."),
     ] = None,
-    precision: Annotated[Precision, typer.Option(help="For the roofline.")] = Precision.FP8,
+    precision: Annotated[Precision, typer.Option(help="For the roofline.")] = "fp8",
     measured: Annotated[Path | None, typer.Option(help="Plan by the JSON report of `nightcourt engine bench`.")] = None,
     rate: Annotated[
         float | None,
@@ -81,12 +63,12 @@ def plan(
             "a measured rate counts prompts whole, with what was reused in them", param_hint="--reused-tokens"
         )
     try:
-        chosen = _rate(gpu.lower(), tokens, source or Source.PUBLISHED, precision, measured, rate)
+        chosen = _rate(gpu.lower(), tokens, source or "published", precision, measured, rate)
     except planning.PlanError as error:
         raise typer.BadParameter(str(error), param_hint="--gpu") from None
-    made = Plan(Job(lines=lines, tokens=tokens, orders=order.value, reused_tokens=reused_tokens), chosen, gpus)
+    made = Plan(Job(lines=lines, tokens=tokens, orders=order, reused_tokens=reused_tokens), chosen, gpus)
     deadline = None if by is None else _deadline(made, by, start, timezone)
-    kind = gpu.lower() if chosen.kind in set(Source) else None
+    kind = gpu.lower() if chosen.kind in get_args(Source) else None
     if as_json:
         print_json(_as_json(made, kind, deadline))
     else:
@@ -100,8 +82,8 @@ def _rate(
         return planning.given(rate)
     if measured is not None:
         return planning.measured(_read(measured), tokens, name=str(measured))
-    if source is Source.ROOFLINE:
-        return planning.roofline(gpu, precision.value, tokens)
+    if source == "roofline":
+        return planning.roofline(gpu, precision, tokens)
     return planning.published(gpu)
 
 

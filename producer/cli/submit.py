@@ -19,7 +19,7 @@ from producer.cli.output import Exit, console, progress
 from producer.cli.pairs import Pair, read_pairs
 from producer.cli.watch import file_each, watch
 from producer.client import Client, ClientError, ServerProblem
-from schemas.comparison import Comparison
+from schemas.comparison import Comparison, Orders, Profile
 from schemas.problems import Problem
 
 
@@ -74,8 +74,10 @@ def submit(
     ],
     server: Annotated[str | None, typer.Option(help="URL of the service.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Data folder of the embedded stack to use.")] = None,
-    order: Annotated[str | None, typer.Option(help="both, ab or ba.")] = None,
-    profile: Annotated[str | None, typer.Option(help="own, card, pocket or rewardbench.")] = None,
+    order: Annotated[Orders | None, typer.Option(help="In which orders to ask; both when unset.")] = None,
+    profile: Annotated[
+        Profile | None, typer.Option(help="The prompt profile; the service's default when unset.")
+    ] = None,
     tie_margin: TieMargin = None,
     wait: Annotated[bool, typer.Option(help="Wait for the verdicts.")] = True,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for all of them.", callback=finite)] = 3600.0,
