@@ -1,6 +1,6 @@
 #!/bin/sh
 # Writes .env for docker-compose.yml, with passwords of its own, for the owner's eyes alone. Into one that is there it
-# writes what a newer version needs beside, and changes nothing.
+# writes what a newer version needs beside, and changes nothing else.
 set -eu
 cd "$(dirname "$0")/../.."
 file=${1:-.env}
@@ -10,8 +10,12 @@ random() {
 }
 
 umask 077
-if [ ! -e "$file" ]; then
-  cat > "$file" <<EOF
+touch "$file"
+chmod 600 "$file"
+# Whoever wrote it may have left its last line open.
+[ -z "$(tail -c 1 "$file")" ] || echo >> "$file"
+if ! grep -q '^COMPOSE_PROFILES=' "$file"; then
+  cat >> "$file" <<EOF
 # The judge of a plain \`docker compose up\`; \`--profile gpu\` takes its place.
 COMPOSE_PROFILES=cpu
 EOF

@@ -89,14 +89,25 @@ class TestSecrets:
 
     def test_the_script_writes_over_nothing(self, tmp_path):
         """A second run leaves passwords as they are, since a database was made with them, and adds what is missing."""
-        (tmp_path / "env").write_text("POSTGRES_PASSWORD=old\n")
+        kept = "POSTGRES_PASSWORD=old\nCOMPOSE_PROFILES=gpu\n"
+        (tmp_path / "env").write_text(kept)
         for _ in range(2):
             subprocess.run(
                 [ROOT / "infra" / "docker" / "secrets.sh", tmp_path / "env"], check=True, capture_output=True
             )
         text = (tmp_path / "env").read_text()
-        assert text.startswith("POSTGRES_PASSWORD=old\n")
-        assert [line.split("=")[0] for line in text.splitlines()] == list(SECRETS)
+        assert text.startswith(kept)
+        assert sorted(line.split("=")[0] for line in text.splitlines()) == sorted([*SECRETS, "COMPOSE_PROFILES"])
+
+    def test_a_file_that_somebody_wrote_becomes_one_like_the_scripts_own(self, tmp_path):
+        """Readable by all and without an end of its last line, it is closed to others, and no line is lost or joined."""
+        (tmp_path / "env").write_text("GPU=1\nNIGHTCOURT_LOG_LEVEL=debug")
+        (tmp_path / "env").chmod(0o644)
+        subprocess.run([ROOT / "infra" / "docker" / "secrets.sh", tmp_path / "env"], check=True, capture_output=True)
+        assert stat.S_IMODE((tmp_path / "env").stat().st_mode) == 0o600
+        variables = variables_of_env_file((tmp_path / "env").read_text())
+        assert set(variables) == {"GPU", "NIGHTCOURT_LOG_LEVEL", "COMPOSE_PROFILES", *SECRETS}
+        assert (variables["NIGHTCOURT_LOG_LEVEL"], variables["COMPOSE_PROFILES"]) == ("debug", "cpu")
 
     def test_each_process_has_a_login_of_its_own(self):
         """The owner's password is told to what migrates alone, and what seals secrets to who makes and uses them."""
