@@ -73,7 +73,7 @@ class Manifest(BaseModel):
     version: Literal[1] = 1
     model: str
     weights: str
-    """'sha256:...' over the names and contents of the checkpoint's weight files."""
+    """'sha256:...' over the names and contents of the checkpoint's weight files and its `config.json`."""
     tokenizer: str
     """'sha256:...' over tokenizer and chat template."""
     prompt: str

@@ -100,7 +100,7 @@ class TestSecrets:
         assert sorted(line.split("=")[0] for line in text.splitlines()) == sorted([*SECRETS, "COMPOSE_PROFILES"])
 
     def test_a_file_that_somebody_wrote_becomes_one_like_the_scripts_own(self, tmp_path):
-        """Readable by all and without an end of its last line, it is closed to others, and no line is lost or joined."""
+        """Readable by all, its last line without an end: it is closed to others, and no line is lost or joined."""
         (tmp_path / "env").write_text("GPU=1\nNIGHTCOURT_LOG_LEVEL=debug")
         (tmp_path / "env").chmod(0o644)
         subprocess.run([ROOT / "infra" / "docker" / "secrets.sh", tmp_path / "env"], check=True, capture_output=True)

@@ -109,6 +109,14 @@ class TestManifest:
         assert first.weights != second.weights
         assert first.tokenizer == second.tokenizer
 
+    def test_the_same_weights_computed_with_otherwise_are_others(self, order: Any, checkpoint: Path):
+        """Once a wrong `config.json` is put right, the engine that was built by it is not taken for the one wanted."""
+        run(order())
+        config = json.loads((checkpoint / "config.json").read_text())
+        (checkpoint / "config.json").write_text(json.dumps({**config, "rope_scaling": {"factor": 8.0}}))
+        with pytest.raises(Problem, match=r"holds another engine \(weights: "):
+            run(order())
+
     def test_the_model_is_called_by_its_folder_or_as_somebody_says(self, order: Any, tmp_path: Path):
         """A checkpoint that is mounted under another name keeps its own in every verdict."""
         assert run(order()).model == "Skywork-Critic-Llama-3.1-8B"

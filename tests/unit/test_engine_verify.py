@@ -159,9 +159,10 @@ class TestWhole:
         with pytest.raises(Problem, match=r'No such file or directory. The report was: \{\s+"build"'):
             proof(soak=0, checkpoint=None, reference=kept, report=tmp_path / "nowhere" / "report.json")
 
-    def test_another_checkpoint_is_no_reference(self, proof: Any, tmp_path: Path):
+    @pytest.mark.parametrize("differing", [{"weights": b"other noise"}, {"rope_scaling": {"factor": 8.0}}])
+    def test_another_checkpoint_is_no_reference(self, proof: Any, tmp_path: Path, differing: dict[str, Any]):
         """The reference has to be the model that the engine was built from."""
-        other = make_checkpoint(tmp_path / "other", weights=b"other noise")
+        other = make_checkpoint(tmp_path / "other", **differing)
         with pytest.raises(Problem, match="other weights"):
             proof(checkpoint=str(other))
 

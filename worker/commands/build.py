@@ -54,7 +54,7 @@ def build(order: BuildOrder, say: Say) -> Manifest:
     say("hashing the weights")
     wanted = Manifest(
         model=order.name or order.checkpoint.rstrip("/").rpartition("/")[2],
-        weights=hash_files(weight_files(checkpoint)),
+        weights=hash_weights(checkpoint),
         tokenizer=vocabulary.fingerprint,
         prompt=prompts.PROFILES["card"].sha256,
         quantisation=quantisation,
@@ -147,6 +147,15 @@ def weight_files(checkpoint: Path) -> list[Path]:
         what = ", ".join(missing[:3]) or "files that end in .safetensors"
         raise Problem(ENGINE_BUILD, f"{checkpoint} lacks {what}: the download is not whole. Give the command again.")
     return files
+
+
+def hash_weights(checkpoint: Path) -> str:
+    """Hash a checkpoint's weights with the `config.json` by which they are computed with: 'sha256:...'.
+
+    Raises:
+        Problem: a file of weights is missing or empty.
+    """
+    return hash_files([*weight_files(checkpoint), checkpoint / "config.json"])
 
 
 def _shape(checkpoint: Path) -> ModelShape:

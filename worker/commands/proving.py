@@ -10,13 +10,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from infra.engine_folder import REPORT, build_of, check_files, hash_files, read_manifest
+from infra.engine_folder import REPORT, build_of, check_files, read_manifest
 from infra.settings import Settings
 from schemas.engine import Manifest, VerifyOrder
 from schemas.problems import BAD_INPUT_FILE, BAD_OUTPUT_FILE, ENGINE_UNFIT, Problem
 from worker import prompts
 from worker.commands import verify as checks
-from worker.commands.build import find_checkpoint, weight_files
+from worker.commands.build import find_checkpoint, hash_weights
 from worker.commands.pairs import Pair, of_length, read_pairs
 from worker.commands.saying import Say
 from worker.commands.verify import Reference
@@ -120,7 +120,7 @@ def _reference(
         return reference
     checkpoint = find_checkpoint(order.checkpoint or "", say)
     say("hashing the checkpoint's weights")
-    weights = hash_files(weight_files(checkpoint))
+    weights = hash_weights(checkpoint)
     _agree(checkpoint, weights, Vocabulary(checkpoint).fingerprint, manifest)
     asked = {}
     for length in order.lengths:
