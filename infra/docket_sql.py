@@ -251,10 +251,11 @@ SPLIT = text(f"""
                             deadline_at, bytes, losses, notify, traceparent)
         SELECT held.tenant, held.filing_id, held.source_id, min(parts.line), max(parts.line), held.lane,
                held.priority, 'waiting', held.attempt - CASE WHEN parts.part = 0 THEN 0 ELSE 1 END,
-               held.deadline_at, held.bytes / 2, held.losses, held.notify, held.traceparent
+               held.deadline_at, held.bytes * count(*) / (held.last_line - held.first_line + 1), held.losses,
+               held.notify, held.traceparent
         FROM held, parts
-        GROUP BY held.tenant, held.filing_id, held.source_id, held.lane, held.priority, held.attempt,
-                 held.deadline_at, held.bytes, held.losses, held.notify, held.traceparent, parts.part
+        GROUP BY held.tenant, held.filing_id, held.source_id, held.first_line, held.last_line, held.lane, held.priority,
+                 held.attempt, held.deadline_at, held.bytes, held.losses, held.notify, held.traceparent, parts.part
     )
     SELECT id FROM held
 """)

@@ -11,11 +11,18 @@ from sqlalchemy import create_engine, text
 from infra import callback_secrets, rights, roles
 from infra.database import MIGRATIONS, newest_form, with_psycopg
 from infra.sealing import Seals
+from schemas.problems import UNAVAILABLE, Problem
 
 log = structlog.get_logger()
 
 _MIGRATION_LOCK = 0x6E636F7572740001
 """An advisory lock of our own: two migrations started together run one after the other."""
+
+# One that was made beforehand, and failed, bears the name that a migration looks for.
+_BROKEN = text("""
+    SELECT string_agg(c.relname, ', ') FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+    WHERE NOT i.indisvalid AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
+""")
 
 
 def migrate(url: str, passwords: Mapping[str, str] | None = None, seals: Seals | None = None) -> None:
@@ -42,6 +49,12 @@ def migrate(url: str, passwords: Mapping[str, str] | None = None, seals: Seals |
             if (form := max(heads, default="")) > newest_form():
                 log.warning("tables_of_a_later_release", form=form, known=newest_form())
                 return
+            if broken := connection.execute(_BROKEN).scalar():
+                raise Problem(
+                    UNAVAILABLE,
+                    f"Not migrated: the CREATE INDEX CONCURRENTLY of {broken} failed, or is still under way. Wait for "
+                    "it, or drop the index and make it again.",
+                )
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
             rights.settle(connection)

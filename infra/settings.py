@@ -120,7 +120,7 @@ class Settings(BaseSettings):
     sweep_seconds: PositiveFloat = 5.0
     """How often the dispatcher looks for leases that ran out, and for hints that were lost."""
     hint_seconds: PositiveFloat = 30.0
-    """A released shard that nobody claimed for this long is hinted again."""
+    """A released shard that nobody claimed for this long is hinted again, unless Redis holds a hint of each."""
     poll_seconds: PositiveFloat = 0.02
     """How often the dispatcher looks for work that is due."""
     drain_seconds: PositiveFloat = 20.0

@@ -25,7 +25,7 @@ from infra import callbacks, docket, losses, metrics, pulse, roster
 from infra.database import at_once
 from infra.meters import Meters
 from infra.traces import Attributes, Traces
-from producer import windows
+from producer import survey, windows
 from schemas.message import CALLBACK_QUEUE, CALLBACK_TASK, JUDGE_TASK, QUEUES, CallbackHint, ShardHint
 from schemas.states import Lane
 
@@ -38,6 +38,8 @@ _LEAST_HINTS = 8
 """Interactive hints out at a time, however few slots are known of."""
 _AT_ONCE = 100
 """Shards moved by one statement, so that no transaction is long."""
+_ENDED_AT_ONCE = 40
+"""Shards ended by one statement, with all lines that they have: everybody's release waits for it."""
 _CALM_SECONDS = 1.0
 """The pause after a turn that could not reach something."""
 
@@ -192,7 +194,7 @@ def release(desk: Desk, *, bulk: bool) -> int:
 
 
 def sweep(desk: Desk) -> None:
-    """Bring back shards whose lease ran out, end those past their deadline, and repeat hints that were lost."""
+    """Bring back shards whose lease ran out, and repeat hints that were lost."""
     pace, meters = desk.pace, desk.meters
     with desk.database.begin() as connection:
         reclaimed = losses.reclaim(connection, max_attempts=pace.max_attempts, limit=_AT_ONCE)
@@ -200,22 +202,45 @@ def sweep(desk: Desk) -> None:
         meters.add(metrics.LOSSES, shards_lost, then=fate)
     meters.add(metrics.LEASES_LAPSED, reclaimed.total(), of="shard")
     with desk.database.begin() as connection:
-        expired = docket.expire(connection, limit=_AT_ONCE)
-    meters.add(metrics.EXPIRED, expired)
-    with desk.database.begin() as connection:
         roster.forget(connection, older_than=max(3600.0, pace.worker_seconds))
     hinted = 0
+    full = _full(desk)
     for lane in QUEUES:
+        if QUEUES[lane] in full:
+            continue
         with desk.database.begin() as connection:
             shards = docket.hint_again(connection, lane=lane, older_than=pace.hint_seconds, limit=_AT_ONCE)
         hint(desk, lane, shards, why="again")
         hinted += len(shards)
-    hinted += _sweep_callbacks(desk)
-    if reclaimed or expired or hinted:
-        log.info("swept", reclaimed=reclaimed.total(), expired=expired, hinted_again=hinted)
+    hinted += _sweep_callbacks(desk, repeat=CALLBACK_QUEUE not in full)
+    if reclaimed or hinted:
+        log.info("swept", reclaimed=reclaimed.total(), hinted_again=hinted)
 
 
-def _sweep_callbacks(desk: Desk) -> int:
+def _full(desk: Desk) -> set[str]:
+    """Name the queues in Redis that hold as many hints as were handed out, or more.
+
+    None is lost there; but nobody takes them, and with each repetition there would be as many more.
+    """
+    with desk.database.connect() as connection:
+        released = survey.released(connection)
+    try:
+        with desk.app.producer_or_acquire() as producer:
+            return {queue for queue, count in released.items() if producer.channel.client.llen(queue) >= count}
+    except (BrokerError, RedisError):
+        return set()  # whoever sends a hint next will say so
+
+
+def expire(desk: Desk) -> None:
+    """End shards past their deadline."""
+    with desk.database.begin() as connection:
+        expired = docket.expire(connection, limit=_ENDED_AT_ONCE)
+    desk.meters.add(metrics.EXPIRED, expired)
+    if expired:
+        log.info("expired", comparisons=expired)
+
+
+def _sweep_callbacks(desk: Desk, *, repeat: bool) -> int:
     """Bring back callbacks whose worker was lost, end those without hope, and repeat hints. Returns how many hints."""
     shift = desk.pace.clock_shift_seconds
     with desk.database.begin() as connection:
@@ -224,11 +249,13 @@ def _sweep_callbacks(desk: Desk) -> int:
     with desk.database.begin() as connection:
         buried = callbacks.bury(connection, limit=10 * _AT_ONCE, shift=shift)
     desk.meters.add(metrics.CALLBACKS_BURIED, buried)
+    if reclaimed or buried:
+        log.info("callbacks_swept", reclaimed=reclaimed, buried=buried)
+    if not repeat:
+        return 0
     with desk.database.begin() as connection:
         lost = callbacks.hint_again(connection, older_than=desk.pace.hint_seconds, limit=_AT_ONCE)
     hint_callbacks(desk, lost, why="again")
-    if reclaimed or buried:
-        log.info("callbacks_swept", reclaimed=reclaimed, buried=buried)
     return len(lost)
 
 
@@ -252,7 +279,10 @@ def run(desk: Desk, stop: threading.Event, *, pulse_file: Path | None = None) ->
             if now >= tend_at:
                 tend_at = now + pace.tend_seconds
                 with desk.database.begin() as connection:
-                    batches_live = windows.tend(connection, clock_shift=pace.clock_shift_seconds)
+                    batches_live = windows.tend(
+                        connection, clock_shift=pace.clock_shift_seconds, cancel_shards=_ENDED_AT_ONCE
+                    )
+                expire(desk)
             released = release(desk, bulk=batches_live)
             if released:
                 log.debug("released", shards=released)

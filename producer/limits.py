@@ -268,19 +268,23 @@ class Limiter:
         async with self._readers.setdefault(tenant, asyncio.Lock()), self._large_reads:
             yield
 
-    async def batch(self, connection: AsyncConnection, caller: Caller, lines: int) -> None:
+    async def batch(self, connection: AsyncConnection, caller: Caller, lines: int, *, again: bool = False) -> None:
         """Let a batch in.
 
         Args:
             connection: in the transaction that makes it; until that ends, no other batch of the tenant is let in.
             caller: who makes it.
             lines: how many comparisons it has.
+            again: whether they are those of its lines that are to be judged again.
 
         Raises:
             Problem: the queue has no room for so many, too many batches have not ended, or the day's tokens are used
                 up.
         """
         limits, tenant = self.of(caller), caller.tenant
+        if lines > limits.queued_comparisons and again:
+            detail = f"{lines} of its lines are errored; you may have {limits.queued_comparisons} queued. "
+            raise Problem(INVALID_REQUEST, f"{detail}File those anew, as batches of fewer lines.")
         if lines > limits.queued_comparisons:
             message = f"has {lines} comparisons; you may have {limits.queued_comparisons} queued. File it in parts"
             field = "input_file_id"

@@ -35,7 +35,7 @@ COUNTS = """
                coalesce(sum(reused), 0) AS reused,
                coalesce(sum(prompt_tokens), 0) AS prompt_tokens, coalesce(sum(cached_tokens), 0) AS cached_tokens,
                coalesce(sum(gpu_seconds), 0) AS gpu_seconds,
-               coalesce(sum(bytes * done) FILTER (WHERE state <> 'split'), 0) AS bytes_done,
+               coalesce(sum(bytes * done), 0) AS bytes_done,
                coalesce(sum(bytes * (1 - done)) FILTER (WHERE state IN ('waiting', 'released', 'running')), 0)
                    AS bytes_left,
                count(*) FILTER (WHERE state = 'running') AS running,

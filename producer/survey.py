@@ -18,6 +18,8 @@ from infra import losses, metrics, roster
 from infra.callbacks import OPEN_AFTER
 from infra.meters import Meters
 from infra.metrics import Metric
+from schemas.message import CALLBACK_QUEUE, QUEUES
+from schemas.states import Lane
 
 log = structlog.get_logger()
 
@@ -35,6 +37,11 @@ _SHARDS = text("""
                WHEN state = 'running' THEN CASE WHEN isfinite(released_at) THEN released_at END
                WHEN due_at <= now() AND open THEN due_at END)), 0)::float8 AS oldest
     FROM queue WHERE state = 'waiting' OR state IN ('released', 'running') GROUP BY lane, state
+""")
+
+_RELEASED = text("""
+    SELECT lane, count(*) AS released FROM queue WHERE state = 'released' GROUP BY lane
+    UNION ALL SELECT NULL, count(*) FROM callbacks WHERE state = 'released'
 """)
 
 _BATCHES = text("SELECT status, count(*) AS batches FROM batches GROUP BY status")
@@ -65,6 +72,14 @@ def standing(connection: Connection) -> dict[tuple[str, str], Row[Any]]:
     Of those that are not running, the oldest is one that is due and might run.
     """
     return {(row.lane, row.state): row for row in connection.execute(_SHARDS)}
+
+
+def released(connection: Connection) -> dict[str, int]:
+    """Count what was handed out and is not taken yet, by the queue in Redis where its hints stand, or stood."""
+    return {
+        CALLBACK_QUEUE if row.lane is None else QUEUES[Lane(row.lane)]: row.released
+        for row in connection.execute(_RELEASED)
+    }
 
 
 def take(connection: Connection, meters: Meters, *, worker_seconds: float) -> None:

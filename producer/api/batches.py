@@ -145,7 +145,7 @@ async def retry(caller: Submitter, batch_id: str, request: Request) -> Batch:
             batch_id=key_of(batch_id),
             shard_lines=SHARD_LINES,
             traceparent=state.traces.current(),
-            admit=partial(state.limiter.batch, caller=caller),
+            admit=partial(state.limiter.batch, caller=caller, again=True),
             worker_seconds=state.worker_seconds,
         )
 

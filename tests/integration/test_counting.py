@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+import redis
 from sqlalchemy import Engine, text
 from support.court import Court, ScriptedEngine, comparison
 from support.desk import Desk
@@ -108,6 +109,8 @@ def at_work(
 ) -> Iterator[tuple[dispatcher.Desk, threading.Event]]:
     """A dispatcher's desk at short times, and what ends it."""
     app = make_celery(redis_server.url, name="test")
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.flushall()
     own = connect(database_url, application="dispatcher")
     pace = dispatcher.Pace(
         poll_seconds=0.01, sweep_seconds=0.05, hint_seconds=0.2, worker_seconds=30, max_attempts=3, shards_per_slot=1
@@ -118,13 +121,17 @@ def at_work(
 
 
 class TestDispatching:
-    def test_turns_and_hints_are_counted(self, at_work: tuple[dispatcher.Desk, threading.Event], court: Court):
-        """A hint that nobody takes is sent again, and a lease that runs out is a loss."""
+    def test_turns_and_hints_are_counted(
+        self, at_work: tuple[dispatcher.Desk, threading.Event], court: Court, redis_server: Redis
+    ):
+        """A hint that is lost is sent again, a lease that runs out is a loss, and a deadline that passes is told."""
         desk, stop = at_work
         court.file(comparison(1))
         thread = threading.Thread(target=dispatcher.run, args=(desk, stop))
         thread.start()
         try:
+            with redis.Redis.from_url(redis_server.url) as client:
+                wait_until(lambda: client.delete("nightcourt:interactive"), within=20, what="the hint is lost")
             wait_until(
                 lambda: series(desk.meters)["nightcourt_hints_total", ("interactive", "again")] > 0,
                 within=20,
@@ -138,6 +145,12 @@ class TestDispatching:
                 lambda: series(desk.meters)["nightcourt_losses_total", ("retried",)] > 0,
                 within=20,
                 what="the lease is found to have run out",
+            )
+            court.connection.execute(text("UPDATE shards SET deadline_at = now()"))
+            wait_until(
+                lambda: series(desk.meters)["nightcourt_expired_comparisons_total", ()] == 1,
+                within=20,
+                what="the deadline is found to have passed",
             )
         finally:
             stop.set()

@@ -181,6 +181,25 @@ class TestTheQueue:
         assert never.status_code == 422
         assert "File it in parts" in never.json()["error"]["message"]
 
+    def test_a_retry_that_can_never_fit(self, edge: Edge, connection: Connection):
+        """It is told of its lines, and not of a field that it does not have."""
+        key = edge.key()
+        batch = edge.batch(key, edge.upload(key, 5)).json()["id"]
+        connection.execute(text("UPDATE shards SET state = 'done', ended_at = now()"))
+        connection.execute(text("UPDATE batches SET status = 'completed', open = false, ended_at = now()"))
+        connection.execute(
+            text("""
+                INSERT INTO outcomes (filing_id, line, tenant, attempt, status, error_code, error_message)
+                SELECT id, n, tenant, 1, 'errored', 'engine_failed', 'It failed.'
+                FROM batches, generate_series(1, 6) AS n
+            """)
+        )
+        refused = edge.http.post(f"/v1/batches/{batch}/retry", headers=key)
+        assert refused.status_code == 422
+        assert refused.json()["error"]["message"] == (
+            "6 of its lines are errored; you may have 5 queued. File those anew, as batches of fewer lines."
+        )
+
     @pytest.mark.parametrize("errored", [0, 1])
     def test_a_retry_counts_what_is_judged_again(self, edge: Edge, connection: Connection, errored: int):
         """Six lines that are no comparison need no room in a queue of five, and the line beside them needs its own."""

@@ -12,11 +12,13 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, inspect, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import IntegrityError
 
 from infra.database import MIGRATIONS, connect, newest_form
 from infra.local.postgres import Postgres
 from infra.migrating import migrate
 from schemas.base import Base
+from schemas.problems import Problem
 
 
 @pytest.fixture
@@ -120,6 +122,19 @@ def test_migrating_again_changes_nothing(empty: Engine, empty_url: str):
     with empty.connect() as connection:
         assert stands_at_head(connection)
         assert connection.execute(text("SELECT count(*) FROM judges")).scalar_one() == 1
+
+
+def test_an_index_that_was_made_beforehand_and_failed(empty: Engine, empty_url: str):
+    """It is named, where a migration would take it for the one that it is to make; dropped, it is in nobody's way."""
+    migrate(empty_url)
+    with empty.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("INSERT INTO judges (id, card) VALUES ('one', '{}'), ('other', '{}')"))
+        with pytest.raises(IntegrityError):
+            connection.execute(text("CREATE UNIQUE INDEX CONCURRENTLY ix_new ON judges ((1))"))
+        with pytest.raises(Problem, match="CREATE INDEX CONCURRENTLY of ix_new failed"):
+            migrate(empty_url)
+        connection.execute(text("DROP INDEX ix_new"))
+    migrate(empty_url)
 
 
 def test_many_may_migrate_at_once(empty: Engine, empty_url: str):

@@ -135,6 +135,20 @@ class TestNotesOfProgress:
         [[_, lines, done]] = samples(connection)
         assert (lines, done) == (1, 10.0)
 
+    def test_a_split_changes_nothing(self, connection):
+        """What was judged of a shard that is split counts on, and its halves have the text of their own lines alone."""
+        batch(connection, 4)
+        connection.execute(text("DELETE FROM shards WHERE first_line > 1"))
+        connection.execute(text("UPDATE shards SET last_line = 4, bytes = 40"))
+        held = claim_one(connection)
+        docket.record(connection, held.lease, [an_outcome(2, good=True)], lease_seconds=60)
+        docket.split(connection, held.lease)
+        progress.sample(connection)
+        [[_, lines, done]] = samples(connection)
+        assert (lines, done) == (1, 10.0)
+        halves = connection.execute(text("SELECT bytes FROM shards WHERE state = 'waiting'")).scalars()
+        assert sorted(halves) == [10, 20]
+
     def test_a_minute_of_notes_is_kept(self, connection):
         """The oldest note goes when a new one comes: a rate is that of the last minute."""
         batch(connection, 1)

@@ -1,0 +1,78 @@
+"""What the dispatcher does of its own accord, one step at a time, with a real Redis."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import redis
+from sqlalchemy import text
+from support.desk import Desk
+
+from infra.broker import make_celery
+from infra.local.redis import Redis
+from infra.meters import Meters
+from producer import dispatcher
+
+
+@pytest.fixture
+def client(redis_server: Redis) -> Iterator[redis.Redis]:
+    """Redis, with nothing in it."""
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def dispatching(desk: Desk, redis_server: Redis) -> Iterator[dispatcher.Desk]:
+    """A dispatcher's desk, where a hint is repeated as soon as it has gone out, if at all."""
+    app = make_celery(redis_server.url, name="test")
+    pace = dispatcher.Pace(poll_seconds=1, sweep_seconds=1, hint_seconds=0, worker_seconds=30, max_attempts=3)
+    yield dispatcher.Desk(desk.database, app, pace, Meters("dispatcher"))
+    app.close()
+
+
+def let_shards_go(desk: Desk, dispatching: dispatcher.Desk) -> None:
+    """Hand three comparisons out."""
+    for _ in range(3):
+        desk.file()
+    assert dispatcher.release(dispatching, bulk=False) == 3
+
+
+def let_callbacks_go(desk: Desk, dispatching: dispatcher.Desk) -> None:
+    """Hand three callbacks out."""
+    for number in range(3):
+        desk.add_endpoint(f"http://127.0.0.{number + 1}:9/")
+    desk.tell()
+    assert dispatcher.call_back(dispatching) == 4
+
+
+@pytest.mark.parametrize(("queue", "let_go"), [("interactive", let_shards_go), ("callbacks", let_callbacks_go)])
+def test_hints_that_nobody_takes_do_not_pile_up(
+    desk: Desk,
+    dispatching: dispatcher.Desk,
+    client: redis.Redis,
+    queue: str,
+    let_go: Callable[[Desk, dispatcher.Desk], None],
+):
+    """However long nobody comes for them, each stands in Redis once; those that Redis has lost come again."""
+    let_go(desk, dispatching)
+    for _ in range(3):
+        dispatcher.sweep(dispatching)
+        assert client.llen(f"nightcourt:{queue}") == 3
+    client.flushall()
+    dispatcher.sweep(dispatching)
+    assert client.llen(f"nightcourt:{queue}") == 3
+    client.lpop(f"nightcourt:{queue}")
+    dispatcher.sweep(dispatching)
+    assert client.llen(f"nightcourt:{queue}") == 2 + 3
+
+
+def test_deadlines_end_a_few_shards_at_a_time(desk: Desk, dispatching: dispatcher.Desk):
+    """Everybody's release waits meanwhile, as it does where shards are cancelled."""
+    for _ in range(41):
+        desk.file()
+    desk.do("UPDATE shards SET deadline_at = now()")
+    left = text("SELECT count(*) FROM shards WHERE state = 'waiting'")
+    for expected in (1, 0):
+        dispatcher.expire(dispatching)
+        with desk.database.connect() as connection:
+            assert connection.execute(left).scalar_one() == expected
