@@ -10,7 +10,8 @@ from support.checkpoints import make_checkpoint, write_pairs
 from support.deployed import ROOT, stages
 from support.gpu import gpu_host
 
-from infra.settings import Settings, child_environment
+from infra.environment import child_environment
+from infra.settings import Settings
 from schemas.engine import BuildOrder, Limits
 from worker.commands.build import build
 
