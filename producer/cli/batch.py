@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from producer.cli.batch_run import AsJson, DataDir, Server, run
+from producer.cli.batch_run import run
 from producer.cli.following import describe, local_time
-from producer.cli.host import id_like
-from producer.cli.output import console, progress, write_lines
-from producer.cli.submit import connected, print_json
+from producer.cli.options import DataDir, Server, id_like
+from producer.cli.output import console, print_json, progress, write_lines
+from producer.cli.server import connected
 from schemas.batch import Batch
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ _SHOWN = 10
 BatchId = Annotated[
     str, typer.Argument(metavar="ID", help="The batch's id, batch_ and 32 digits.", callback=id_like("batch_"))
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="The batch as an object, for a program.")]
 
 app.command()(run)
 

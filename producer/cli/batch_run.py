@@ -12,10 +12,9 @@ import typer
 from infra import settings
 from producer.cli import following, inputs, runs
 from producer.cli.filing import Run, find_or_file, watching
-from producer.cli.options import TieMargin
-from producer.cli.output import console, is_stream, progress, write_lines
+from producer.cli.options import DataDir, Server, TieMargin
+from producer.cli.output import console, is_stream, print_json, progress, write_lines
 from producer.cli.report import Report, add_up
-from producer.cli.submit import print_json
 from producer.cli.written import check_file
 from producer.client import Client, InvalidRequest
 from producer.client.bulk import batch_request
@@ -33,10 +32,6 @@ _LISTED = 100
 """Of how many bad lines the service tells."""
 _WINDOW = re.compile(r"(\d{1,2}:\d{2})-(\d{1,2}:\d{2})(?:@(\S+))?")
 _SUFFIXES = (".gz", ".zst", ".jsonl", ".json", ".ndjson", ".parquet")
-
-Server = Annotated[str | None, typer.Option(help="URL of the service.")]
-DataDir = Annotated[Path | None, typer.Option(help="Data folder of the embedded stack to use.")]
-AsJson = Annotated[bool, typer.Option("--json", help="The batch as an object, for a program.")]
 
 
 def run(

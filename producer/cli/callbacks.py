@@ -7,11 +7,9 @@ from typing import Annotated
 
 import typer
 
-from producer.cli.batch_run import DataDir, Server
-from producer.cli.host import id_like, span
-from producer.cli.options import finite
-from producer.cli.output import Exit, console, progress
-from producer.cli.submit import connected, print_json
+from producer.cli.options import DataDir, Server, finite, id_like, span
+from producer.cli.output import Exit, console, print_json, progress
+from producer.cli.server import connected
 from schemas.callback import Callback, CallbackState, Endpoint, EventType, Secret
 
 app = typer.Typer(

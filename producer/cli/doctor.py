@@ -22,8 +22,9 @@ from infra.local.folder import running_stack
 from infra.local.model import POCKET_CRITIC, adapter_over, embedded_model
 from infra.local.postgres import DISCREET
 from infra.settings import Settings
+from producer.cli.options import Server
 from producer.cli.output import Exit, console
-from producer.cli.submit import Address, find_server
+from producer.cli.server import Address, find_server
 from producer.client import Client, ClientError
 from schemas.problems import Problem
 
@@ -237,7 +238,7 @@ def _callbacks(connection: Connection) -> Finding:
 
 def doctor(
     data_dir: Annotated[Path | None, typer.Option(help="Data folder of the embedded stack to look at.")] = None,
-    server: Annotated[str | None, typer.Option(help="URL of the service.")] = None,
+    server: Server = None,
     as_json: Annotated[bool, typer.Option("--json", help="One object a line.")] = False,
 ) -> None:
     """Check every part and say what is wrong. Ends with 1 if anything is.

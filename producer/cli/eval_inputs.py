@@ -15,14 +15,9 @@ from producer.evals.schedule import Field, Prompt
 from schemas.comparison import Comparison
 from schemas.ids import parse_comparison_id
 from schemas.lines import BadLineError, parse, read_line, subset_of
-from schemas.problems import BAD_INPUT_FILE, Problem
 
 _OPTIONS = ("order", "profile", "tie_margin")
 """Fields of a line that say how it is judged."""
-
-
-def _bad(file: Path, why: str) -> Problem:
-    return Problem(BAD_INPUT_FILE, f"{file}: {why}.")
 
 
 def read_pairs(file: Path, baseline: Path | None = None) -> list[Pair]:
@@ -37,12 +32,12 @@ def read_pairs(file: Path, baseline: Path | None = None) -> list[Pair]:
     names = (None, None) if baseline is None else (inputs.generator(baseline), inputs.generator(file))
     for number, found in _lines(file, baseline, names):
         if isinstance(found, BadLineError):
-            raise _bad(file, f"line {number}: {str(found).rstrip('.')}")
+            raise inputs.bad(file, f"line {number}: {str(found).rstrip('.')}")
         if found.id in pairs:
-            raise _bad(file, f"line {number}: another line has the same id; ids must be unique")
+            raise inputs.bad(file, f"line {number}: another line has the same id; ids must be unique")
         pairs[found.id] = found
     if not pairs:
-        raise _bad(file, inputs.EMPTY)
+        raise inputs.bad(file, inputs.EMPTY)
     return list(pairs.values())
 
 
@@ -69,10 +64,10 @@ def read_preferences(file: Path, *, skip: bool = False) -> Source:
             pairs[found.id] = found
             continue
         if not skip:
-            raise _bad(file, f"line {number}: {why}. With --on-bad-line skip the others are curated")
+            raise inputs.bad(file, f"line {number}: {why}. With --on-bad-line skip the others are curated")
         unreadable.append(f"line {number}")
     if not pairs and not unreadable:
-        raise _bad(file, inputs.EMPTY)
+        raise inputs.bad(file, inputs.EMPTY)
     return Source(list(pairs.values()), unreadable)
 
 
@@ -136,7 +131,7 @@ def read_field(files: Sequence[Path], *, seed: int) -> Field:
                 for index, (key, (_, row)) in enumerate(found.items())
             ]
         if found.keys() != places.keys():
-            raise _bad(file, f"its instructions are not those of {files[0]}; all must be of the same set")
+            raise inputs.bad(file, f"its instructions are not those of {files[0]}; all must be of the same set")
         answers[name] = [found[key][0] for key in places]
     return Field(list(systems), prompts, answers, seed=seed)
 
@@ -162,7 +157,7 @@ def read_verdicts(file: Path) -> dict[str, Comparison]:
             try:
                 comparison = Comparison.model_validate_json(raw)
             except ValidationError:
-                raise _bad(
+                raise inputs.bad(
                     file, f"line {number} is no comparison object, as `nightcourt batch results` writes them"
                 ) from None
             key = parse_comparison_id(comparison.id)

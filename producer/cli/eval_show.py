@@ -7,8 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from producer.cli.output import console, progress
-from producer.cli.submit import print_json
+from producer.cli.output import console, print_json, progress
 from producer.evals.audit import Audit
 from producer.evals.calibrating import Fitted
 from producer.evals.curating import WRITTEN, Curated

@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from producer.cli import written
-from producer.cli.batch_run import DataDir, Server
-from producer.cli.options import TieMargin, finite
+from producer.cli.options import DataDir, Server, TieMargin, finite
 from schemas import comparison as words
 from schemas.problems import MISSING_EXTRA, Problem
 

@@ -1,13 +1,9 @@
-"""What commands share that work on the host, straight in the database, and spans of time on the command line."""
+"""What commands share that work on the host, straight in the database."""
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
-from uuid import UUID
 
-import typer
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -15,12 +11,7 @@ from infra import settings
 from infra.database import connect
 from infra.environment import forget_libpq
 from infra.local.folder import running_stack
-from schemas import ids
 from schemas.problems import UNAVAILABLE, Problem
-
-DataDir = Annotated[Path | None, typer.Option(help="Data folder of the embedded stack to use.")]
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @contextmanager
@@ -46,30 +37,3 @@ def records(data_dir: Path | None, *, application: str, statement_seconds: int =
         ) from None
     finally:
         database.dispose()
-
-
-def id_of(text: str, prefix: str, option: str | None = None) -> UUID:
-    """Understand an id as it is typed; a callback needs not say what the option is called."""
-    found = ids.parse_prefixed(text, prefix)
-    if found is None:
-        raise typer.BadParameter(f"looks like {prefix} and 32 hexadecimal digits; this is none", param_hint=option)
-    return found
-
-
-def id_like(prefix: str) -> Callable[[str | None], str | None]:
-    """Make the callback of an option or argument that takes an id, so that it is told by the name it has there."""
-
-    def check(value: str | None) -> str | None:
-        if value is not None:
-            id_of(value, prefix)
-        return value
-
-    return check
-
-
-def span(text: str, option: str) -> float:
-    """Understand a span of time, such as 90s or 7d, as seconds."""
-    match = re.fullmatch(r"(\d{1,6})([smhd])", text)
-    if match is None:
-        raise typer.BadParameter("takes a span of time: 90s, 30m, 12h, 7d", param_hint=option)
-    return float(int(match[1]) * _UNITS[match[2]])

@@ -31,7 +31,8 @@ class Known(NamedTuple):
     subset: str | None
 
 
-def _bad(file: Path, why: str) -> Problem:
+def bad(file: Path, why: str) -> Problem:
+    """Say what is wrong with a file of the input."""
     return Problem(BAD_INPUT_FILE, f"{file}: {why}.")
 
 
@@ -103,9 +104,9 @@ def _unfolded(file: Path, found: io.BufferedReader) -> Iterator[bytes]:
         while piece := found.read(_PIECE):
             yield from unfold.unfold(piece)
     except Problem:
-        raise _bad(file, "its compression cannot be undone") from None
+        raise bad(file, "its compression cannot be undone") from None
     if not unfold.whole:
-        raise _bad(file, "its compression ends in the middle; it is not all there")
+        raise bad(file, "its compression ends in the middle; it is not all there")
 
 
 def check_file(file: Path) -> None:
@@ -117,9 +118,9 @@ def check_file(file: Path) -> None:
     try:
         regular = stat.S_ISREG(file.stat().st_mode)
     except OSError as error:
-        raise _bad(file, error.strerror or str(error)) from None
+        raise bad(file, error.strerror or str(error)) from None
     if not regular:
-        raise _bad(file, "it is no regular file; save what it gives in one first")
+        raise bad(file, "it is no regular file; save what it gives in one first")
 
 
 @contextmanager
@@ -134,7 +135,7 @@ def raw(file: Path) -> Iterator[io.BufferedReader]:
         with file.open("rb") as found:
             yield found
     except OSError as error:
-        raise _bad(file, error.strerror or str(error)) from None
+        raise bad(file, error.strerror or str(error)) from None
 
 
 def is_empty(file: Path) -> bool:
@@ -157,7 +158,7 @@ def _parquet(file: Path) -> Iterator[dict[str, Any]]:
     try:
         from pyarrow import ArrowException, parquet  # noqa: PLC0415 - an extra, and slow to load
     except ImportError:
-        raise _bad(
+        raise bad(
             file, 'a Parquet file needs pyarrow: pip install "nightcourt[evals]", or give the rows as JSON lines'
         ) from None
     try:
@@ -166,9 +167,9 @@ def _parquet(file: Path) -> Iterator[dict[str, Any]]:
                 for row in batch.to_pylist():
                     yield dict(_columns(file, row))
     except ArrowException as error:
-        raise _bad(file, f"it is no Parquet file that can be read: {str(error).rstrip('.')}") from None
+        raise bad(file, f"it is no Parquet file that can be read: {str(error).rstrip('.')}") from None
     except OSError as error:
-        raise _bad(file, error.strerror or str(error)) from None
+        raise bad(file, error.strerror or str(error)) from None
 
 
 def _columns(file: Path, row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -177,7 +178,7 @@ def _columns(file: Path, row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             try:
                 yield name, _plain(value)
             except UnicodeDecodeError:
-                raise _bad(file, f"column {name} has bytes that are no text in UTF-8; leave it out") from None
+                raise bad(file, f"column {name} has bytes that are no text in UTF-8; leave it out") from None
 
 
 def _plain(value: Any) -> Any:
@@ -203,14 +204,14 @@ def _zipped(file: Path, baseline: Path) -> Iterator[dict[str, Any]]:
     for index, (instruction, output, nth, row) in enumerate(outputs(file)):
         answer = answers.get((instruction, nth))
         if answer is None:
-            raise _bad(
+            raise bad(
                 file, f"the instruction of row {index + 1} stands not in {baseline}; both must be of the same set"
             )
         del unmatched[instruction, nth]
         pair = {"custom_id": str(index), "prompt": instruction, "response_a": answer, "response_b": output}
         yield pair | ({"dataset": row["dataset"]} if "dataset" in row else {})
     if unmatched:
-        raise _bad(
+        raise bad(
             baseline,
             f"the instruction of row {min(unmatched.values())} stands not in {file}, and of {len(answers)} "
             f"{len(unmatched)} do not; both must be of the same set",
@@ -219,7 +220,7 @@ def _zipped(file: Path, baseline: Path) -> Iterator[dict[str, Any]]:
 
 def same_name(file: Path, other: Path, name: str) -> Problem:
     """Say that two systems are of one name, by which no report can tell them apart."""
-    return _bad(file, f"its system is called {name} as that of {other}; give each a generator of its own")
+    return bad(file, f"its system is called {name} as that of {other}; give each a generator of its own")
 
 
 def outputs(file: Path) -> Iterator[tuple[str, str, int, dict[str, Any]]]:
@@ -232,11 +233,11 @@ def outputs(file: Path) -> Iterator[tuple[str, str, int, dict[str, Any]]]:
     for number, row in enumerate(_rows(file), start=1):
         instruction, output = (row.get(name) if isinstance(row, dict) else None for name in ("instruction", "output"))
         if not isinstance(instruction, str) or not isinstance(output, str):
-            raise _bad(file, f"row {number} is no AlpacaEval output: an object with the texts instruction and output")
+            raise bad(file, f"row {number} is no AlpacaEval output: an object with the texts instruction and output")
         yield instruction, output, seen[instruction], row
         seen[instruction] += 1
     if not seen:
-        raise _bad(file, EMPTY)
+        raise bad(file, EMPTY)
 
 
 def _rows(file: Path) -> Iterator[Any]:
@@ -255,7 +256,7 @@ def _rows(file: Path) -> Iterator[Any]:
             except ValueError as error:
                 # The parser of a line sees it alone, and calls it line 1.
                 why = str(error).replace(" at line 1 column ", f" at line {number} column ")
-                raise _bad(file, f"not JSON: {why}") from None
+                raise bad(file, f"not JSON: {why}") from None
             first = False
 
 

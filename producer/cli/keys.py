@@ -6,10 +6,9 @@ from uuid import UUID
 import typer
 
 from producer import keys
-from producer.cli.host import DataDir, id_of, records, span
-from producer.cli.options import finite
-from producer.cli.output import console, progress
-from producer.cli.submit import print_json
+from producer.cli.host import records
+from producer.cli.options import DataDir, finite, id_of, span
+from producer.cli.output import console, print_json, progress
 from schemas.keys import MOST, MOST_TOKENS, Key, KeyLimits, NewKey, Scope
 
 app = typer.Typer(

@@ -1,9 +1,20 @@
 """What options of several commands have in common."""
 
 import math
+import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
+from uuid import UUID
 
 import typer
+
+from schemas import ids
+
+Server = Annotated[str | None, typer.Option(help="URL of the service.")]
+DataDir = Annotated[Path | None, typer.Option(help="Data folder of the embedded stack to use.")]
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def finite(value: float | None) -> float | None:
@@ -14,3 +25,30 @@ def finite(value: float | None) -> float | None:
 
 
 TieMargin = Annotated[float | None, typer.Option(help="Call it a tie this close to 0.5.", callback=finite)]
+
+
+def id_of(text: str, prefix: str, option: str | None = None) -> UUID:
+    """Understand an id as it is typed; a callback needs not say what the option is called."""
+    found = ids.parse_prefixed(text, prefix)
+    if found is None:
+        raise typer.BadParameter(f"looks like {prefix} and 32 hexadecimal digits; this is none", param_hint=option)
+    return found
+
+
+def id_like(prefix: str) -> Callable[[str | None], str | None]:
+    """Make the callback of an option or argument that takes an id, so that it is told by the name it has there."""
+
+    def check(value: str | None) -> str | None:
+        if value is not None:
+            id_of(value, prefix)
+        return value
+
+    return check
+
+
+def span(text: str, option: str) -> float:
+    """Understand a span of time, such as 90s or 7d, as seconds."""
+    match = re.fullmatch(r"(\d{1,6})([smhd])", text)
+    if match is None:
+        raise typer.BadParameter("takes a span of time: 90s, 30m, 12h, 7d", param_hint=option)
+    return float(int(match[1]) * _UNITS[match[2]])

@@ -1,5 +1,6 @@
 """How the command line speaks: rich on a terminal, plain when piped, JSON when asked; and how it ends."""
 
+import json
 import os
 import sys
 import tempfile
@@ -8,7 +9,7 @@ from contextlib import contextmanager, suppress
 from enum import IntEnum
 from http import HTTPStatus
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rich.console import Console
 
@@ -41,6 +42,12 @@ console = Console(highlight=False, emoji=False)
 """Standard output: results."""
 progress = Console(stderr=True, highlight=False, emoji=False)
 """Standard error: everything else."""
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print one object on one line, whatever the width of the terminal."""
+    console.file.write(json.dumps(value, ensure_ascii=False) + "\n")
+    console.file.flush()
 
 
 def fail(problem: ProblemDocument, *, as_json: bool = False) -> NoReturn:

@@ -11,8 +11,7 @@ from pydantic import ValidationError
 
 from producer import planning
 from producer.cli.options import finite
-from producer.cli.output import console
-from producer.cli.submit import print_json
+from producer.cli.output import console, print_json
 from producer.planning import BenchReport, Job, Plan, Rate
 from schemas.comparison import Orders
 from schemas.problems import BAD_INPUT_FILE, Problem

@@ -9,7 +9,8 @@ from sqlalchemy import Engine as Database
 from sqlalchemy import text
 
 from producer import retention
-from producer.cli.host import DataDir, id_of, records
+from producer.cli.host import records
+from producer.cli.options import DataDir, id_of
 from producer.cli.output import console, progress
 from schemas import ids
 from schemas.problems import BATCH_RUNNING, NOT_FOUND, UNAVAILABLE, Problem

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from infra.local.folder import default_folder, private_folder, running_stack, write_private
 from infra.settings import Settings
 from producer.cli.inputs import raw
-from producer.cli.submit import find_server
+from producer.cli.server import find_server
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,70 +1,21 @@
 """`nightcourt submit`: file pairs with a running service and print the verdicts."""
 
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
-from urllib.parse import urlsplit
+from typing import Annotated, Any
 
 import typer
 
 from infra import settings
-from infra.local import LocalStackError
-from infra.local.folder import running_stack
-from infra.settings import Settings
 from producer.cli import verdicts
-from producer.cli.options import TieMargin, finite
-from producer.cli.output import Exit, console, progress
+from producer.cli.options import DataDir, Server, TieMargin, finite
+from producer.cli.output import Exit, console, print_json, progress
 from producer.cli.pairs import Pair, read_pairs
+from producer.cli.server import find_server
 from producer.cli.watch import file_each, watch
 from producer.client import Client, ClientError, ServerProblem
 from schemas.comparison import Comparison, Orders, Profile
 from schemas.problems import Problem
-
-
-class Address(NamedTuple):
-    """Where a service is, and the key that it takes."""
-
-    url: str
-    key: str | None
-
-
-def find_server(chosen: Settings) -> Address:
-    """Tell where the service is: where the settings say, else the embedded stack that runs, else the usual place.
-
-    The key is that of the settings; where they have none and it is the embedded stack that is asked, that stack's own.
-    """
-    if chosen.server is not None and not _is_url(chosen.server):
-        raise typer.BadParameter(
-            f"--server or NIGHTCOURT_SERVER takes the URL of a service, for instance http://{chosen.host}:{chosen.port}"
-        )
-    key = None if chosen.key is None else chosen.key.get_secret_value()
-    try:
-        stack = running_stack(chosen.data_dir)
-    except LocalStackError:
-        if chosen.server is None:
-            raise
-        stack = None
-    if stack is not None and (chosen.server or stack.api_url).rstrip("/") == stack.api_url:
-        return Address(stack.api_url, key or stack.key)
-    return Address(chosen.server or f"http://{chosen.host}:{chosen.port}", key)
-
-
-def _is_url(text: str) -> bool:
-    try:
-        parts = urlsplit(text)
-    except ValueError:
-        return False
-    return parts.scheme in {"http", "https"} and bool(parts.hostname)
-
-
-@contextmanager
-def connected(server: str | None, data_dir: Path | None) -> Iterator[Client]:
-    """Lend a client of the service that these options, or else the settings, name."""
-    at = find_server(settings.load(server=server, data_dir=data_dir))
-    with Client(at.url, api_key=at.key) as client:
-        yield client
 
 
 def submit(
@@ -72,8 +23,8 @@ def submit(
         Path,
         typer.Argument(help="A JSON object with prompt, response_a, response_b; or one a line; - for stdin."),
     ],
-    server: Annotated[str | None, typer.Option(help="URL of the service.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Data folder of the embedded stack to use.")] = None,
+    server: Server = None,
+    data_dir: DataDir = None,
     order: Annotated[Orders | None, typer.Option(help="In which orders to ask; both when unset.")] = None,
     profile: Annotated[
         Profile | None, typer.Option(help="The prompt profile; the service's default when unset.")
@@ -153,9 +104,3 @@ def conclude(summary: dict[str, Any], *, as_json: bool) -> None:
         print_json(summary)
     else:
         verdicts.print_summary(summary)
-
-
-def print_json(value: dict[str, Any]) -> None:
-    """Print one object on one line, whatever the width of the terminal."""
-    console.file.write(json.dumps(value, ensure_ascii=False) + "\n")
-    console.file.flush()
