@@ -262,7 +262,7 @@ class Settings(BaseSettings):
     @field_validator("traces_endpoint")
     @classmethod
     def _of_a_collector(cls, value: str | None) -> str | None:
-        if value is not None and not _is_url(value, {"http", "https"}):
+        if value and not _is_url(value, {"http", "https"}):  # an empty one is none: compose passes on what is unset so
             raise ValueError("takes the URL of OTLP over HTTP: http://HOST:4318")
         return value
 
