@@ -1,6 +1,7 @@
 """What docs/deployment.md has an operator type is run, against a kubectl that writes down what it is told."""
 
 import re
+import shlex
 import shutil
 import socket
 import ssl
@@ -17,8 +18,10 @@ import trustme
 import yaml
 from sqlalchemy.engine import URL, make_url
 from support.deployed import KUBERNETES, ROOT, compose, containers_of, pod_of, rendered, stages
+from typer.main import get_command
 
 from infra import settings
+from producer.cli.app import make_app
 
 PAGE = (ROOT / "docs" / "deployment.md").read_text()
 KUBECTL = """#!/bin/sh
@@ -101,6 +104,41 @@ def refusal(url: URL, query: dict[str, Any]) -> str:
     with pytest.raises(psycopg.OperationalError) as caught:
         psycopg.connect(url.set(query=query).render_as_string(hide_password=False), connect_timeout=10)
     return str(caught.value)
+
+
+@pytest.fixture
+def of_the_job() -> dict[str, Any]:
+    """The container that verifies what its pod has built."""
+    [pod] = [pod for each in rendered(KUBERNETES / "engine") if (pod := pod_of(each))]
+    return pod["containers"][0]
+
+
+class TestVerifying:
+    @pytest.mark.parametrize("where", ["compose", "kubernetes"])
+    def test_what_is_built_is_verified_in_full(self, of_the_job: dict[str, Any], where: str):
+        """The command's own parser takes it; the folder is the judge's, and what is read and written is mounted."""
+        if where == "compose":
+            command = shlex.split(re.search(r"engine-build \\\n +(nightcourt engine verify .*)", PAGE)[1])
+            mounts = {volume.split(":")[1]: volume for volume in compose()["services"]["engine-build"]["volumes"]}
+            mounts = {folder: not volume.endswith(":ro") for folder, volume in mounts.items()}
+        else:
+            command = of_the_job["command"]
+            mounts = {each["mountPath"]: not each.get("readOnly") for each in of_the_job["volumeMounts"]}
+        parser = get_command(make_app(["engine"]))
+        for name in command[1:3]:
+            parser = parser.commands[name]
+        told = parser.make_context("verify", command[3:]).params
+        by_default = parser.make_context("verify", ["/", "--pairs", "/"]).params
+        assert {"soak", "per_length"} <= {name for name, value in told.items() if by_default[name] == value}
+        assert str(told["folder"]) == stages()["judge-gpu"].environment["NIGHTCOURT_ENGINE_FOLDER"]
+        for path, written in [("folder", True), ("report", True), ("checkpoint", False), ("pairs", False)]:
+            folder = max((each for each in mounts if Path(told[path]).is_relative_to(each)), key=len)
+            assert mounts[folder] == written, path
+
+    def test_what_is_told_to_be_brought_is_what_is_read(self, of_the_job: dict[str, Any]):
+        """The names of the files of pairs on the page are those that the Job reads."""
+        pairs = of_the_job["command"][of_the_job["command"].index("--pairs") + 1]
+        assert f"`{Path(pairs).name}` ([which ones]" in PAGE
 
 
 class TestTls:

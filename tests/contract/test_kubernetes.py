@@ -160,6 +160,17 @@ class TestEveryPod:
             left = pod["terminationGracePeriodSeconds"] - before["sleep"]["seconds"]
             assert left > 1.5 * SECONDS_TO_END.get(component_of(PODS[name]), 0)
 
+    def test_it_hears_when_it_is_told_to_end(self, name):
+        """The first process of a namespace is deaf to SIGTERM until it handles it, so none of ours is the first."""
+        assert pod_of(PODS[name])["shareProcessNamespace"] is True
+
+    def test_it_has_the_time_to_start_that_its_probe_gives(self, name):
+        """A rollout is not said to have failed while its pods may still be starting."""
+        if PODS[name]["kind"] == "Deployment":
+            probe = pod_of(PODS[name])["containers"][0]["startupProbe"]
+            allowed = probe["periodSeconds"] * probe["failureThreshold"]
+            assert PODS[name]["spec"].get("progressDeadlineSeconds", 600) > allowed
+
     def test_its_probes_mean_progress(self, name):
         """The API answers for itself; all others are asked for the pulse where their image leaves it."""
         manifest = PODS[name]
@@ -326,8 +337,10 @@ class TestScaling:
         assert claims["shared"] == claims["engine"] == "engine"
         made = {each["metadata"]["name"] for each in RENDERED["engine"] if each["kind"] == "PersistentVolumeClaim"}
         assert set(claims.values()) == made
-        built = build["containers"][0]["command"][4]
+        built = build["initContainers"][0]["command"][4]
+        verified = build["containers"][0]["command"][3]
         source, target = judge["initContainers"][0]["command"][-2:]
         folder = stages()["judge-gpu"].environment["NIGHTCOURT_ENGINE_FOLDER"]
+        assert built == verified
         assert built.removeprefix("/engine/") == source.removeprefix("/shared/") == folder.removeprefix(target)
         assert judge["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
