@@ -117,6 +117,24 @@ class TestWhole:
         assert proof(**less)["passed"]
         assert not (built / "engine" / REPORT).exists()
 
+    @pytest.mark.usefixtures("small")
+    def test_short_prompts_that_were_made_for_a_length_mark_nothing(self, built: Path, proof: Any, tmp_path: Path):
+        """A reference of a build that took no longer ones is enough to pass, and not for the mark."""
+        proof(soak=0)
+        kept = tmp_path / "nightcourt-reference.json"
+        reference = Reference.model_validate_json(kept.read_text())
+        for of in (reference.prompts, reference.log_odds):
+            of[1500] = of[600]
+        kept.write_text(reference.model_dump_json())
+        assert proof(checkpoint=None, reference=kept)["passed"]
+        assert not (built / "engine" / REPORT).exists()
+
+    def test_an_engine_that_breaks_as_it_ends_loses_no_report(self, proof: Any, tmp_path: Path):
+        """What was found is written down before."""
+        with pytest.raises(RuntimeError, match="as it ends"):
+            proof({"break_at_end": True}, soak=0)
+        assert json.loads((tmp_path / "report.json").read_text())["checks"]["parity"]["passed"]
+
     def test_an_engine_that_says_something_else_fails_parity(self, built: Path, proof: Any):
         """Log-odds that are off by more than the tolerance are found, and the folder is not marked."""
         report = proof({"shift": 0.5})

@@ -334,6 +334,8 @@ class LLM:
             executor.shutdown()
         if self._scratch is not None:
             self._scratch.cleanup()
+        if behaviour().get("break_at_end"):
+            raise RuntimeError("the executor breaks as it ends")
 
     def __enter__(self) -> Self:
         """For the length of a block."""
