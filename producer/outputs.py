@@ -77,14 +77,18 @@ _BY_NUMBER = text(f"""
 def by_size(file: str) -> TextClause:
     """Give a query for spans of line numbers as `read_out` takes them, each with a mebibyte of texts or a single line.
 
-    They are the runs that the file's lines came in, each with the lines after it that are no comparison.
+    They are the runs that the file's lines came in, each with the lines after it that are no comparison. Of these there
+    may be very many, so spans are cut by number as well.
 
     Args:
         file: SQL for the id of the file.
     """
     return text(f"""
         SELECT first, lead(first - 1, 1, 2147483647) OVER (ORDER BY first) AS last
-        FROM (SELECT 1 AS first UNION SELECT first_line FROM file_runs WHERE file_id = {file}) starts
+        FROM (
+            SELECT 1 AS first UNION SELECT first_line FROM file_runs WHERE file_id = {file}
+            UNION SELECT generate_series(1, (SELECT max(line) FROM bad_lines WHERE file_id = {file}), {_RUN})
+        ) starts
         ORDER BY first
     """)
 

@@ -296,6 +296,19 @@ def test_a_body_that_does_not_come_is_not_waited_for(
     assert b"did not come within 0.5 s" in said
 
 
+def test_a_body_has_longer_where_larger_ones_may_come(http: httpx2.Client, monkeypatch: pytest.MonkeyPatch):
+    """A key that may send a hundred times as much has a hundred times as long: by a slow link it can."""
+    monkeypatch.setattr(bodies, "_SECONDS", 0.5)
+    monkeypatch.setattr(bodies, "_OF_BYTES", Settings().max_body_bytes // 100)
+    with connected(http, posting(http, "/v1/comparisons", "application/json", len(BODY)) + BODY[:10]) as slow:
+        slow.settimeout(1.0)
+        with pytest.raises(TimeoutError):
+            slow.recv(1)
+        slow.sendall(BODY[10:])
+        slow.settimeout(20)
+        assert all_of(slow).startswith(b"HTTP/1.1 202 ")
+
+
 def test_an_upload_takes_as_long_as_its_pieces_come(http: httpx2.Client, monkeypatch: pytest.MonkeyPatch):
     """One that takes longer than may pass between two of its pieces is stored."""
     monkeypatch.setattr(multipart, "_PIECE_SECONDS", 2.0)

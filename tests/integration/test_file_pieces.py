@@ -5,11 +5,12 @@ import json
 import time
 from collections.abc import AsyncIterator
 
+from sqlalchemy import Connection
 from support.edge import open_edge
 from support.keys import a_key, bearer
 
 from infra.database import connect_async
-from producer import files
+from producer import files, outputs
 from schemas.ids import parse_prefixed
 
 LIMITS = files.Limits(file_bytes=1 << 30, line_bytes=4 << 20)
@@ -45,6 +46,26 @@ def test_a_file_of_long_lines_is_given_back_a_mebibyte_at_a_time(database_url: s
     given = asyncio.run(there_and_back())
     assert b"".join(given) == b"".join(lines)
     assert [len(piece) for piece in given if len(piece) > MEBIBYTE] == [len(lines[20])]
+
+
+def test_lines_that_are_no_comparison_are_read_so_many_at_a_time(database_url: str, connection: Connection):
+    """However many stand in a row: two thousand, as of others."""
+    lines = a_line(1, 10) + b"none\n" * 5_000 + a_line(5_002, 10)
+
+    async def there() -> str:
+        database = connect_async(database_url, application="test")
+        try:
+            stored = await files.store(
+                database, pieces(lines, 65_536), tenant="default", about=lambda: ("f", "batch"), limits=LIMITS
+            )
+        finally:
+            await database.dispose()
+        return stored.id
+
+    file = parse_prefixed(asyncio.run(there()), "file-")
+    spans = connection.execute(outputs.by_size(":id"), {"id": file}).all()
+    assert max(min(span.last, 5_002) - span.first + 1 for span in spans) == 2_000
+    assert (spans[0].first, [span.last + 1 for span in spans[:-1]]) == (1, [span.first for span in spans[1:]])
 
 
 def test_a_line_in_small_packets_takes_no_longer_than_lines():
