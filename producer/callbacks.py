@@ -17,7 +17,9 @@ from schemas.problems import NOT_FOUND, Problem
 _AT_ONCE = 1000
 
 _COLUMNS = """
-    SELECT c.*, e.type, e.subject_id, e.line, p.registered, p.state AS endpoint_state
+    SELECT c.*, e.type, e.subject_id, e.line, p.registered, p.state AS endpoint_state,
+           CASE WHEN c.state = 'waiting' AND p.open_until > greatest(c.due_at, now()) THEN p.open_until END
+               AS held_until
     FROM callbacks c JOIN callback_events e ON e.id = c.event_id JOIN callback_endpoints p ON p.id = c.endpoint_id
 """
 
@@ -74,7 +76,8 @@ def _callback(row: Row[Any], log: list[Attempt] | None = None) -> Callback:
         url=row.url,
         status=CallbackState(row.state),
         attempts=row.attempt,
-        next_attempt_at=row.due_at if row.state == CallbackState.WAITING else None,
+        next_attempt_at=row.held_until or row.due_at if row.state == CallbackState.WAITING else None,
+        held_until=row.held_until,
         last_status=row.status,
         last_reason=row.reason,
         created_at=row.created_at,

@@ -150,7 +150,9 @@ class Endpoint(BaseModel):
     last_success_at: datetime | None
     failing_since: datetime | None
     failures: int = Field(description="Failed attempts since the last that succeeded")
-    held_until: datetime | None = Field(description="After several failures nothing is tried before this")
+    held_until: datetime | None = Field(
+        description="After several failures, or where it asked for time, nothing is tried before this; enabling ends it"
+    )
 
 
 class Secret(BaseModel):
@@ -198,6 +200,9 @@ class Callback(BaseModel):
     status: CallbackState
     attempts: int
     next_attempt_at: datetime | None
+    held_until: datetime | None = Field(
+        description="Where it would be its turn, and nothing is tried at its receiver, which failed or asked for time"
+    )
     last_status: int | None
     last_reason: str | None
     created_at: datetime

@@ -77,7 +77,9 @@ def endpoints(server: Server = None, data_dir: DataDir = None, as_json: AsJson =
 
 @app.command()
 def enable(endpoint: EndpointId, server: Server = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """Send to a receiver again, after it was disabled. What died meanwhile is replayed by `callbacks replay --since`.
+    """Send to a receiver again: after it was disabled, or at once where it is held since it failed or asked for time.
+
+    What died meanwhile is replayed by `callbacks replay --since`.
 
     Example: nightcourt callbacks enable cep_0197f3c2a5d47b1c8e6f0a1b2c3d4e5f
     """
@@ -183,6 +185,8 @@ def send_test(
     with connected(server, data_dir) as client:
         sent = client.test_endpoint(endpoint)
         while sent.status not in _ENDED and not sent.log and time.monotonic() < give_up_at:
+            if sent.held_until and (sent.held_until - sent.created_at).total_seconds() > timeout:
+                break  # nothing will be tried meanwhile
             time.sleep(_LOOK_SECONDS)
             sent = client.callback(sent.id)
     _show(sent, as_json=as_json)
@@ -232,6 +236,8 @@ def _show_endpoint(endpoint: Endpoint, *, as_json: bool) -> None:
     how = endpoint.status if endpoint.disabled_reason is None else f"disabled ({endpoint.disabled_reason})"
     if endpoint.status == "enabled" and endpoint.failures:
         how += f", failed {endpoint.failures} times in a row"
+    if endpoint.status == "enabled" and endpoint.held_until and endpoint.held_until > datetime.now(UTC):
+        how += f", held until {endpoint.held_until.astimezone():%Y-%m-%d %H:%M:%S}"
     console.print(f"{endpoint.id}  {how}  {endpoint.url}  {wants}", soft_wrap=True, markup=False)
 
 
@@ -250,5 +256,14 @@ def _show(callback: Callback, *, as_json: bool) -> None:
     for each in callback.log or []:
         answer = f"{each.reason}" if each.status is None else f"{each.reason} {each.status}"
         console.print(f"  {each.number:2}  {each.at.astimezone():%Y-%m-%d %H:%M:%S}  {each.seconds:6.2f} s  {answer}")
-    if callback.log is not None and callback.next_attempt_at is not None:
-        console.print(f"  next attempt at {callback.next_attempt_at.astimezone():%Y-%m-%d %H:%M:%S}")
+    if callback.log is None or callback.next_attempt_at is None:
+        return
+    when = f"{callback.next_attempt_at.astimezone():%Y-%m-%d %H:%M:%S}"
+    if callback.held_until is None:
+        console.print(f"  next attempt at {when}")
+        return
+    tried = "" if callback.log else "nothing was tried: "
+    now = f"; `nightcourt callbacks enable {callback.endpoint_id}` tries now" if callback.endpoint_id else ""
+    console.print(
+        f"  {tried}held until {when}, since its receiver failed or asked for time{now}", soft_wrap=True, markup=False
+    )

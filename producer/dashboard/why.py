@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from producer import batches, callbacks, results, waiting
-from producer.dashboard import render
+from producer.dashboard import render, words
 from producer.dashboard.access import Reader
 from schemas import ids
 from schemas.callback import AttemptReason, Callback, CallbackState
@@ -75,9 +75,17 @@ def _of_callback(callback: Callback) -> str:
         return "Nobody tries any more. It can be sent again."
     if callback.status is not CallbackState.WAITING:
         return "It is on its way."
+    return _of_waiting(callback)
+
+
+def _of_waiting(callback: Callback) -> str:
     if callback.last_reason == AttemptReason.SECRET_NOT_OPENED:
         return "It waits until its secret opens: the callback process lacks the key."
+    if callback.held_until is not None:
+        until = words.clock(callback.held_until)
+        now = f" To try now: nightcourt callbacks enable {callback.endpoint_id}" if callback.endpoint_id else ""
+        return f"Nothing is tried at its receiver until {until}: it failed, or asked for time.{now}"
     if not callback.attempts:
-        return "It waits for its first attempt."
+        return "It waits to be sent again." if callback.log else "It waits for its first attempt."
     reason = (callback.last_reason or "it failed").replace("_", " ")
     return f"It waits for its next attempt: the last of {callback.attempts} ended with {reason}."

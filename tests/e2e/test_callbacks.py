@@ -255,6 +255,21 @@ class TestCommands:
         assert "bad_status 500" in tested.out
         cli("callbacks", "disable", added["id"], "--server", service.url)
 
+    def test_a_test_that_is_held(self, cli: Cli, service: Service, inbox: Inbox):
+        """Where a receiver asked for time, a test says at once that nothing was tried, and what has it tried now."""
+        inbox.answer = lambda _: (429, {"Retry-After": "3600"})
+        added = cli("callbacks", "add", inbox.url, "--json", "--server", service.url).objects[0]
+        cli("callbacks", "test", added["id"], "--server", service.url)
+        tested = cli("callbacks", "test", added["id"], "--timeout", "3500", "--server", service.url)
+        assert tested.status == 1
+        assert "nothing was tried: held until" in tested.out
+        assert f"`nightcourt callbacks enable {added['id']}` tries now" in tested.out
+        assert "held until" in cli("callbacks", "endpoints", "--server", service.url).out
+        inbox.answer = lambda _: 204
+        cli("callbacks", "enable", added["id"], "--server", service.url)
+        arrival(inbox, 2)
+        cli("callbacks", "disable", added["id"], "--server", service.url)
+
     def test_what_to_replay(self, cli: Cli, service: Service):
         """Neither an id nor a time, or a time that is none, is a command line that cannot be understood."""
         assert cli("callbacks", "replay", "--server", service.url).status == 2

@@ -249,6 +249,23 @@ class TestSchedule:
         assert desk.release() == []
         assert len(desk.release(shift=waited * 1.1 + 1)) == 1
 
+    def test_what_is_held_says_until_when(self, desk: Desk):
+        """What is due says when its receiver is tried again, and that it is held; no longer once the time is up."""
+        desk.tell(2, callback_url=REFUSED)
+        desk.fan_out()
+        [callback] = desk.release()
+        desk.record(desk.claim_callback(callback), 429, reason="throttled", retry_after=600.0)
+        replay = {
+            "tenant": "default",
+            "callback": desk.one("SELECT id FROM callbacks WHERE state = 'waiting' AND attempt = 0"),
+        }
+        said = desk.run(log_of_callbacks.replay, **replay, shift=0.0)
+        assert said.next_attempt_at == said.held_until == desk.one("SELECT open_until FROM callback_endpoints")
+        desk.do("UPDATE callback_endpoints SET open_until = now()")
+        said = desk.run(log_of_callbacks.replay, **replay, shift=0.0)
+        assert said.held_until is None
+        assert said.next_attempt_at == desk.one("SELECT due_at FROM callbacks WHERE id = :callback", **replay)
+
 
 class TestAnswers:
     @pytest.mark.parametrize(

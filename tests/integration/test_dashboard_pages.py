@@ -10,6 +10,7 @@ from support.dockets import batch as insert_batch
 from support.inbox import Inbox
 from support.pages import words
 
+from producer import callbacks
 from schemas import ids
 from schemas.ids import SINGLE_LINE, ComparisonKey
 from worker.callbacks import deliver
@@ -137,6 +138,35 @@ class TestWaiting:
         desk.deliver()
         callback = ids.callback_id(desk.one("SELECT id FROM callbacks"))
         assert "the last of 1 ended with connect failed" in self.ask(client, callback)
+
+    def test_a_callback_that_is_held_says_until_when(self, client: TestClient, desk: Desk):
+        """A hold is named, with its end and what ends it now where there is such a thing."""
+        endpoint = ids.endpoint_id(desk.add_endpoint("http://127.0.0.1:9/fails"))
+        desk.tell(callback_url="http://127.0.0.1:9/named")
+        desk.fan_out()
+        desk.do("UPDATE callback_endpoints SET failures = 5, open_until = '2999-01-01 00:00:00+00'")
+        registered, named = (
+            self.ask(client, ids.callback_id(row.id))
+            for row in desk.rows(
+                "SELECT c.id FROM callbacks c JOIN callback_endpoints e ON e.id = c.endpoint_id "
+                "ORDER BY e.registered DESC"
+            )
+        )
+        for said in (registered, named):
+            assert "Nothing is tried at its receiver until 2999-01-01 00:00:00 UTC" in said
+        assert f"nightcourt callbacks enable {endpoint}" in registered
+        assert "enable" not in named
+
+    def test_a_callback_that_is_sent_again_is_not_new(self, client: TestClient, desk: Desk):
+        """Before any attempt it waits for the first; sent again after some it does not."""
+        desk.add_endpoint("http://127.0.0.1:9/fails")
+        desk.tell()
+        desk.fan_out()
+        key = desk.one("SELECT id FROM callbacks")
+        assert "It waits for its first attempt." in self.ask(client, ids.callback_id(key))
+        desk.deliver()
+        desk.run(callbacks.replay, tenant="default", callback=key, shift=0.0)
+        assert "It waits to be sent again." in self.ask(client, ids.callback_id(key))
 
     def test_a_callback_that_cannot_be_signed_says_so(self, client: TestClient, desk: Desk):
         """Nothing was tried, so nothing is said of attempts."""
