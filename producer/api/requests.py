@@ -81,7 +81,7 @@ class Requests:
         given = headers.get(b"x-request-id", b"").decode("latin-1")
         request_id = given if _ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
         scope.setdefault("state", {})["request_id"] = request_id
-        self._heed_proxies(scope, headers)
+        self._heed_proxies(scope)
         status = 0
         started = time.perf_counter()
 
@@ -132,14 +132,16 @@ class Requests:
                     milliseconds=round((time.perf_counter() - started) * 1000, 2),
                 )
 
-    def _heed_proxies(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+    def _heed_proxies(self, scope: Scope) -> None:
         """Warn, once, of a proxy that is not trusted: all who come through it would be slowed down for one's guesses.
 
-        Of one that is trusted, whoever asks has an address of the header by now.
+        Where all are trusted, whoever asks has the first address of the header by now. It may be there with its port.
         """
-        forwarded = headers.get(b"x-forwarded-for", b"").decode("latin-1")
-        client = (scope.get("client") or [""])[0]
-        if forwarded and not self._warned and client not in forwarded:
+        if self._warned or not scope.get("client"):
+            return
+        forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
+        first, client = ",".join(forwarded).split(",")[0].strip(), scope["client"][0]
+        if first and not re.fullmatch(rf"\[?{re.escape(client)}\]?(:\d+)?", first):
             self._warned = True
             log.warning("proxy_not_trusted", client=client)
 

@@ -237,12 +237,25 @@ class TestGuessing:
             ]
         assert wrong[-1].status_code == 429
 
-    @pytest.mark.parametrize(("trusted", "warned"), [("", ["127.0.0.1"]), ("127.0.0.1", [])])
-    def test_a_proxy_that_is_not_trusted_is_told_of_once(self, database_url: str, trusted: str, warned: list[str]):
-        """The log names the address of whoever forwards, unless it is believed."""
+    @pytest.mark.parametrize(
+        ("trusted", "forwarded", "warned"),
+        [
+            ("", "192.0.2.1", ["127.0.0.1"]),
+            ("", "227.0.0.127.0.0.1", ["127.0.0.1"]),
+            ("127.0.0.1", "192.0.2.1", []),
+            ("127.0.0.1", "192.0.2.1:4711", []),
+            ("127.0.0.1", "[2001:db8::1]:4711", []),
+            ("127.0.0.1", "192.0.2.1, 10.0.0.7", ["10.0.0.7"]),
+            ("127.0.0.1,10.0.0.7", "192.0.2.1, 10.0.0.7", []),
+        ],
+    )
+    def test_a_proxy_that_is_not_trusted_is_told_of_once(
+        self, database_url: str, trusted: str, forwarded: str, warned: list[str]
+    ):
+        """The log names the address of whoever forwards, unless it is believed; each on the way has to be."""
         with capture_logs() as logs, open_edge(database_url, trusted_proxies=trusted) as http:
-            for number in range(2):
-                http.get("/livez", headers={"X-Forwarded-For": f"192.0.2.{number}"})
+            for _ in range(2):
+                http.get("/livez", headers={"X-Forwarded-For": forwarded})
         assert [each["client"] for each in logs if each["event"] == "proxy_not_trusted"] == warned
 
     def test_a_store_that_is_down_locks_nobody_out(self):
