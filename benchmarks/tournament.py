@@ -68,7 +68,7 @@ def planted(strengths: Mapping[str, float], seed: int) -> JudgeRound:
 
 def measure() -> dict[str, Any]:
     """Play both for several seeds."""
-    prompts = [Prompt(id=str(number), prompt="?") for number in range(_PROMPTS)]
+    prompts = [Prompt(group=str(number), prompt="?") for number in range(_PROMPTS)]
     runs = [_play(prompts, seed) for seed in range(_SEEDS)]
     shares = [run["share_of_matches"] for run in runs]
     return {

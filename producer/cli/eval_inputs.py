@@ -127,8 +127,7 @@ def read_field(files: Sequence[Path], *, seed: int) -> Field:
         if not places:
             places = {key: index for index, key in enumerate(found)}
             prompts = [
-                Prompt(id=str(index), prompt=key[0], subset=_subset(row))
-                for index, (key, (_, row)) in enumerate(found.items())
+                Prompt(group=_mark(key[0]), prompt=key[0], subset=_subset(row)) for key, (_, row) in found.items()
             ]
         if found.keys() != places.keys():
             raise inputs.bad(file, f"its instructions are not those of {files[0]}; all must be of the same set")

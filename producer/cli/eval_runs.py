@@ -153,12 +153,14 @@ def calibrate_file(asked: Asked, file: Path, write: Path) -> None:
 def curate_file(asked: Asked, file: Path, write: Path, form: curating.Format, rules: Rules, *, skip: bool) -> None:
     """Keep, flip or leave out preference rows, and write the datasheet beside them."""
     source = read_preferences(file, skip=skip)
+    # Now, and not when it is judged, a night later: the hash is that of the rows that were read.
+    read = described(file, len(source.pairs) + len(source.unreadable))
     with asked.judge() as judge:
         to_judge = source.to_judge()
         judged = curating.settle(source, judge(to_judge) if to_judge else Judged([], []), rules)
     pairs = {pair.id: pair for pair in source.pairs}
     written = write_training(list(curating.training_rows(judged.rows, pairs, form)), write)
-    result = curating.count(judged, rules, source=described(file, len(judged.rows)), written=written, form=form)
+    result = curating.count(judged, rules, source=read, written=written, form=form)
     beside = datasheet(write)
     write_lines([result.model_dump_json(indent=1).encode()], beside)
     eval_show.conclude(result, eval_show.curate, as_json=asked.as_json)

@@ -12,7 +12,8 @@ from producer.evals.numbers import FEWEST, SEED, Floats, Number, Result, Where, 
 from producer.evals.rows import Judged, Row
 from schemas.calibration import CalibratedJudge, Calibration
 
-_ODDS: Where = {"label_and_odds": True}
+_ODDS: Where = {"scored": True}
+"""There is a probability where each order that was asked has its odds."""
 _FOLDS = 5
 _RESAMPLES = 500
 _LEAST = 20

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from producer.evals.numbers import Frozen, Number, Result, Where, common, select, share, wilson
 from producer.evals.rows import Judged, Row, subsets
+from schemas.problems import OutcomeError
 
 SECTIONS: dict[str, dict[str, int]] = {
     "Chat": {
@@ -85,6 +86,7 @@ PUBLISHED = (
 """All were made with RewardBench's own prompt (profile `rewardbench`), one placement a row, the model writing first."""
 
 _UNPARSED = 0.5
+_NONE = OutcomeError.UNPARSEABLE
 _LABELLED: Where = {"label": ["A", "B"]}
 _AB: Where = {**_LABELLED, "asked_ab": True}
 _BA: Where = {**_LABELLED, "asked_ba": True}
@@ -164,11 +166,11 @@ def count(judged: Judged) -> RewardBench:
         unlabelled=unlabelled,
         unknown={name: len(rows) for name, rows in parts.items() if name not in known},
         published=list(PUBLISHED),
-        note=_note(profile, missing, unlabelled),
+        note=_note(profile, missing, unlabelled, sum(each.error == _NONE for rows in known.values() for each in rows)),
     )
 
 
-def _note(profile: str | None, missing: Sequence[str], unlabelled: int) -> str:
+def _note(profile: str | None, missing: Sequence[str], unlabelled: int, halves: int) -> str:
     said = ["The published figures were made with profile rewardbench and one placement a row."]
     if profile != "rewardbench":
         said.append(f"These were made with profile {profile}, so they compare in tendency alone.")
@@ -176,6 +178,8 @@ def _note(profile: str | None, missing: Sequence[str], unlabelled: int) -> str:
         said.append(f"Not the whole set: without rows of {', '.join(missing)}.")
     if unlabelled:
         said.append(f"Left out for want of a label: {unlabelled} rows.")
+    if halves:
+        said.append(f"Without a verdict in an order, and so half right in either placement: {halves} rows.")
     return " ".join(said)
 
 

@@ -210,11 +210,6 @@ class Row:
         return self.vote_ab == self.vote_ba == self.label if self.labelled_both else None
 
     @property
-    def label_and_odds(self) -> bool:
-        """Whether there is a label, and log-odds to calibrate by it."""
-        return self.label is not None and self.log_odds_a is not None
-
-    @property
     def scored(self) -> bool:
         """Whether there is a label, and a probability to hold against it."""
         return self.label is not None and self.probability_a is not None

@@ -26,7 +26,8 @@ _PRIOR = 1e-3
 class Prompt:
     """What all systems answered."""
 
-    id: str
+    group: str
+    """Of a prompt that is answered several times, the same: its rows are drawn together."""
     prompt: Any
     subset: str | None = None
 
@@ -63,7 +64,7 @@ class Field:
             response_a=self.answers[first][index],
             response_b=self.answers[second][index],
             subset=prompt.subset,
-            group=prompt.id,
+            group=prompt.group,
             system_a=first,
             system_b=second,
         )

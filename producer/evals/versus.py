@@ -116,12 +116,18 @@ def count(judged: Judged, system: str, baseline: str) -> Versus:
         length_adjusted=adjust_for_length(decided),
         subsets=[_part(name, part) for name, part in subsets(rows).items()],
         real=real,
-        sentence=_sentence(win_rate, spread, system, baseline) if fair else _UNFAIR,
+        sentence=_sentence(win_rate, _by_prompt(decided), system, baseline) if fair else _UNFAIR,
     )
 
 
 def _preferences(rows: Sequence[Row]) -> Floats:
     return np.array([row.preference_b for row in rows], dtype=np.float64)
+
+
+def _by_prompt(rows: Sequence[Row]) -> Floats:
+    """Average the preferences on each prompt."""
+    _, prompts = np.unique([row.group for row in rows], return_inverse=True)
+    return np.asarray(np.bincount(prompts, weights=_preferences(rows)) / np.bincount(prompts), dtype=np.float64)
 
 
 def _halves(winners: Sequence[str | None]) -> float | None:
@@ -193,7 +199,7 @@ def _interval(
     return percentiles(special.expit(drawn[:, 0]), expanded(prompts))
 
 
-def _sentence(win_rate: Number, spread: float | None, system: str, baseline: str) -> str:
+def _sentence(win_rate: Number, by_prompt: Floats, system: str, baseline: str) -> str:
     """Say in one sentence whether the difference is real."""
     if win_rate.value is None:
         return "No pair has a verdict, so nothing can be said."
@@ -206,10 +212,10 @@ def _sentence(win_rate: Number, spread: float | None, system: str, baseline: str
         return f"The difference is real: this judge prefers {baseline} to {system} ({found} for {system})."
     off = abs(win_rate.value - _EVEN)
     reach = stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(_POWER)
-    needed = int(np.ceil((reach * spread / off) ** 2)) if off and spread else 0
+    needed = int(np.ceil((reach * np.std(by_prompt, ddof=1) / off) ** 2)) if off else 0
     more = (
         f"; to show a difference of this size four times in five would take about {needed} prompts"
-        if needed > win_rate.n
+        if needed > len(by_prompt)
         else ""
     )
     return f"The difference between {system} and {baseline} may be chance ({found}){more}."

@@ -1,16 +1,21 @@
 """Curating preference rows: every row's fate, and the rows that trainers read."""
 
+import hashlib
 import itertools
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support import trl
 from support.judged import JUDGE, untraceable
 
 from producer.cli.eval_inputs import read_preferences
+from producer.cli.eval_runs import curate_file
 from producer.cli.training import write_training
 from producer.evals import curating
 from producer.evals.curating import FATES, File, Rules, Source, decide, settle, training_rows
@@ -122,6 +127,23 @@ class TestFates:
 TEXTS = [a_pair(0), a_pair(1, "B", prompt="How?")]
 TURNS = [a_pair(0), a_pair(1, "B", prompt=[{"role": "user", "content": "How?"}])]
 JUDGED = [a_row(0.9, number=0), a_row(0.95, label="B", number=1)]
+
+
+def test_the_datasheet_is_of_the_rows_that_were_read(tmp_path: Path):
+    """The file may be another by the time that all is judged, a night later."""
+    file, written = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    file.write_text('{"prompt": "Q", "chosen": "same", "rejected": "same"}\n{no json\n')
+    before = hashlib.sha256(file.read_bytes()).hexdigest()
+
+    @contextmanager
+    def judge() -> Iterator[None]:
+        file.write_text("")
+        yield
+
+    asked = SimpleNamespace(judge=judge, as_json=True, output=None)
+    curate_file(asked, file, written, "dpo", RULES, skip=True)
+    source = json.loads((tmp_path / "out.jsonl.datasheet.json").read_text())["source"]
+    assert (source["sha256"], source["rows"]) == (before, 2)
 
 
 class TestTrainingRows:

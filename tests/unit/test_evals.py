@@ -269,6 +269,18 @@ class TestVersus:
         needed = int(said.split("about ")[1].split()[0])
         assert needed == pytest.approx(4906, rel=0.01)
 
+    def test_of_prompts_with_several_rows_it_tells_how_many_prompts(self):
+        """Of 100 prompts 29 were won twice, 25 lost twice, and 46 won once: what is drawn is their means."""
+        winners = ["BB"] * 29 + ["AA"] * 25 + ["AB"] * 46
+        rows = [
+            a_row(2 * n + k, group=str(n), winner=winner, probability_a=None)
+            for n, both in enumerate(winners)
+            for k, winner in enumerate(both)
+        ]
+        said = versus.count(Judged(rows, [JUDGE]), "ours", "theirs").sentence
+        needed = int(said.split("about ")[1].split()[0])
+        assert needed == pytest.approx(7.849 * (29 * 0.48**2 + 25 * 0.52**2 + 46 * 0.02**2) / 99 / 0.02**2, rel=0.01)
+
     def test_one_order_alone_tells_no_difference(self):
         """A judge that always prefers what comes first would make the baseline better: nothing is called real."""
         rows = [a_row(n, vote_ba=None, log_odds_ba=None, consistent=None, position_bias=None) for n in range(400)]
@@ -395,6 +407,11 @@ class TestCalibrate:
         else:
             assert found.log_loss_after == pytest.approx(found.log_loss_before, abs=0.002)
 
+    def test_odds_of_one_order_of_two_are_not_fitted_on(self):
+        """Half a verdict has the leaning to a slot in it, and no probability that T would change."""
+        half = [a_row(n, label="B", probability_a=None, log_odds_ba=None) for n in range(1000, 1030)]
+        assert calibrating.fit(Judged([*drawn(100), *half], [JUDGE])).temperature.n == 100
+
     def test_it_is_the_temperature_of_least_loss(self):
         """No temperature on a grid has a lower log-loss than the fitted one."""
         rows = drawn(400, scale=2.0)
@@ -514,6 +531,7 @@ class TestRewardBench:
         assert found.overall.published_protocol.value == 0.75
         assert (found.overall.both_orders.value, found.overall.both_orders.n) == (1.0, 1)
         assert found.without_verdict == {"unparseable": 1}
+        assert found.note.endswith("half right in either placement: 1 rows.")
 
     def test_unknown_subsets_are_named_and_in_no_score(self):
         """Rows that RewardBench does not weigh are told, not dropped in silence."""

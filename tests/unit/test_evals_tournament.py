@@ -22,7 +22,7 @@ STRENGTHS = {name: float(np.log(rate / (1 - rate))) for name, rate in WIN_RATES.
 
 def a_field(prompts: int, names=tuple(STRENGTHS), seed: int = 0) -> Field:
     """Systems that all said the same to so many prompts."""
-    asked = [Prompt(id=str(number), prompt="?") for number in range(prompts)]
+    asked = [Prompt(group=str(number), prompt="?") for number in range(prompts)]
     return Field(list(names), asked, {name: ["-"] * prompts for name in names}, seed=seed)
 
 
@@ -46,7 +46,7 @@ def alpaca_field(shared_data, seed: int) -> tuple[Field, dict[str, float]]:
     first = rows[FILES[0]]
     field = Field(
         list(FILES),
-        [Prompt(id=str(row["id"]), prompt=row["instruction"]) for row in first],
+        [Prompt(group=str(row["id"]), prompt=row["instruction"]) for row in first],
         {name: [row["output"] for row in each] for name, each in rows.items()},
         seed=seed,
     )

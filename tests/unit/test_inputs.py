@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from producer.cli.eval_inputs import read_field
 from producer.cli.inputs import is_empty, json_lines, opened, outputs
 from schemas.problems import Problem
 
@@ -103,6 +104,20 @@ class TestParquet:
         """Dates and decimals are written out."""
         [read] = self.rows(tmp_path, [{"at": date(2026, 1, 31), "cost": Decimal("0.10")}])
         assert read == {"at": "2026-01-31", "cost": "0.10"}
+
+
+def test_an_instruction_that_is_answered_often_is_one_prompt(tmp_path: Path):
+    """A tournament draws its answers together, as intervals are made of whole prompts."""
+    files = [tmp_path / f"{name}.jsonl" for name in "ab"]
+    for file in files:
+        rows = [{"instruction": each, "output": "x", "generator": file.stem} for each in ("one", "other", "one")]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    groups = {}
+    field = read_field(files, seed=0)
+    for nth in range(3):
+        pair = field.pair((0, 1), nth)
+        groups.setdefault(pair.group, []).append(pair.prompt)
+    assert sorted(groups.values()) == [["one", "one"], ["other"]]
 
 
 def test_two_systems_of_one_name(tmp_path: Path):
