@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic_core import to_json
+from starlette.requests import ClientDisconnect
 
 from producer import reports
 from producer.api.access import Reader
@@ -19,5 +20,7 @@ async def report(caller: Reader, batch_id: str, request: Request) -> Response:
     key = key_of(batch_id)
     batch = await read_batch(request, caller, key)
     async with request.app.state.limiter.large_read(caller.tenant):
+        if await request.is_disconnected():
+            raise ClientDisconnect  # while it waited for its turn
         counted = await reports.count(request.app.state.database, batch, key)
     return Response(to_json(counted), media_type="application/json")

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
+from starlette.requests import ClientDisconnect
 
 from producer import batches, reports, results, waiting
 from producer.dashboard import live, render, verdicts
@@ -131,6 +132,8 @@ async def report(caller: Reader, request: Request, batch_id: str) -> Response:
         )
         names = await batches.filenames(connection, tenant=caller.tenant, found=[batch])
     async with request.app.state.limiter.large_read(caller.tenant):
+        if await request.is_disconnected():
+            raise ClientDisconnect  # while it waited for its turn
         counted = await reports.count(database, batch, key)
         return await asyncio.to_thread(_report, request, batch, names[batch.input_file_id], counted)
 

@@ -24,6 +24,7 @@ from schemas.keys import KeyLimits
 
 _QUEUING = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
 _READING = text("SELECT count(*) FROM pg_locks WHERE relation = 'comparisons'::regclass AND NOT granted")
+_BEHIND = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
 LINE = b'{"prompt": "Which?", "response_a": "this", "response_b": "that"}\n'
 
 
@@ -327,6 +328,26 @@ class TestReports:
             assert connection.execute(_READING).scalar() == 2
             connection.execute(text("COMMIT"))
             assert [each.result().status_code for each in reports] == [200] * 4
+
+    def test_one_that_nobody_waits_for_takes_no_turn(self, database_url: str, connection: Connection):
+        """Whoever hung up while another report of the tenant was made has none made any more."""
+        path = f"/v1/batches/{ids.batch_id(insert_batch(connection, 1))}/report"
+        with open_edge(database_url) as http, ThreadPoolExecutor(1) as pool:
+            key = Edge(http, database_url).key()
+            connection.execute(text("BEGIN"))
+            connection.execute(text("LOCK TABLE comparisons, outcomes IN ACCESS EXCLUSIVE MODE"))
+            first = pool.submit(http.get, path, headers=key)
+            wait_until(lambda: connection.execute(_BEHIND).scalar(), within=30, what="the first one is made")
+            with pytest.raises(httpx2.ReadTimeout):
+                http.get(path, headers=key, timeout=1)
+            connection.execute(text("COMMIT"))
+            assert first.result().status_code == 200
+
+            def given_up() -> bool:
+                counted = [line for line in http.get("/metrics").text.splitlines() if "/report" in line]
+                return any('status="499"' in line for line in counted)
+
+            wait_until(given_up, within=10, what="the second is given up")
 
 
 class TestTokens:
