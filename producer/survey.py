@@ -49,6 +49,7 @@ _BATCHES = text("SELECT status, count(*) AS batches FROM batches GROUP BY status
 _CALLBACKS = text("""
     SELECT c.state, count(*) AS callbacks, coalesce(extract(epoch FROM now() - min(c.due_at) FILTER (
                WHERE c.state <> 'sending' AND c.due_at <= now() AND e.state = 'enabled' AND e.failures < :open_after
+                 AND coalesce(e.open_until <= now(), true)
            )), 0)::float8 AS oldest
     FROM callbacks c JOIN callback_endpoints e ON e.id = c.endpoint_id
     WHERE c.state = 'waiting' OR c.state IN ('released', 'sending')

@@ -109,6 +109,8 @@ def test_callbacks_and_circuits_are_counted(desk: Desk):
     assert read["nightcourt_callback_circuits", ("open",)] == 1
     desk.do("UPDATE callback_endpoints SET open_until = now() WHERE id = :id", id=ill)
     assert look()["nightcourt_callback_circuits", ("half_open",)] == 1
+    desk.do("UPDATE callback_endpoints SET open_until = now() + interval '1 min'")  # they asked for time
+    assert look()["nightcourt_oldest_callback_seconds", ()] == 0
 
 
 def test_a_callback_that_was_handed_out_is_late_until_it_is_sent(desk: Desk):
