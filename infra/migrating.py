@@ -38,6 +38,7 @@ def migrate(url: str, passwords: Mapping[str, str] | None = None, seals: Seals |
 
     Raises:
         sqlalchemy.exc.SQLAlchemyError: Postgres could not be reached, or a step failed; then nothing changed.
+        Problem: there is an index that is not whole; then nothing changed either.
     """
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
