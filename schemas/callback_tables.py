@@ -137,6 +137,7 @@ class CallbackRow(Base):
         Index("ix_callbacks_out", "endpoint_id", postgresql_where=text("state IN ('released', 'sending')")),
         Index("ix_callbacks_tenant", "tenant", "id"),
         Index("ix_callbacks_dead", "tenant", "id", postgresql_where=text("state = 'dead'")),
+        Index("ix_callbacks_dead_endpoint", "endpoint_id", postgresql_where=text("state = 'dead'")),
         Index("ix_callbacks_endpoint_id", "endpoint_id", "id"),
     )
 

@@ -55,7 +55,6 @@ async def page(
     only = endpoint_key(endpoint) if endpoint else None
     begin = None if after is None else callback_key(after)
     async with request.app.state.database.connect() as connection:
-        known = await receivers.everything(connection, tenant=caller.tenant)
         log = await callbacks.page(
             connection,
             tenant=caller.tenant,
@@ -65,10 +64,12 @@ async def page(
             endpoint=only,
             subject=None,
         )
+        standing = await receivers.standing(connection, tenant=caller.tenant)
     return render.page(
         request,
         "callbacks",
-        receivers=known,
+        standing=standing,
+        counted=receivers.COUNTED,
         log=log,
         status=status,
         endpoint=endpoint,
@@ -83,7 +84,8 @@ async def events(caller: Reader, request: Request) -> Response:
 
     async def look() -> dict[str, object]:
         async with request.app.state.database.connect() as connection:
-            return {"receivers": await receivers.everything(connection, tenant=caller.tenant)}
+            standing = await receivers.standing(connection, tenant=caller.tenant)
+        return {"standing": standing, "counted": receivers.COUNTED}
 
     return live.stream(request, "callbacks", look, every=_EVERY_SECONDS)
 

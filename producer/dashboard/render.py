@@ -51,6 +51,7 @@ def _environment() -> jinja2.Environment:
             words.ago,
             words.clock,
             words.count,
+            words.counted_to,
             words.duration,
             words.moment,
             words.odds,

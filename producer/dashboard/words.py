@@ -13,6 +13,11 @@ def count(number: float) -> str:
     return f"{number:,.0f}"
 
 
+def counted_to(number: int, most: int) -> str:
+    """Say how many of what is counted no further than to so many: `987`, or `1,000 or more`."""
+    return f"{count(number)} or more" if number >= most else count(number)
+
+
 def rate(a_second: float | None) -> str:
     """Say how fast comparisons are decided: `4.2 a second`; by the minute where that is slow."""
     if a_second is None:

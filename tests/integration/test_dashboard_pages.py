@@ -2,15 +2,20 @@
 
 import re
 from contextlib import closing
+from uuid import UUID
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy.ext.asyncio import AsyncEngine
 from support.desk import Desk
 from support.dockets import batch as insert_batch
+from support.dockets import reads
 from support.inbox import Inbox
 from support.pages import words
+from support.waiting import wait_until
 
 from producer import callbacks
+from producer.dashboard import receivers
 from schemas import ids
 from schemas.ids import SINGLE_LINE, ComparisonKey
 from worker.callbacks import deliver
@@ -110,6 +115,78 @@ class TestCallbacks:
         desk.do("UPDATE callback_endpoints SET state = 'enabled'")
         assert replay(receiver) == 303
         assert desk.states() == ["waiting"]
+
+    def test_all_that_fail_are_counted_and_registered_ones_stand_first(self, client: TestClient, desk: Desk):
+        """However many do, the page says how many and shows so many; an old one that was registered is among them."""
+        registered = desk.add_endpoint("http://127.0.0.1:9/registered")
+        insert_receivers(desk, 150)
+        desk.do("UPDATE callback_endpoints SET failures = 1")
+        page = client.get("/dashboard/callbacks").text
+        said = words(page)
+        assert "151 receivers fail." in said
+        assert "And 51 more." in said
+        shown = re.findall(r'<th scope="row" class="address"><a [^>]*>([^<]*)</a>', page)
+        assert (len(shown), shown[0]) == (100, "http://127.0.0.1:9/registered")
+        assert f'<option value="{ids.endpoint_id(registered)}">' in page
+
+    def test_a_filter_stays_whose_receiver_is_not_shown(self, client: TestClient, desk: Desk):
+        """Whoever follows one of so many more keeps it when narrowing the log further."""
+        hidden = ids.endpoint_id(desk.add_endpoint("http://127.0.0.1:9/does-well"))
+        insert_receivers(desk, 100)
+        desk.do("UPDATE callback_endpoints SET failures = 1 WHERE NOT registered")
+        page = client.get(f"/dashboard/callbacks?endpoint={hidden}").text
+        assert f'<option value="{hidden}" selected>' in page
+
+    def test_a_receiver_that_much_waits_for_has_no_more_read_than_is_said(self, client: TestClient, desk: Desk):
+        """The page is followed every few seconds: beyond a thousand callbacks it says so, and counts no further."""
+        insert_callbacks(desk, desk.add_endpoint("http://127.0.0.1:9/waits"), 8000, "waiting")
+        insert_callbacks(desk, desk.add_endpoint("http://127.0.0.1:9/dead"), 8000, "dead")
+        page = client.get("/dashboard/callbacks").text
+        assert "1,000 or more callbacks are dead" in words(page)
+        assert re.findall(r'<td class="right[^"]*">([^<]*)</td>', page)[:4] == [
+            "0",
+            "1,000 or more",
+            "1,000 or more",
+            "0",
+        ]
+
+        async def look(database: AsyncEngine) -> None:
+            async with database.connect() as own:
+                await receivers.standing(own, tenant="default")
+
+        with desk.database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            before = reads(connection, "callbacks")
+            desk.run(look)
+            # A connection that ends tells what it has read.
+            wait_until(lambda: reads(connection, "callbacks") > before, within=10, what="the reads are told")
+            assert reads(connection, "callbacks") - before < 5000
+
+
+def insert_receivers(desk: Desk, count: int) -> None:
+    """Put in receivers that requests named, all newer than what is there."""
+    desk.do(
+        """INSERT INTO callback_endpoints (id, tenant, url, registered)
+           SELECT ('ffffffff-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid, 'default', 'http://named-' || n, false
+           FROM generate_series(1, :count) n""",
+        count=count,
+    )
+
+
+def insert_callbacks(desk: Desk, endpoint: UUID, count: int, state: str) -> None:
+    """Put in callbacks of a receiver."""
+    desk.do(
+        """WITH told AS (
+               INSERT INTO callback_events (id, tenant, type, subject_id, line, at, fanned_out)
+               SELECT gen_random_uuid(), 'default', 'comparison.succeeded', gen_random_uuid(), 0, now(), true
+               FROM generate_series(1, :count) RETURNING id
+           )
+           INSERT INTO callbacks (id, tenant, event_id, endpoint_id, url, state, due_at, ended_at)
+           SELECT gen_random_uuid(), 'default', id, :endpoint, '', :state, now(),
+                  CASE WHEN :state = 'dead' THEN now() END FROM told""",
+        count=count,
+        endpoint=endpoint,
+        state=state,
+    )
 
 
 class TestWaiting:
