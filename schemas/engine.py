@@ -155,7 +155,7 @@ class VerifyOrder(BaseModel):
     in_flight: PositiveInt = 64
     peak_tflops: PositiveFloat | None = None
     """The GPU's dense peak, where it is not known here."""
-    report: Path | None = None
+    report: Path = Path("nightcourt-verify.json")
     as_json: bool = False
 
     @model_validator(mode="after")

@@ -20,6 +20,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="The result in one line of 
 Folder = Annotated[Path, typer.Argument(help="The engine folder.")]
 InFlight = Annotated[int, typer.Option(min=1, help="Comparisons that are put to the engine at a time.")]
 
+# What an order is without its options has one home: an engine is marked as verified by what verify asks by default.
+_BUILD, _VERIFY, _BENCH = (
+    {name: field.default for name, field in order.model_fields.items()}
+    for order in (BuildOrder, VerifyOrder, BenchOrder)
+)
+
 
 def _run(command: str, order: BaseModel) -> None:
     settings.load()  # a wrong setting is told here, before the process changes
@@ -42,7 +48,9 @@ def build(
     pairs: Annotated[
         Path | None, typer.Option(help="Comparisons like those to be judged, to calibrate fp8 and int4_awq with.")
     ] = None,
-    samples: Annotated[int, typer.Option(min=16, help="Prompts of them to calibrate with, at most.")] = 512,
+    samples: Annotated[int, typer.Option(min=16, help="Prompts of them to calibrate with, at most.")] = _BUILD[
+        "samples"
+    ],
     max_batch_size: Annotated[int, typer.Option(min=1, help="Prompts in one step.")] = Limits().max_batch_size,
     max_num_tokens: Annotated[int, typer.Option(min=256, help="Tokens in one step.")] = Limits().max_num_tokens,
     max_seq_len: Annotated[int, typer.Option(min=256, help="The longest prompt, in tokens.")] = Limits().max_seq_len,
@@ -80,19 +88,21 @@ def verify(
     reference: Annotated[
         Path | None, typer.Option(help="The reference that an earlier run kept, instead of a checkpoint.")
     ] = None,
-    per_length: Annotated[int, typer.Option(min=1, help="Prompts at each length of the parity check.")] = 16,
-    soak: Annotated[int, typer.Option(min=0, help="Prompts of the soak; 0 leaves it out.")] = 50_000,
+    per_length: Annotated[int, typer.Option(min=1, help="Prompts at each length of the parity check.")] = _VERIFY[
+        "per_length"
+    ],
+    soak: Annotated[int, typer.Option(min=0, help="Prompts of the soak; 0 leaves it out.")] = _VERIFY["soak"],
     seconds: Annotated[
         float, typer.Option(min=1, help="How long to measure throughput at each length.", callback=finite)
-    ] = 30.0,
-    in_flight: InFlight = 64,
+    ] = _VERIFY["seconds"],
+    in_flight: InFlight = _VERIFY["in_flight"],
     peak_tflops: Annotated[
         float | None,
         typer.Option(
             help="The GPU's dense peak for this quantisation, where it is not known: H100, H200.", callback=finite
         ),
     ] = None,
-    report: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("nightcourt-verify.json"),
+    report: Annotated[Path, typer.Option(help="Where the report goes.")] = _VERIFY["report"],
     as_json: AsJson = False,
 ) -> None:
     """Prove an engine: verdict tokens, parity with bf16 at 1k, 4k and 8k tokens, agreement, throughput, a soak.
@@ -138,8 +148,8 @@ def bench(
     ] = None,
     seconds: Annotated[
         float, typer.Option(min=0.1, help="How long to measure at each length.", callback=finite)
-    ] = 30.0,
-    in_flight: InFlight = 64,
+    ] = _BENCH["seconds"],
+    in_flight: InFlight = _BENCH["in_flight"],
     as_json: AsJson = False,
 ) -> None:
     """Measure the engine that the settings name: tokens and judgements a second. Nothing is stored.

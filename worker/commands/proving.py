@@ -24,8 +24,6 @@ from worker.engines.base import EngineError
 from worker.engines.tensorrt_llm.engine import TensorRtLlmEngine
 from worker.engines.vocabulary import Vocabulary
 
-_REPORT = Path("nightcourt-verify.json")
-
 LEAST_LENGTHS, LEAST_PROMPTS, LEAST_SOAK = (
     VerifyOrder.model_fields[name].default for name in ("lengths", "per_length", "soak")
 )
@@ -81,7 +79,7 @@ def prove(order: VerifyOrder, settings: Settings, say: Say) -> dict[str, Any]:
         }
         text = json.dumps(report, indent=2) + "\n"
         # While the engine is up: one that broke may raise, abort or hang as it ends.
-        _write(order.report or _REPORT, text)
+        _write(order.report, text)
     enough = all(_long_enough(reference, length, manifest) >= LEAST_PROMPTS for length in LEAST_LENGTHS)
     if report["passed"] and enough and order.soak >= LEAST_SOAK:
         _write(order.folder / REPORT, text)
@@ -145,7 +143,7 @@ def _reference(
         prompts=asked,
         log_odds=checks.compute_reference(checkpoint, asked, vocabulary.verdict_tokens, say),
     )
-    kept = (order.report or _REPORT).with_name("nightcourt-reference.json")
+    kept = order.report.with_name("nightcourt-reference.json")
     _write(kept, reference.model_dump_json())
     say(f"kept the reference as {kept}; give it with --reference the next time")
     return reference
