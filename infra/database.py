@@ -29,6 +29,8 @@ UNREACHABLE = (OperationalError, InterfaceError, PoolTimeoutError)
 MIGRATIONS = Path(__file__).parent / "migrations"
 _FORM = text("SELECT max(version_num) FROM alembic_version")
 _LOOK_SECONDS = 1.0
+STATEMENT_SECONDS = 30
+"""How long a statement may take, where nothing else is said."""
 
 _IDLE, _INTERVAL, _COUNT, _UNHEARD = 10, 5, 3, 15_000
 # Postgres looks for us as we do for it. While it reads a COPY, it ends no transaction by any timeout: of a worker that
@@ -54,7 +56,7 @@ def with_psycopg(url: str) -> URL:
         raise ValueError(wanted) from None
 
 
-def _connect_args(application: str, *, statement_seconds: int = 30) -> dict[str, object]:
+def _connect_args(application: str, *, statement_seconds: int = STATEMENT_SECONDS) -> dict[str, object]:
     return {
         "application_name": f"nightcourt-{application}",
         "connect_timeout": 3,
@@ -76,7 +78,7 @@ def connect(
     pool_size: int = 5,
     overflow: int = 5,
     ping: bool = True,
-    statement_seconds: int = 30,
+    statement_seconds: int = STATEMENT_SECONDS,
 ) -> Engine:
     """Make a pool of synchronous connections. None is opened before it is needed.
 

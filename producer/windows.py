@@ -42,7 +42,7 @@ _END = text(f"""
         ELSE 'completed' END
     FROM batches b {COUNTS}
     WHERE b.id = ANY(:over) AND b.id = batches.id AND n.live = 0
-    RETURNING batches.id, batches.status
+    RETURNING batches.id
 """)
 
 
@@ -75,6 +75,6 @@ def tend(connection: Connection, *, clock_shift: float = 0.0, cancel_shards: int
         # At every turn: a release that was under way when a batch was closed may have let a shard out since.
         docket.recall_closed(connection)
         if over := connection.execute(_OVER).scalars().all():
-            ended = [row.id for row in connection.execute(_END, {"over": over})]
+            ended = connection.execute(_END, {"over": over}).scalars().all()
             callbacks.tell_batches(connection, ended)
     return bool(live)

@@ -30,7 +30,7 @@ class EventType(StrEnum):
 
 
 class CallbackState(StrEnum):
-    """Where a callback stands. Every move between these is one SQL statement in `infra/callbacks.py`."""
+    """Where a callback stands. Every move between these is one SQL statement in `infra/callbacks_sql.py`."""
 
     WAITING = "waiting"
     """For its next attempt, which becomes due at `due_at`."""

@@ -38,13 +38,11 @@ class BadLineError(ValueError):
         message: str,
         *,
         param: str | None = None,
-        column: int | None = None,
         custom_id: str | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code
         self.param = param
-        self.column = column
         self.custom_id = custom_id
         """What the line calls itself, where that much of it could be understood."""
 
@@ -54,9 +52,13 @@ class Line(NamedTuple):
 
     request: dict[str, Any]
     """The fields of a comparison, validated; only those that the line gave."""
-    custom_id: str | None
     label: Literal["A", "B"] | None
     """The better response where the line says it."""
+
+    @property
+    def custom_id(self) -> str | None:
+        """What the line calls itself."""
+        return self.request.get("custom_id")
 
 
 def read_line(raw: bytes) -> Line:
@@ -129,7 +131,6 @@ def parse(raw: bytes) -> dict[str, Any]:
         raise BadLineError(
             "invalid_json_line",
             f"not JSON: {message.rpartition(' at line ')[0]} at column {column}",
-            column=int(column) if column.isdigit() else None,
         ) from None
     if not isinstance(value, dict):
         raise BadLineError("invalid_json_line", "a line is a JSON object")
@@ -153,7 +154,7 @@ def unwrap(row: dict[str, Any]) -> Line:
     label = row.get("label")
     if label not in ("A", "B", None):  # a tuple, since a label may be anything that JSON can say
         raise BadLineError("invalid_request", 'label: is "A" or "B", the better response', param="label")
-    return Line(request=fields, custom_id=fields.get("custom_id"), label=label)
+    return Line(request=fields, label=label)
 
 
 def subset_of(row: dict[str, Any]) -> str | None:
@@ -177,7 +178,7 @@ def _request(row: dict[str, Any]) -> Line:
     body.pop("model", None)  # clients of OpenAI's shapes send one; the judge is the service's
     if row.get("custom_id") is not None:
         body["custom_id"] = row["custom_id"]
-    return Line(request=body, custom_id=body.get("custom_id"), label=None)
+    return Line(request=body, label=None)
 
 
 def _preference(row: dict[str, Any]) -> Line:
@@ -190,7 +191,7 @@ def _preference(row: dict[str, Any]) -> Line:
     fields = {name: row[name] for name in _OPTIONS if row.get(name) is not None}
     _name_by_id(fields, row)
     fields |= {"prompt": prompt, "response_a": first, "response_b": second}
-    return Line(request=fields, custom_id=fields.get("custom_id"), label=label)
+    return Line(request=fields, label=label)
 
 
 def _whole(response: Any) -> bool:

@@ -11,7 +11,7 @@ class Lane(StrEnum):
 
 
 class ShardState(StrEnum):
-    """Where a shard stands. Every move between these is one SQL statement in `infra/docket.py`.
+    """Where a shard stands. The moves between these are in `infra/docket_sql.py`.
 
     waiting -> released -> running -> done, and from running back to waiting when a lease runs out,
     a worker gives the shard back, or an attempt failed and is to be tried again.

@@ -151,7 +151,6 @@ def make_bench(
             lease_seconds=settings.lease_seconds,
             max_attempts=settings.max_attempts,
             mass_threshold=settings.mass_threshold,
-            temperature=1.0,
             profile=engine.card.profile,
             calibrated={name: judge.temperature for name, judge in judges.items() if judge.calibration},
         ),

@@ -56,12 +56,10 @@ class Rules:
     lease_seconds: float
     max_attempts: int
     mass_threshold: float
-    temperature: float
-    """T where no calibration says another."""
     profile: str = "card"
     """What comparisons that ask for the judge's own profile are put in."""
     calibrated: dict[str, float] = field(default_factory=dict)
-    """T by profile."""
+    """T by profile; 1 where none is said."""
     patience_seconds: float = 60.0
     """How long a result in hand is kept while Postgres cannot be reached."""
 
@@ -325,7 +323,7 @@ def parse(text: str) -> Literal["A", "B"] | None:
 
 
 def _succeeded(bench: Bench, case: Case, cast: Sequence[ballots.Ballot], scores: Sequence[Score]) -> Outcome:
-    temperature = bench.rules.calibrated.get(case.comparison.profile, bench.rules.temperature)
+    temperature = bench.rules.calibrated.get(case.comparison.profile, 1.0)
     tally = ballots.count(cast, temperature=temperature, tie_margin=case.comparison.tie_margin)
     return Outcome(
         line=case.comparison.line,

@@ -8,14 +8,16 @@ from sqlalchemy import Engine as Database
 from sqlalchemy.exc import SQLAlchemyError
 
 from infra import settings
-from infra.database import connect
+from infra.database import STATEMENT_SECONDS, connect
 from infra.environment import forget_libpq
 from infra.local.folder import running_stack
 from schemas.problems import UNAVAILABLE, Problem
 
 
 @contextmanager
-def records(data_dir: Path | None, *, application: str, statement_seconds: int = 30) -> Iterator[Database]:
+def records(
+    data_dir: Path | None, *, application: str, statement_seconds: int = STATEMENT_SECONDS
+) -> Iterator[Database]:
     """Lend the database: the embedded stack's where one runs, else what the settings name.
 
     Raises:

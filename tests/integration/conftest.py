@@ -88,7 +88,9 @@ def court(database_url: str, database: Engine, engine: ScriptedEngine) -> Iterat
             engine=MeteredEngine(engine, Meters("worker")),
             gate=Gate(100_000),
             database=own,
-            rules=Rules(worker="w1", lease_seconds=60, max_attempts=3, mass_threshold=0.5, temperature=2.0),
+            rules=Rules(
+                worker="w1", lease_seconds=60, max_attempts=3, mass_threshold=0.5, calibrated=dict.fromkeys(judges, 2.0)
+            ),
             judges=judges,
         )
         yield Court(bench, connection)

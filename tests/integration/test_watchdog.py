@@ -13,7 +13,7 @@ from sqlalchemy import create_engine
 from worker.judging import Bench, Rules
 from worker.watchdog import give_up
 
-rules = Rules(worker="w1", lease_seconds=60, max_attempts=3, mass_threshold=0.5, temperature=1.0)
+rules = Rules(worker="w1", lease_seconds=60, max_attempts=3, mass_threshold=0.5)
 nowhere = create_engine("postgresql+psycopg://nobody@127.0.0.1:1/none")
 give_up(Bench(engine=None, gate=None, database=nowhere, rules=rules, judges={}))
 print("it goes on")
@@ -45,7 +45,7 @@ class Lease:  # of a worker at work: whenever one is looked at, another has come
         return self.number
 
 logs.configure(process="worker", level="info", style="json")
-rules = Rules(worker="w1", lease_seconds=60, max_attempts=3, mass_threshold=0.5, temperature=1.0)
+rules = Rules(worker="w1", lease_seconds=60, max_attempts=3, mass_threshold=0.5)
 nowhere = create_engine("postgresql+psycopg://nobody@127.0.0.1:1/none")
 engine = SimpleNamespace(longest_call=lambda: HANGS)
 bench = Bench(engine=engine, gate=None, database=nowhere, rules=rules, judges={})

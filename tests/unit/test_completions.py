@@ -155,7 +155,7 @@ class TestBallots:
         engine=MeteredEngine(ScriptedEngine(), Meters("worker")),
         gate=Gate(1),
         database=None,
-        rules=Rules(worker="w", lease_seconds=60, max_attempts=3, mass_threshold=0.5, temperature=1.0),
+        rules=Rules(worker="w", lease_seconds=60, max_attempts=3, mass_threshold=0.5),
         judges={"card": "jdg_test"},
     )
     CASE = Case(comparison=comparison(), orders=("ab", "ba"), prompts=((1,), (2,)), tokens=2, digest=None)
