@@ -10,14 +10,10 @@ class Caller:
     """Who sent a request."""
 
     tenant: str
-    key_id: str | None
+    key_id: str
     scopes: frozenset[Scope]
     limits: KeyLimits = field(default_factory=KeyLimits)
 
     def may(self, scope: Scope) -> bool:
         """Whether the caller's key has a scope, of itself or as `admin`."""
         return scope in self.scopes or Scope.ADMIN in self.scopes
-
-
-# Until keys are checked, everyone who can reach the service is this one caller.
-EVERYONE = Caller(tenant="default", key_id=None, scopes=frozenset(Scope))

@@ -134,7 +134,7 @@ class Streams:
         Raises:
             Problem: as many are open as may be, by the caller's key or by all together.
         """
-        key = caller.key_id or ""
+        key = caller.key_id
         if self._open[key] >= self._of_a_key:
             raise _too_many_streams("by your key", self._of_a_key)
         if self._open.total() >= self._most:
@@ -203,11 +203,11 @@ class Limiter:
         Raises:
             Problem: the caller sends too many, or has too many under way.
         """
-        taken = self._rates.take(caller.key_id or "", self.of(caller).requests_per_second)
+        taken = self._rates.take(caller.key_id, self.of(caller).requests_per_second)
         state.rate_limit = taken.headers
         if taken.wait:
             raise _rate_limited(taken)
-        key = caller.key_id or ""
+        key = caller.key_id
         if self._under_way[key] >= self._at_once:
             raise _too_many_at_once(self._at_once)
         self._under_way[key] += 1
