@@ -125,17 +125,6 @@ class RewardBench(Result):
     note: str
 
 
-def section_score(section: str, scores: Mapping[str, float]) -> float | None:
-    """Weigh subsets' scores to a section's: sum(score * count) / sum(count) over those that are there; None of none."""
-    weights = _weights([section], scores)
-    return sum(scores[name] * weight for name, weight in weights.items()) if weights else None
-
-
-def overall_score(sections: Sequence[float]) -> float:
-    """Average sections' scores, each counting the same, as RewardBench does for generative models."""
-    return sum(sections) / len(sections)
-
-
 def _weights(sections: Sequence[str], there: Container[str]) -> dict[str, float]:
     """Give each subset that is there its weight in the mean of the sections that have any; they add up to 1."""
     counts = [{name: count for name, count in SECTIONS[each].items() if name in there} for each in sections]
