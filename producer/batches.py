@@ -117,9 +117,20 @@ def _field_problem(field: str, message: str) -> Problem:
     return Problem(INVALID_REQUEST, f"{field}: {message}.", errors=[FieldError(field=field, message=message)])
 
 
-def no_such_batch() -> Problem:
-    """Say that there is no such batch, whoever's it may be."""
+def _no_such() -> Problem:
     return Problem(NOT_FOUND, "There is no batch of this id.")
+
+
+def key_of(batch_id: str) -> UUID:
+    """Read a batch's id.
+
+    Raises:
+        Problem: it is none.
+    """
+    key = ids.parse_prefixed(batch_id, "batch_")
+    if key is None:
+        raise _no_such()
+    return key
 
 
 async def create(
@@ -217,7 +228,7 @@ async def read(connection: AsyncConnection, *, tenant: str, batch_id: UUID, work
     """
     row = (await connection.execute(_READ, {"tenant": tenant, "id": batch_id})).one_or_none()
     if row is None:
-        raise no_such_batch()
+        raise _no_such()
     errors = None
     if row.status == "failed":
         errors = await _errors(connection, row)

@@ -61,9 +61,20 @@ _REPLAY_DEAD = text(f"""
 """)
 
 
-def no_such_callback() -> Problem:
-    """Say that there is no such callback, whoever's it may be."""
+def _no_such() -> Problem:
     return Problem(NOT_FOUND, "There is no callback of this id.")
+
+
+def key_of(callback_id: str) -> UUID:
+    """Read a callback's id.
+
+    Raises:
+        Problem: it is none.
+    """
+    key = ids.parse_prefixed(callback_id, "cbk_")
+    if key is None:
+        raise _no_such()
+    return key
 
 
 def _callback(row: Row[Any], log: list[Attempt] | None = None) -> Callback:
@@ -94,7 +105,7 @@ async def read(connection: AsyncConnection, *, tenant: str, callback: UUID) -> C
     """
     row = (await connection.execute(_READ, {"tenant": tenant, "id": callback})).one_or_none()
     if row is None:
-        raise no_such_callback()
+        raise _no_such()
     attempts = await connection.execute(_ATTEMPTS, {"id": callback})
     return _callback(row, [Attempt.model_validate(dict(each._mapping)) for each in attempts])  # noqa: SLF001
 
@@ -138,7 +149,7 @@ async def replay(database: AsyncEngine, *, tenant: str, callback: UUID, shift: f
     async with database.begin() as connection:
         row = (await connection.execute(_READ, {"tenant": tenant, "id": callback})).one_or_none()
         if row is None:
-            raise no_such_callback()
+            raise _no_such()
         if row.endpoint_state == "disabled":
             raise disabled(ids.endpoint_id(row.endpoint_id))
         await connection.execute(_REPLAY, {"tenant": tenant, "id": callback, "shift": shift})

@@ -5,9 +5,9 @@ from fastapi.responses import Response
 from pydantic_core import to_json
 from starlette.requests import ClientDisconnect
 
-from producer import reports
+from producer import batches, reports
 from producer.api.access import Reader
-from producer.api.batches import key_of, read_batch
+from producer.api.batches import read_batch
 from producer.api.bodies import JsonRoute
 from producer.api.problems import DOCUMENTED_AS_OPENAI
 
@@ -17,7 +17,7 @@ router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=JsonRoute
 @router.get("/{batch_id}/report")
 async def report(caller: Reader, batch_id: str, request: Request) -> Response:
     """Say what has been decided so far adds up to: accuracy by labels in the lines, consistency, position bias."""
-    key = key_of(batch_id)
+    key = batches.key_of(batch_id)
     batch = await read_batch(request, caller, key)
     async with request.app.state.limiter.large_read(caller.tenant):
         if await request.is_disconnected():

@@ -17,7 +17,6 @@ from producer.api.problems import DOCUMENTED_AS_OPENAI
 from producer.api.requests import IdempotencyKey, known_key
 from producer.files import SHARD_LINES
 from producer.streams import EventStream, rest
-from schemas import ids
 from schemas.batch import Batch, BatchRequest, BatchStatus
 from schemas.problems import Problem
 from schemas.states import Lane
@@ -27,18 +26,6 @@ router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=JsonRoute
 _EVENT_SECONDS = 1.0
 _SILENCE_SECONDS = 15.0
 """After this long without news a comment is sent, so that nothing between us and the reader gives up."""
-
-
-def key_of(batch_id: str) -> UUID:
-    """Read a batch's id.
-
-    Raises:
-        Problem: it is none.
-    """
-    key = ids.parse_prefixed(batch_id, "batch_")
-    if key is None:
-        raise batches.no_such_batch()
-    return key
 
 
 @router.post("")
@@ -74,7 +61,7 @@ async def page(
         found = await batches.page(
             connection,
             tenant=caller.tenant,
-            after=None if after is None else key_of(after),
+            after=None if after is None else batches.key_of(after),
             limit=limit,
             worker_seconds=request.app.state.worker_seconds,
         )
@@ -103,7 +90,7 @@ async def read_batch(request: Request, caller: Caller, key: UUID) -> Batch:
 @router.get("/{batch_id}")
 async def read(caller: Reader, batch_id: str, request: Request) -> Batch:
     """Read a batch as it stands: counts, rate, time left, and why it waits if it does."""
-    return await read_batch(request, caller, key_of(batch_id))
+    return await read_batch(request, caller, batches.key_of(batch_id))
 
 
 @router.post("/{batch_id}/cancel")
@@ -111,7 +98,7 @@ async def cancel(caller: Submitter, batch_id: str, request: Request) -> Batch:
     """Call a batch off. What was decided stays and can be read."""
     state = request.app.state
     return await batches.cancel(
-        state.database, tenant=caller.tenant, batch_id=key_of(batch_id), worker_seconds=state.worker_seconds
+        state.database, tenant=caller.tenant, batch_id=batches.key_of(batch_id), worker_seconds=state.worker_seconds
     )
 
 
@@ -128,7 +115,7 @@ async def resume(caller: Submitter, batch_id: str, request: Request) -> Batch:
 
 
 async def _paused(request: Request, caller: Caller, batch_id: str, *, paused: bool) -> Batch:
-    state, key = request.app.state, key_of(batch_id)
+    state, key = request.app.state, batches.key_of(batch_id)
     return await batches.pause(
         state.database, tenant=caller.tenant, batch_id=key, paused=paused, worker_seconds=state.worker_seconds
     )
@@ -142,7 +129,7 @@ async def retry(caller: Submitter, batch_id: str, request: Request) -> Batch:
         return await batches.retry(
             state.database,
             tenant=caller.tenant,
-            batch_id=key_of(batch_id),
+            batch_id=batches.key_of(batch_id),
             shard_lines=SHARD_LINES,
             traceparent=state.traces.current(),
             admit=partial(state.limiter.batch, caller=caller, again=True),
@@ -153,7 +140,7 @@ async def retry(caller: Submitter, batch_id: str, request: Request) -> Batch:
 @router.get("/{batch_id}/results", response_class=StreamingResponse)
 async def results(caller: Reader, batch_id: str, request: Request) -> StreamingResponse:
     """Stream what has been decided so far: a comparison object a line, in the order of the file."""
-    key = key_of(batch_id)
+    key = batches.key_of(batch_id)
     await read_batch(request, caller, key)
     lines = outputs.stream(request.app.state.database, key, "results")
     return StreamingResponse(lines, media_type="application/jsonl")
@@ -162,7 +149,7 @@ async def results(caller: Reader, batch_id: str, request: Request) -> StreamingR
 @router.get("/{batch_id}/events", response_class=StreamingResponse)
 async def events(caller: Reader, batch_id: str, request: Request) -> EventStream:
     """Follow a batch as server-sent events: the batch object whenever it has changed, until it has ended."""
-    key = key_of(batch_id)
+    key = batches.key_of(batch_id)
     await read_batch(request, caller, key)
     return EventStream(request, caller, _follow(request, caller, key))
 

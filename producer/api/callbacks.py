@@ -35,13 +35,6 @@ def _endpoint(endpoint_id: str) -> UUID:
     return key
 
 
-def _callback(callback_id: str) -> UUID:
-    key = ids.parse_prefixed(callback_id, "cbk_")
-    if key is None:
-        raise callbacks.no_such_callback()
-    return key
-
-
 def _subject(object_id: str) -> tuple[UUID, int]:
     """Tell which events are about a comparison or a batch: a batch as a whole is its line 0."""
     batch = ids.parse_prefixed(object_id, "batch_")
@@ -152,7 +145,7 @@ async def page(
         return await callbacks.page(
             connection,
             tenant=caller.tenant,
-            after=None if after is None else _callback(after),
+            after=None if after is None else callbacks.key_of(after),
             limit=limit,
             status=status,
             endpoint=None if endpoint_id is None else _endpoint(endpoint_id),
@@ -184,7 +177,7 @@ async def replay_dead(caller: Admin, body: ReplayRequest, request: Request) -> R
 async def read(caller: Reader, callback_id: str, request: Request) -> Callback:
     """Read a callback with every attempt: when, how long, what came of it."""
     async with request.app.state.database.connect() as connection:
-        return await callbacks.read(connection, tenant=caller.tenant, callback=_callback(callback_id))
+        return await callbacks.read(connection, tenant=caller.tenant, callback=callbacks.key_of(callback_id))
 
 
 @router.post("/callbacks/{callback_id}/replay", status_code=202)
@@ -194,6 +187,6 @@ async def replay(caller: Admin, callback_id: str, request: Request) -> Callback:
     return await callbacks.replay(
         state.database,
         tenant=caller.tenant,
-        callback=_callback(callback_id),
+        callback=callbacks.key_of(callback_id),
         shift=state.settings.clock_shift_seconds,
     )

@@ -27,22 +27,10 @@ _LONG = 20_000
 """Characters of one text that a page shows."""
 
 
-def key_of(batch_id: str) -> UUID:
-    """Read a batch's id.
-
-    Raises:
-        Problem: it is none.
-    """
-    key = ids.parse_prefixed(batch_id, "batch_")
-    if key is None:
-        raise batches.no_such_batch()
-    return key
-
-
 @router.get("/batches")
 async def page(caller: Reader, request: Request, after: str | None = None) -> Response:
     """List batches, newest first."""
-    begin = None if after is None else key_of(after)
+    begin = None if after is None else batches.key_of(after)
     async with request.app.state.database.connect() as connection:
         found = await batches.page(
             connection, tenant=caller.tenant, after=begin, limit=_LIMIT, worker_seconds=request.app.state.worker_seconds
@@ -82,7 +70,7 @@ async def one(
     after: Annotated[int, Query(ge=0, le=verdicts.LAST_LINE)] = 0,
 ) -> Response:
     """Show one batch: how it stands, what went wrong and how often, and its verdicts."""
-    key = key_of(batch_id)
+    key = batches.key_of(batch_id)
     reason, named = (each.replace("\x00", "") for each in (reason, named))  # Postgres has no such character
     wanted = Wanted(ended=ended, orders=orders, unsure=unsure, reason=reason, named=named)
     shown = await look(request, caller.tenant, key)
@@ -98,7 +86,7 @@ async def act(
     caller: Submitter, _form: Form, request: Request, batch_id: str, action: Literal["pause", "resume", "cancel"]
 ) -> Response:
     """Hold a batch, let it go on, or call it off."""
-    state, key, paused = request.app.state, key_of(batch_id), action == "pause"
+    state, key, paused = request.app.state, batches.key_of(batch_id), action == "pause"
     within = state.worker_seconds
     if action == "cancel":
         await batches.cancel(state.database, tenant=caller.tenant, batch_id=key, worker_seconds=within)
@@ -110,7 +98,7 @@ async def act(
 @router.get("/batches/{batch_id}/events")
 async def events(caller: Reader, request: Request, batch_id: str) -> Response:
     """Follow the batch's page until the batch has ended."""
-    key = key_of(batch_id)
+    key = batches.key_of(batch_id)
     await look(request, caller.tenant, key)
     return live.stream(
         request,
@@ -124,7 +112,7 @@ async def events(caller: Reader, request: Request, batch_id: str) -> Response:
 @router.get("/batches/{batch_id}/report")
 async def report(caller: Reader, request: Request, batch_id: str) -> Response:
     """Show what the batch's verdicts add up to so far."""
-    key = key_of(batch_id)
+    key = batches.key_of(batch_id)
     database = request.app.state.database
     async with database.connect() as connection:
         batch = await batches.read(

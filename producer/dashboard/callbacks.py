@@ -18,18 +18,6 @@ _LIMIT = 25
 _EVERY_SECONDS = 2.0
 
 
-def callback_key(callback_id: str) -> UUID:
-    """Read a callback's id.
-
-    Raises:
-        Problem: it is none.
-    """
-    key = ids.parse_prefixed(callback_id, "cbk_")
-    if key is None:
-        raise callbacks.no_such_callback()
-    return key
-
-
 def endpoint_key(endpoint_id: str) -> UUID:
     """Read a receiver's id.
 
@@ -53,7 +41,7 @@ async def page(
 ) -> Response:
     """Show receivers, those that fail first, and the log of callbacks."""
     only = endpoint_key(endpoint) if endpoint else None
-    begin = None if after is None else callback_key(after)
+    begin = None if after is None else callbacks.key_of(after)
     async with request.app.state.database.connect() as connection:
         log = await callbacks.page(
             connection,
@@ -111,7 +99,7 @@ async def replay(caller: Admin, _form: Form, request: Request, callback_id: str)
     """Send a callback again, now, under the id that it has always had."""
     state = request.app.state
     shift = state.settings.clock_shift_seconds
-    await callbacks.replay(state.database, tenant=caller.tenant, callback=callback_key(callback_id), shift=shift)
+    await callbacks.replay(state.database, tenant=caller.tenant, callback=callbacks.key_of(callback_id), shift=shift)
     return render.go(f"/callbacks/{callback_id}")
 
 
@@ -119,5 +107,5 @@ async def replay(caller: Admin, _form: Form, request: Request, callback_id: str)
 async def one(caller: Reader, request: Request, callback_id: str) -> Response:
     """Show one callback with every attempt."""
     async with request.app.state.database.connect() as connection:
-        found = await callbacks.read(connection, tenant=caller.tenant, callback=callback_key(callback_id))
+        found = await callbacks.read(connection, tenant=caller.tenant, callback=callbacks.key_of(callback_id))
     return render.page(request, "callback", found=found)
