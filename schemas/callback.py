@@ -45,7 +45,7 @@ class CallbackState(StrEnum):
 
 
 class AttemptReason(StrEnum):
-    """How an attempt ended, or why there was none."""
+    """How an attempt ended, or why there was none. The codes never change."""
 
     DELIVERED = "delivered"
     BAD_STATUS = "bad_status"
@@ -57,16 +57,21 @@ class AttemptReason(StrEnum):
     GONE = "gone"
     """The receiver answered 410: it wants no more of this."""
     TIMEOUT = "timeout"
+    """The deadline passed before an answer began."""
     CONNECT_FAILED = "connect_failed"
+    """Nothing listens there, or there is no way there."""
     TLS_FAILED = "tls_failed"
+    """The certificate is not valid for this host, or there is no TLS that both sides speak."""
     DNS_FAILED = "dns_failed"
+    """The host's name has no address, or none was found in time."""
     REFUSED = "refused"
-    """The receiver's address is none that callbacks may go to."""
+    """The URL or one of its addresses is none that callbacks may go to. Nothing was connected to."""
     TOO_SLOW = "too_slow"
-    """The deadline passed in the middle of the answer."""
+    """The deadline passed in the middle of the answer's headers."""
     TOO_LARGE = "too_large"
+    """The answer's headers are longer than is read."""
     BROKEN = "broken"
-    """What came was no HTTP."""
+    """The connection broke, or what came is not HTTP."""
     WORKER_LOST = "worker_lost"
     """The worker was gone before it could report; the receiver may have heard."""
     SECRET_NOT_OPENED = "secret_not_opened"  # noqa: S105 - a reason

@@ -18,13 +18,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
 
 import h11
 
 from infra.addresses import Address, Allowed, Target, UrlRefusedError, check_url, is_permitted
+from schemas.callback import AttemptReason
 
 MOST_HEAD_BYTES = 16 * 1024
 """What a receiver may say before its headers are at their end."""
@@ -40,48 +40,25 @@ Resolve = Callable[[str], Sequence[Address]]
 """Gives a host's addresses, best first. May block; raises OSError where there are none."""
 
 
-class Reason(StrEnum):
-    """How a try ended. The codes never change."""
-
-    ANSWERED = "answered"
-    """The receiver answered, with whatever status."""
-    REFUSED = "refused"
-    """The URL or one of its addresses is not permitted. Nothing was connected to."""
-    DNS_FAILED = "dns_failed"
-    """The host's name has no address, or none was found in time."""
-    CONNECT_FAILED = "connect_failed"
-    """Nothing listens there, or there is no way there."""
-    TLS_FAILED = "tls_failed"
-    """The certificate is not valid for this host, or there is no TLS that both sides speak."""
-    TIMEOUT = "timeout"
-    """The deadline passed before an answer began."""
-    TOO_SLOW = "too_slow"
-    """The deadline passed in the middle of the answer's headers."""
-    TOO_LARGE = "too_large"
-    """The answer's headers are longer than is read."""
-    BROKEN = "broken"
-    """The connection broke, or what came is not HTTP."""
-
-
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What came of a try.
 
     Attributes:
         status: The HTTP status, where the receiver answered.
-        reason: How the try ended.
+        reason: Why the receiver did not answer; None where it did, with whatever status.
         retry_after: Seconds from now that the receiver asks us to wait, at least 0. It may ask for years.
         seconds: How long the try took.
     """
 
     status: int | None
-    reason: Reason
+    reason: AttemptReason | None
     retry_after: float | None
     seconds: float
 
 
 class _FailedError(Exception):
-    def __init__(self, reason: Reason) -> None:
+    def __init__(self, reason: AttemptReason) -> None:
         super().__init__(reason)
         self.reason = reason
 
@@ -145,7 +122,7 @@ def send(
     """
     began = time.monotonic()
     deadline = began + deadline_seconds
-    status = retry_after = None
+    status = reason = retry_after = None
     try:
         target = check_url(url, allowed)
         http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MOST_HEAD_BYTES)
@@ -155,9 +132,8 @@ def send(
             answer = _exchange(sock, http, request, deadline)
             status, retry_after = answer.status_code, _retry_after(answer)
             _drop_body(sock, http, min(deadline, time.monotonic() + _BODY_SECONDS))
-        reason = Reason.ANSWERED
     except UrlRefusedError:
-        reason = Reason.REFUSED
+        reason = AttemptReason.REFUSED
     except _FailedError as failure:
         reason = failure.reason
     return Reply(status, reason, retry_after, time.monotonic() - began)
@@ -183,12 +159,12 @@ def _addresses(target: Target, allowed: Allowed, resolve: Resolve, deadline: flo
     """The addresses to try, all of them permitted. One bad one among them is reason enough to send nothing."""
     if target.address is not None:
         return [target.address]
-    with _failing(Reason.DNS_FAILED, late=Reason.DNS_FAILED):
+    with _failing(AttemptReason.DNS_FAILED, late=AttemptReason.DNS_FAILED):
         found = _within(functools.partial(resolve, target.host), deadline)
     if not found:
-        raise _FailedError(Reason.DNS_FAILED)
+        raise _FailedError(AttemptReason.DNS_FAILED)
     if target.host not in allowed.hosts and not all(is_permitted(address, allowed) for address in found):
-        raise _FailedError(Reason.REFUSED)
+        raise _FailedError(AttemptReason.REFUSED)
     return found[:_MOST_ADDRESSES]
 
 
@@ -214,13 +190,13 @@ def _connected(
     addresses: Sequence[Address], target: Target, tls: ssl.SSLContext | None, deadline: float
 ) -> Iterator[socket.socket]:
     """A connection to one of the addresses, closed in the end whatever is still to be read."""
-    with _failing(Reason.CONNECT_FAILED):
+    with _failing(AttemptReason.CONNECT_FAILED):
         plain = _connect(addresses, target.port, deadline)
     with plain:
         if target.scheme == "http":
             yield plain
             return
-        with _failing(Reason.TLS_FAILED):
+        with _failing(AttemptReason.TLS_FAILED):
             # The handshake as a whole has to be done in this time, however many packets it takes.
             plain.settimeout(_left(deadline))
             secured = (tls or _usual_tls()).wrap_socket(plain, server_hostname=target.host)
@@ -257,7 +233,7 @@ def _usual_tls() -> ssl.SSLContext:
 
 def _exchange(sock: socket.socket, http: h11.Connection, request: bytes, deadline: float) -> h11.Response:
     """Send the request and read the answer's status and headers."""
-    with _failing(Reason.BROKEN):
+    with _failing(AttemptReason.BROKEN):
         unsent = memoryview(request)
         while unsent:
             sock.settimeout(_left(deadline))
@@ -265,7 +241,7 @@ def _exchange(sock: socket.socket, http: h11.Connection, request: bytes, deadlin
         for event in _events(sock, http, deadline, MOST_HEAD_BYTES):
             if isinstance(event, h11.Response):
                 return event
-    raise _FailedError(Reason.BROKEN)
+    raise _FailedError(AttemptReason.BROKEN)
 
 
 def _drop_body(sock: socket.socket, http: h11.Connection, deadline: float) -> None:
@@ -288,12 +264,12 @@ def _events(sock: socket.socket, http: h11.Connection, deadline: float, most: in
             yield event
             continue
         if came >= most:
-            raise _FailedError(Reason.TOO_LARGE)
+            raise _FailedError(AttemptReason.TOO_LARGE)
         try:
             sock.settimeout(_left(deadline))
             data = sock.recv(min(_READ_BYTES, most - came))
         except TimeoutError:
-            raise _FailedError(Reason.TOO_SLOW if came else Reason.TIMEOUT) from None
+            raise _FailedError(AttemptReason.TOO_SLOW if came else AttemptReason.TIMEOUT) from None
         came += len(data)
         http.receive_data(data)
 
@@ -321,7 +297,7 @@ def _left(deadline: float) -> float:
 
 
 @contextmanager
-def _failing(reason: Reason, *, late: Reason = Reason.TIMEOUT) -> Iterator[None]:
+def _failing(reason: AttemptReason, *, late: AttemptReason = AttemptReason.TIMEOUT) -> Iterator[None]:
     """Give what goes wrong inside its reason."""
     try:
         yield

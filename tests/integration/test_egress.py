@@ -21,7 +21,8 @@ from support.sockets import connects
 from support.waiting import wait_until
 
 from infra.addresses import Allowed
-from worker.egress import MOST_BODY_BYTES, MOST_HEAD_BYTES, Reason, Reply, send, tls_context
+from schemas.callback import AttemptReason
+from worker.egress import MOST_BODY_BYTES, MOST_HEAD_BYTES, Reply, send, tls_context
 
 HERE = Allowed.parse(["127.0.0.1"])
 BODY = b'{"type": "comparison.succeeded"}'
@@ -121,44 +122,44 @@ TEN_GIGABYTES = pours(b"HTTP/1.1 200 OK\r\nContent-Length: 10737418240\r\n\r\n",
 GZIP = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
 ENDLESS_CHUNK = pours(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + CHUNK + b"\r\n")
 
-RECEIVERS: dict[str, tuple[Behaviour, Reason, int | None]] = {
-    "200": (answering(200), Reason.ANSWERED, 200),
-    "204 without a body": (saying(b"HTTP/1.1 204 No Content\r\n\r\n"), Reason.ANSWERED, 204),
-    "200 by HTTP/1.0, without a length": (saying(b"HTTP/1.0 200 OK\r\n\r\nok"), Reason.ANSWERED, 200),
+RECEIVERS: dict[str, tuple[Behaviour, AttemptReason | None, int | None]] = {
+    "200": (answering(200), None, 200),
+    "204 without a body": (saying(b"HTTP/1.1 204 No Content\r\n\r\n"), None, 204),
+    "200 by HTTP/1.0, without a length": (saying(b"HTTP/1.0 200 OK\r\n\r\nok"), None, 200),
     "200 after 100 and 103": (
         saying(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + OK),
-        Reason.ANSWERED,
+        None,
         200,
     ),
-    "400": (answering(400), Reason.ANSWERED, 400),
-    "410": (answering(410), Reason.ANSWERED, 410),
-    "500": (answering(500, body=b"oh no"), Reason.ANSWERED, 500),
-    "999": (answering(999), Reason.ANSWERED, 999),
-    "200 after we hung up": (answers_after_we_hung_up, Reason.TIMEOUT, None),
-    "never answers": (never_answers, Reason.TIMEOUT, None),
-    "headers of a byte a second": (dribbles_its_headers, Reason.TOO_SLOW, None),
-    "body of a byte a second": (dribbles_its_body, Reason.ANSWERED, 200),
-    "chunks of a byte a second": (dribbles_chunks, Reason.ANSWERED, 200),
-    "body cut short": (cuts_its_body_short, Reason.ANSWERED, 200),
-    "body of 10 GB": (TEN_GIGABYTES, Reason.ANSWERED, 200),
-    "chunks of 10 GB": (ENDLESS_CHUNK, Reason.ANSWERED, 200),
-    "gzip bomb": (saying(GZIP % len(BOMB) + BOMB), Reason.ANSWERED, 200),
-    "headers without end": (pours(b"HTTP/1.1 200 OK\r\n", b"X-More: and more\r\n"), Reason.TOO_LARGE, None),
-    "a header without end": (pours(b"HTTP/1.1 200 OK\r\nX-Long: ", CHUNK), Reason.TOO_LARGE, None),
-    "100 without end": (pours(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), Reason.TOO_LARGE, None),
-    "a status line without end": (pours(b"HTTP/1.1 200 ", CHUNK), Reason.TOO_LARGE, None),
-    "not HTTP": (saying(b"SSH-2.0-OpenSSH_9.6\r\n"), Reason.BROKEN, None),
-    "HTTP/2": (saying(b"\x00\x00\x12\x04\x00\x00\x00\x00\x00"), Reason.BROKEN, None),
-    "switches protocols": (saying(b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n"), Reason.BROKEN, None),
+    "400": (answering(400), None, 400),
+    "410": (answering(410), None, 410),
+    "500": (answering(500, body=b"oh no"), None, 500),
+    "999": (answering(999), None, 999),
+    "200 after we hung up": (answers_after_we_hung_up, AttemptReason.TIMEOUT, None),
+    "never answers": (never_answers, AttemptReason.TIMEOUT, None),
+    "headers of a byte a second": (dribbles_its_headers, AttemptReason.TOO_SLOW, None),
+    "body of a byte a second": (dribbles_its_body, None, 200),
+    "chunks of a byte a second": (dribbles_chunks, None, 200),
+    "body cut short": (cuts_its_body_short, None, 200),
+    "body of 10 GB": (TEN_GIGABYTES, None, 200),
+    "chunks of 10 GB": (ENDLESS_CHUNK, None, 200),
+    "gzip bomb": (saying(GZIP % len(BOMB) + BOMB), None, 200),
+    "headers without end": (pours(b"HTTP/1.1 200 OK\r\n", b"X-More: and more\r\n"), AttemptReason.TOO_LARGE, None),
+    "a header without end": (pours(b"HTTP/1.1 200 OK\r\nX-Long: ", CHUNK), AttemptReason.TOO_LARGE, None),
+    "100 without end": (pours(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), AttemptReason.TOO_LARGE, None),
+    "a status line without end": (pours(b"HTTP/1.1 200 ", CHUNK), AttemptReason.TOO_LARGE, None),
+    "not HTTP": (saying(b"SSH-2.0-OpenSSH_9.6\r\n"), AttemptReason.BROKEN, None),
+    "HTTP/2": (saying(b"\x00\x00\x12\x04\x00\x00\x00\x00\x00"), AttemptReason.BROKEN, None),
+    "switches protocols": (saying(b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n"), AttemptReason.BROKEN, None),
     "two lengths": (
         saying(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"),
-        Reason.BROKEN,
+        AttemptReason.BROKEN,
         None,
     ),
-    "hangs up": (hangs_up, Reason.BROKEN, None),
-    "hangs up in the headers": (saying(b"HTTP/1.1 200 OK\r\nX-Half"), Reason.BROKEN, None),
-    "resets": (resets, Reason.BROKEN, None),
-    "resets without reading": (never_reads, Reason.BROKEN, None),
+    "hangs up": (hangs_up, AttemptReason.BROKEN, None),
+    "hangs up in the headers": (saying(b"HTTP/1.1 200 OK\r\nX-Half"), AttemptReason.BROKEN, None),
+    "resets": (resets, AttemptReason.BROKEN, None),
+    "resets without reading": (never_reads, AttemptReason.BROKEN, None),
 }
 
 
@@ -170,7 +171,9 @@ def table(request: pytest.FixtureRequest) -> Iterator[Callable[..., None]]:
     def note(name: str, reply: Reply, peak: int | None = None) -> None:
         retry = "-" if reply.retry_after is None else f"{reply.retry_after:.0f}"
         size = "-" if peak is None else f"{peak / 1024:.0f}"
-        rows.append(f"{name:36} {reply.reason:15} {reply.status or '-':>6} {retry:>11} {reply.seconds:8.3f} {size:>8}")
+        rows.append(
+            f"{name:36} {reply.reason or '-':15} {reply.status or '-':>6} {retry:>11} {reply.seconds:8.3f} {size:>8}"
+        )
 
     yield note
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
@@ -180,7 +183,7 @@ def table(request: pytest.FixtureRequest) -> Iterator[Callable[..., None]]:
 class TestReceivers:
     @pytest.mark.parametrize("name", RECEIVERS)
     def test_whatever_a_receiver_does_ends_by_its_design(self, name, table):
-        """Reason and status are the designed ones, within the deadline, in little memory, on one connection."""
+        """AttemptReason and status are the designed ones, within the deadline, in little memory, on one connection."""
         behaviour, reason, status = RECEIVERS[name]
         with Receiver(behaviour) as receiver, connects() as attempts:
             tracemalloc.start()
@@ -220,7 +223,7 @@ class TestReceivers:
             with Receiver(answering(status, where)) as receiver, connects() as attempts:
                 reply = post(f"http://127.0.0.1:{receiver.port}/")
         table(f"{status}", reply)
-        assert (reply.reason, reply.status) == (Reason.ANSWERED, status)
+        assert (reply.reason, reply.status) == (None, status)
         assert attempts == [("127.0.0.1", receiver.port)]
         assert trap.calls == []
 
@@ -233,7 +236,7 @@ class TestReceivers:
             content.set()
 
         with Receiver(behave) as receiver:
-            assert post(f"http://127.0.0.1:{receiver.port}/", deadline_seconds=0.3).reason is Reason.TIMEOUT
+            assert post(f"http://127.0.0.1:{receiver.port}/", deadline_seconds=0.3).reason is AttemptReason.TIMEOUT
             wait_until(content.is_set, within=SLACK, what="the receiver sees that we hung up")
 
     def test_nothing_listens(self, table):
@@ -242,7 +245,7 @@ class TestReceivers:
             port = listener.getsockname()[1]
         reply = post(f"http://127.0.0.1:{port}/")
         table("closed port", reply)
-        assert (reply.reason, reply.status) == (Reason.CONNECT_FAILED, None)
+        assert (reply.reason, reply.status) == (AttemptReason.CONNECT_FAILED, None)
 
     def test_a_black_hole(self, table):
         """Where packets go to vanish, the deadline ends the try."""
@@ -251,14 +254,14 @@ class TestReceivers:
         for sock in (listener, *fillers):
             sock.close()
         table("black hole", reply)
-        assert (reply.reason, reply.status) == (Reason.TIMEOUT, None)
+        assert (reply.reason, reply.status) == (AttemptReason.TIMEOUT, None)
         assert reply.seconds < DEADLINE + SLACK
 
     @pytest.mark.parametrize("deadline", [0.0, -1.0])
     def test_a_deadline_in_the_past_ends_before_it_began(self, deadline):
         """No time is no connection."""
         with connects() as attempts:
-            assert post("http://127.0.0.1:9/", deadline_seconds=deadline).reason is Reason.TIMEOUT
+            assert post("http://127.0.0.1:9/", deadline_seconds=deadline).reason is AttemptReason.TIMEOUT
         assert attempts == []
 
     def test_many_at_once(self):
@@ -315,13 +318,13 @@ class TestAnything:
         """Whatever comes back, nothing is raised, and a status is given only with an answer."""
         with Receiver(saying(answer)) as receiver:
             reply = post(f"http://127.0.0.1:{receiver.port}/", deadline_seconds=20)
-        assert reply.reason in {Reason.ANSWERED, Reason.BROKEN}
-        assert (reply.status is None) == (reply.reason is Reason.BROKEN)
+        assert reply.reason in {None, AttemptReason.BROKEN}
+        assert (reply.status is None) == (reply.reason is AttemptReason.BROKEN)
 
     def test_headers_up_to_the_limit_are_read(self):
         """Just under the limit is an answer, and a little more is too large."""
         start, end = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Long: ", b"\r\n\r\n"
-        for over, reason in ((0, Reason.ANSWERED), (1, Reason.TOO_LARGE)):
+        for over, reason in ((0, None), (1, AttemptReason.TOO_LARGE)):
             fill = b"a" * (MOST_HEAD_BYTES - len(start) - len(end) + over)
             with Receiver(saying(start + fill + end)) as receiver:
                 assert post(f"http://127.0.0.1:{receiver.port}/").reason is reason
@@ -412,7 +415,7 @@ class TestTls:
         with Receiver(answering(200), tls=serving(authority.issue_cert("hooks.test"))) as receiver:
             reply = self.try_one(receiver, trusting)
         table("TLS", reply)
-        assert (reply.reason, reply.status) == (Reason.ANSWERED, 200)
+        assert (reply.reason, reply.status) == (None, 200)
         assert receiver.server_names == ["hooks.test"]
         assert b"\r\nhost: hooks.test:%d\r\n" % receiver.port in receiver.calls[0].request.lower()
 
@@ -420,7 +423,7 @@ class TestTls:
         """A URL with an address needs a certificate for that address."""
         with Receiver(answering(200), tls=serving(authority.issue_cert("127.0.0.1"))) as receiver:
             assert self.try_one(receiver, trusting, "127.0.0.1").status == 200
-            assert self.try_one(receiver, trusting).reason is Reason.TLS_FAILED
+            assert self.try_one(receiver, trusting).reason is AttemptReason.TLS_FAILED
 
     @pytest.mark.parametrize("flaw", ["another authority", "another host", "expired", "not yet valid"])
     def test_a_bad_certificate_gets_nothing(self, flaw, authority, trusting, table):
@@ -435,7 +438,7 @@ class TestTls:
         with Receiver(answering(200), tls=serving(certificate)) as receiver:
             reply = self.try_one(receiver, trusting)
         table(f"TLS, {flaw}", reply)
-        assert (reply.reason, reply.status) == (Reason.TLS_FAILED, None)
+        assert (reply.reason, reply.status) == (AttemptReason.TLS_FAILED, None)
         assert [call.request for call in receiver.calls] == [b""]
 
     def test_a_self_signed_certificate_gets_nothing_either(self, trusting, tmp_path, table):
@@ -443,21 +446,21 @@ class TestTls:
         with Receiver(answering(200), tls=self_signed("hooks.test", tmp_path / "own.pem")) as receiver:
             reply = self.try_one(receiver, trusting)
         table("TLS, self-signed", reply)
-        assert (reply.reason, reply.status) == (Reason.TLS_FAILED, None)
+        assert (reply.reason, reply.status) == (AttemptReason.TLS_FAILED, None)
         assert [call.request for call in receiver.calls] == [b""]
 
     def test_the_usual_authorities_do_not_know_ours(self, authority):
         """Without a word about whom to trust, it is the system that is asked, and it says no."""
         with Receiver(answering(200), tls=serving(authority.issue_cert("hooks.test"))) as receiver:
-            assert self.try_one(receiver, None).reason is Reason.TLS_FAILED
+            assert self.try_one(receiver, None).reason is AttemptReason.TLS_FAILED
 
     @pytest.mark.parametrize(
         ("name", "behaviour", "reason"),
         [
-            ("plain HTTP", lambda call: call.say(OK), Reason.TLS_FAILED),
-            ("hangs up", lambda call: call.connection.recv(1), Reason.TLS_FAILED),
-            ("silent", silent, Reason.TIMEOUT),
-            ("handshake of a byte a second", dribbles_tls, Reason.TIMEOUT),
+            ("plain HTTP", lambda call: call.say(OK), AttemptReason.TLS_FAILED),
+            ("hangs up", lambda call: call.connection.recv(1), AttemptReason.TLS_FAILED),
+            ("silent", silent, AttemptReason.TIMEOUT),
+            ("handshake of a byte a second", dribbles_tls, AttemptReason.TIMEOUT),
         ],
     )
     def test_a_receiver_that_speaks_no_tls(self, name, behaviour, reason, trusting, table):
@@ -473,6 +476,6 @@ class TestTls:
         """Deadline and limits hold for what comes out of TLS, too."""
         with Receiver(behaviour, tls=serving(authority.issue_cert("hooks.test"))) as receiver:
             reply = self.try_one(receiver, trusting, deadline_seconds=DEADLINE)
-        assert reply.reason is (Reason.TOO_SLOW if behaviour is dribbles_its_headers else Reason.ANSWERED)
+        assert reply.reason is (AttemptReason.TOO_SLOW if behaviour is dribbles_its_headers else None)
         assert reply.seconds < DEADLINE + SLACK
         assert receiver.calls[0].sent < KERNEL

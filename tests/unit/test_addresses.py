@@ -14,8 +14,9 @@ from support.sockets import connects
 from infra.addresses import LONGEST_URL, Allowed, Target, UrlRefusedError, check_url, is_permitted
 from infra.environment import as_environment
 from infra.settings import load
+from schemas.callback import AttemptReason
 from schemas.problems import Problem
-from worker.egress import Reason, send
+from worker.egress import send
 
 NOTHING = Allowed()
 
@@ -225,7 +226,7 @@ class TestHostile:
         assert refused.message.endswith(".")
         with connects() as attempts:
             reply = send(url, body=b"{}", headers={}, allowed=NOTHING, deadline_seconds=5, resolve=never)
-        assert (reply.reason, reply.status) == (Reason.REFUSED, None)
+        assert (reply.reason, reply.status) == (AttemptReason.REFUSED, None)
         assert attempts == []
 
     def test_there_are_many_of_them(self):
@@ -237,7 +238,7 @@ class TestHostile:
         with connects(forbidden=True) as attempts:
             reply = send("https://8.8.8.8/", body=b"", headers={}, allowed=NOTHING, deadline_seconds=5, resolve=never)
         assert attempts == [("8.8.8.8", 443)]
-        assert reply.reason is Reason.CONNECT_FAILED
+        assert reply.reason is AttemptReason.CONNECT_FAILED
 
 
 class TestGood:
