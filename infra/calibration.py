@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from schemas.calibration import Calibration
+from schemas.problems import first_error
 
 
 def read_calibration(file: Path) -> Calibration:
@@ -18,8 +19,7 @@ def read_calibration(file: Path) -> Calibration:
     except OSError as error:
         raise ValueError(f"{file}: {error.strerror}") from None
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(step) for step in first["loc"])
+        where, message = first_error(error)
         raise ValueError(
-            f"{file} is no calibration file ({where or 'file'}: {first['msg']}); `nightcourt eval calibrate` writes one"
+            f"{file} is no calibration file ({where or 'file'}: {message}); `nightcourt eval calibrate` writes one"
         ) from None

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from schemas.engine import FileMark, Manifest
-from schemas.problems import ENGINE_FOLDER, Problem
+from schemas.problems import ENGINE_FOLDER, Problem, first_error
 
 MANIFEST = "nightcourt-engine.json"
 REPORT = "nightcourt-verified.json"
@@ -40,10 +40,9 @@ def read_manifest(folder: Path) -> Manifest:
     except OSError as error:
         raise Problem(ENGINE_FOLDER, f"{path}: {error.strerror}.") from None
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(step) for step in first["loc"]) or "the file"
+        where, message = first_error(error)
         raise Problem(
-            ENGINE_FOLDER, f"{path} cannot be understood ({where}: {first['msg']}). Build the engine anew."
+            ENGINE_FOLDER, f"{path} cannot be understood ({where or 'the file'}: {message}). Build the engine anew."
         ) from None
 
 

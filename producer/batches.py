@@ -22,7 +22,7 @@ from schemas.batch import (
     BatchStatus,
 )
 from schemas.ids import new_filing_id
-from schemas.problems import BATCH_ENDED, BATCH_RUNNING, INVALID_REQUEST, NOT_FOUND, FieldError, OutcomeError, Problem
+from schemas.problems import BATCH_ENDED, BATCH_RUNNING, NOT_FOUND, OutcomeError, Problem, invalid_field
 
 
 class Admit(Protocol):
@@ -113,10 +113,6 @@ def _seconds(window: str) -> int:
     return int(window[:-1]) * _UNITS[window[-1]]
 
 
-def _field_problem(field: str, message: str) -> Problem:
-    return Problem(INVALID_REQUEST, f"{field}: {message}.", errors=[FieldError(field=field, message=message)])
-
-
 def _no_such() -> Problem:
     return Problem(NOT_FOUND, "There is no batch of this id.")
 
@@ -179,7 +175,7 @@ async def create(
             )
             file = found.one_or_none()
         if file is None or file_id is None:
-            raise _field_problem("input_file_id", "there is no such file; upload it first, with purpose batch")
+            raise invalid_field("input_file_id", "there is no such file; upload it first, with purpose batch")
         refused = file.lines == 0 or (file.bad_lines > 0 and request.on_bad_line == "fail")
         if not refused:
             await admit(connection, lines=file.lines)

@@ -27,9 +27,9 @@ from schemas.problems import (
     TOO_MANY_BATCHES,
     TOO_MANY_STREAMS,
     UNAVAILABLE,
-    FieldError,
     Problem,
     ProblemKind,
+    invalid_field,
 )
 
 WINDOW = 10
@@ -287,8 +287,7 @@ class Limiter:
             raise Problem(INVALID_REQUEST, f"{detail}File those anew, as batches of fewer lines.")
         if lines > limits.queued_comparisons:
             message = f"has {lines} comparisons; you may have {limits.queued_comparisons} queued. File it in parts"
-            field = "input_file_id"
-            raise Problem(INVALID_REQUEST, f"{field}: {message}.", errors=[FieldError(field=field, message=message)])
+            raise invalid_field("input_file_id", message)
         await self._day(connection, caller, limits)
         await connection.execute(_ONE_AT_A_TIME, {"tenant": tenant})
         live = int((await connection.execute(_BATCHES, {"tenant": tenant})).scalar_one())

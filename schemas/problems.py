@@ -8,7 +8,7 @@ from enum import StrEnum
 from http import HTTPStatus
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +193,17 @@ def field_path(location: tuple[int | str, ...]) -> str:
             name = step if len(step) <= _NAME_CHARACTERS else f"{step[:_NAME_CHARACTERS]}…"
             path += f".{name}" if path else name
     return path
+
+
+def invalid_field(field: str, message: str) -> Problem:
+    """Say what is wrong with one field of a request."""
+    return Problem(INVALID_REQUEST, f"{field}: {message}.", errors=[FieldError(field=field, message=message)])
+
+
+def first_error(error: ValidationError) -> tuple[str, str]:
+    """Give the place, empty for the whole, and the message of the first thing that is wrong, with nobody's text."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    return ".".join(str(step) for step in first["loc"]), first["msg"]
 
 
 def invalid_request(errors: list[Any]) -> Problem:

@@ -23,7 +23,7 @@ from schemas.callback import (
     Rotation,
     Secret,
 )
-from schemas.problems import INVALID_REQUEST, NOT_FOUND, FieldError, Problem
+from schemas.problems import NOT_FOUND, Problem, invalid_field
 
 router = APIRouter(prefix="/v1", tags=["callbacks"], route_class=JsonRoute, responses=DOCUMENTED)
 
@@ -42,10 +42,7 @@ def _subject(object_id: str) -> tuple[UUID, int]:
         return batch, 0
     comparison = ids.parse_comparison_id(object_id)
     if comparison is None:
-        message = "takes the id of a comparison or of a batch"
-        raise Problem(
-            INVALID_REQUEST, f"object_id: {message}.", errors=[FieldError(field="object_id", message=message)]
-        )
+        raise invalid_field("object_id", "takes the id of a comparison or of a batch")
     return comparison
 
 

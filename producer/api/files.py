@@ -17,7 +17,7 @@ from producer.api.multipart import Upload
 from producer.api.problems import DOCUMENTED_AS_OPENAI
 from schemas import ids
 from schemas.batch import File
-from schemas.problems import INVALID_REQUEST, NOT_FOUND, FieldError, Problem
+from schemas.problems import INVALID_REQUEST, NOT_FOUND, Problem, invalid_field
 
 router = APIRouter(prefix="/v1/files", tags=["files"], route_class=KeyedRoute, responses=DOCUMENTED_AS_OPENAI)
 
@@ -80,10 +80,7 @@ async def upload(caller: Submitter, request: Request) -> File:
 
     def about() -> tuple[str, str]:
         if form.fields.get("purpose") != "batch":
-            message = "is `batch`; files have no other use here"
-            raise Problem(
-                INVALID_REQUEST, f"purpose: {message}.", errors=[FieldError(field="purpose", message=message)]
-            )
+            raise invalid_field("purpose", "is `batch`; files have no other use here")
         return form.filename or "upload.jsonl", "batch"
 
     stored = await files.store(

@@ -14,7 +14,7 @@ from producer.cli.options import finite
 from producer.cli.output import console, print_json
 from producer.planning import BenchReport, Job, Plan, Rate
 from schemas.comparison import Orders
-from schemas.problems import BAD_INPUT_FILE, Problem
+from schemas.problems import BAD_INPUT_FILE, Problem, first_error
 
 Source = Literal["published", "roofline"]
 """Rates that are known without measuring."""
@@ -92,9 +92,8 @@ def _read(file: Path) -> BenchReport:
     except OSError as error:
         raise Problem(BAD_INPUT_FILE, f"{file}: {error.strerror or error}.") from None
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(step) for step in first["loc"])
-        detail = f"{file}: not a report of `nightcourt engine bench --json`: {where or 'the file'}: {first['msg']}."
+        where, message = first_error(error)
+        detail = f"{file}: not a report of `nightcourt engine bench --json`: {where or 'the file'}: {message}."
         raise Problem(BAD_INPUT_FILE, detail) from None
 
 
