@@ -9,18 +9,26 @@ from typing import Any, Literal, TypedDict, Unpack
 import httpx2
 from pydantic import ValidationError
 
-from producer.client.errors import BatchNotEnded, ClientError, InvalidRequest
+from producer.client.errors import BatchNotEnded, ClientError
 from producer.client.forms import FileForm, FileLike, OnProgress, open_file
-from producer.client.plans import PATIENCE, Outcome, Plan, Plans, invalid, key_header, retry_delay, surely_undone
+from producer.client.plans import (
+    PATIENCE,
+    Outcome,
+    Plan,
+    Plans,
+    invalid,
+    key_header,
+    refused,
+    retry_delay,
+    surely_undone,
+)
 from schemas import comparison as words
 from schemas.batch import Batch, BatchPage, BatchRequest, File, Window
 from schemas.comparison import Comparison
 from schemas.ids import parse_prefixed
 from schemas.lines import ENDPOINT
-from schemas.problems import invalid_request
 
 _FILES, _BATCHES = "/v1/files", "/v1/batches"
-_JSON = {"Content-Type": "application/json"}
 _SOON, _OFTEN = 0.1, 1.0
 _LINE = re.compile(rb'"cmp_[0-9a-f]{32}_([0-9]+)"')
 _MEDIA_TYPE = "application/jsonl"
@@ -52,8 +60,7 @@ def batch_request(input_file_id: str, completion_window: str, options: Any) -> B
     try:
         return BatchRequest.model_validate(fields)
     except ValidationError as error:
-        problem = invalid_request(error.errors(include_url=False, include_input=False))
-        raise InvalidRequest(problem.document()) from None
+        raise refused(error) from None
 
 
 def _one(batch_id: str) -> str:
@@ -107,7 +114,7 @@ class BulkPlans(Plans):
             options: any of `BatchOptions`.
         """
         body = batch_request(input_file_id, completion_window, options).model_dump_json(exclude_unset=True)
-        headers = {**_JSON, "Idempotency-Key": key_header(idempotency_key)}
+        headers = {"Idempotency-Key": key_header(idempotency_key)}
         return self.call(Batch, "POST", _BATCHES, headers, patience=PATIENCE, content=body)
 
     def batch(self, batch_id: str) -> Plan[Batch]:

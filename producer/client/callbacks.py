@@ -8,8 +8,8 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from standardwebhooks.webhooks import EmptyWebhookSecretError
 
 from producer.client.bulk import BulkPlans
-from producer.client.errors import CallbackRefused, InvalidRequest
-from producer.client.plans import PATIENCE, Plan, invalid, surely_undone
+from producer.client.errors import CallbackRefused
+from producer.client.plans import PATIENCE, Plan, invalid, refused, surely_undone
 from schemas.callback import (
     Callback,
     CallbackEvent,
@@ -26,10 +26,8 @@ from schemas.callback import (
     Secret,
 )
 from schemas.ids import parse_prefixed
-from schemas.problems import invalid_request
 
 _ENDPOINTS, _CALLBACKS, _DEFAULT_SECRET = "/v1/callback-endpoints", "/v1/callbacks", "/v1/callback-secret"
-_JSON = {"Content-Type": "application/json"}
 
 
 def verify_callback(body: bytes | str, headers: Mapping[str, str], secret: str | Sequence[str]) -> CallbackEvent:
@@ -89,10 +87,8 @@ class CallbackPlans(BulkPlans):
         try:
             request = EndpointRequest.model_validate({"url": url, "events": list(events), "description": description})
         except ValidationError as error:
-            raise InvalidRequest(
-                invalid_request(error.errors(include_url=False, include_input=False)).document()
-            ) from None
-        return self.call(NewEndpoint, "POST", _ENDPOINTS, _JSON, again=surely_undone, content=request.model_dump_json())
+            raise refused(error) from None
+        return self.call(NewEndpoint, "POST", _ENDPOINTS, again=surely_undone, content=request.model_dump_json())
 
     def endpoints(self) -> Plan[EndpointPage]:
         """Read all endpoints, and how each has been doing."""
@@ -124,7 +120,7 @@ class CallbackPlans(BulkPlans):
         """
         path = _DEFAULT_SECRET if endpoint_id is None else f"{_endpoint(endpoint_id)}/rotate-secret"
         body = Rotation.model_construct(grace_seconds=grace_seconds).model_dump_json()
-        return self.call(Secret, "POST", path, _JSON, again=surely_undone, content=body)
+        return self.call(Secret, "POST", path, again=surely_undone, content=body)
 
     def callbacks(
         self,
@@ -159,10 +155,6 @@ class CallbackPlans(BulkPlans):
         try:
             request = ReplayRequest(since=since, endpoint_id=endpoint_id)
         except ValidationError as error:
-            raise InvalidRequest(
-                invalid_request(error.errors(include_url=False, include_input=False)).document()
-            ) from None
+            raise refused(error) from None
         body = request.model_dump_json()
-        return self.call(
-            Replayed, "POST", f"{_CALLBACKS}/replay", _JSON, patience=PATIENCE, again=surely_undone, content=body
-        )
+        return self.call(Replayed, "POST", f"{_CALLBACKS}/replay", patience=PATIENCE, again=surely_undone, content=body)

@@ -135,6 +135,11 @@ def invalid(name: str, message: str) -> InvalidRequest:
     return InvalidRequest(invalid_request([{"type": "client", "loc": (name,), "msg": message}]).document())
 
 
+def refused(error: ValidationError) -> InvalidRequest:
+    """Say what is wrong with a request, as the server would."""
+    return InvalidRequest(invalid_request(error.errors(include_url=False, include_input=False)).document())
+
+
 def _header(name: str, value: str) -> str:
     if not (1 <= len(value) <= 255 and value.isascii() and value.isprintable() and value == value.strip()):  # noqa: PLR2004
         raise invalid(name, "takes 1 to 255 printable ASCII characters")
@@ -158,8 +163,7 @@ def _request(request: ComparisonRequest | None, fields: Any) -> ComparisonReques
     try:
         return request or ComparisonRequest.model_validate(fields)
     except ValidationError as error:
-        problem = invalid_request(error.errors(include_url=False, include_input=False))
-        raise InvalidRequest(problem.document()) from None
+        raise refused(error) from None
 
 
 class Plans:
@@ -256,7 +260,7 @@ class Plans:
     def _file(
         self, request: ComparisonRequest, key: str | None, wait: float | None, give_up_at: float = math.inf
     ) -> Plan[Comparison]:
-        headers = {"Content-Type": "application/json", "Idempotency-Key": key_header(key)}
+        headers = {"Idempotency-Key": key_header(key)}
         body = request.model_dump_json(exclude_unset=True)
         return self.call(Comparison, "POST", _PATH, headers, wait=wait, give_up_at=give_up_at, content=body)
 
@@ -317,7 +321,9 @@ class Plans:
         self, method: str, path: str, headers: dict[str, str] | None = None, *, patience: float = 0.0, **parts: Any
     ) -> httpx2.Request:
         """Make a request whose answer may take `patience` seconds beyond the usual. There is a connection for it."""
-        sent = {"Host": self._host, **self._headers, **(headers or {})}
+        # All that is sent whole is JSON; files are streams, and say themselves what they are.
+        written = {"Content-Type": "application/json"} if "content" in parts else {}
+        sent = {"Host": self._host, **self._headers, **written, **(headers or {})}
         timeout = httpx2.Timeout(self._timeout, read=self._timeout + patience, pool=None).as_dict()
         return httpx2.Request(method, self._url + path, headers=sent, extensions={"timeout": timeout}, **parts)
 
