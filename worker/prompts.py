@@ -191,8 +191,8 @@ def build(comparison: Filed, order: Order) -> Prompt:
 
 def _rewardbench(prompt: Any, first: Any, second: Any) -> Prompt:
     """Build RewardBench's own prompt: for one user turn, or for two with an assistant's between."""
-    questions = _user_turns(prompt)
-    answers_1, answers_2 = _assistant_turns(first), _assistant_turns(second)
+    questions = _contents(prompt)
+    answers_1, answers_2 = _contents(first), _contents(second)
     if len(questions) == 1 and len(answers_1) == len(answers_2) == 1:
         user = REWARDBENCH_USER.format(question=questions[0], first=answers_1[0], second=answers_2[0])
         return Prompt(messages=(("system", REWARDBENCH_SYSTEM), ("user", user)))
@@ -212,9 +212,5 @@ def _rewardbench(prompt: Any, first: Any, second: Any) -> Prompt:
     )
 
 
-def _user_turns(prompt: Any) -> list[str]:
-    return [prompt] if isinstance(prompt, str) else [turn["content"] for turn in prompt]
-
-
-def _assistant_turns(response: Any) -> list[str]:
-    return [response] if isinstance(response, str) else [turn["content"] for turn in response]
+def _contents(turns: Any) -> list[str]:
+    return [turns] if isinstance(turns, str) else [turn["content"] for turn in turns]

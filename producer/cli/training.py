@@ -42,8 +42,6 @@ def _parquet(rows: Sequence[dict[str, Any]], path: Path) -> bytes:
 
 def described(path: Path, rows: int) -> File:
     """Describe a file that was read, by its bytes as they lie there."""
-    digest = hashlib.sha256()
     with inputs.raw(path) as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return File(name=path.name, sha256=digest.hexdigest(), rows=rows)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return File(name=path.name, sha256=digest, rows=rows)

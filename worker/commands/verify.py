@@ -19,7 +19,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -35,7 +34,7 @@ from worker.commands.load import Step, drive
 from worker.commands.pairs import Pair, both_orders
 from worker.commands.saying import Say
 from worker.engines.base import Engine, Score, VerdictTokens, is_number
-from worker.engines.roofline import operations_per_token, peak_tflops, roof_tokens_per_second
+from worker.engines.roofline import operations_per_token, roof_tokens_per_second
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,13 +316,3 @@ def compute_reference(
                 "about 20 GB of free GPU memory for an 8B model: nothing else may run on the GPU.",
             )
         return {int(length): odds for length, odds in json.loads(answer.read_bytes()).items()}
-
-
-def peak(manifest: Manifest, given: float | None) -> float | None:
-    """The peak to hold throughput against: the one that was given, or the one that is known of this GPU."""
-    return given or peak_tflops(manifest.gpu, manifest.quantisation)
-
-
-def now() -> str:
-    """The time, for a report."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

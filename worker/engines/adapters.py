@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
+from infra.engine_folder import hash_file
 from worker.engines.gguf import read_gguf
 
 
@@ -23,8 +24,7 @@ class Adapter(NamedTuple):
 
 def fingerprint(file: Path) -> str:
     """Hash a file, 'sha256:...'."""
-    with file.open("rb") as opened:
-        return f"sha256:{hashlib.file_digest(opened, 'sha256').hexdigest()}"
+    return f"sha256:{hash_file(file)}"
 
 
 def read_adapter(file: Path, *, over: str) -> Adapter:

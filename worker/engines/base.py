@@ -11,6 +11,8 @@ from typing import Literal, NamedTuple, Protocol
 
 VERDICT_OPENING = "[["
 """What the assistant's turn is opened with, so that the next token is the verdict."""
+LEAST_LOGPROB = -104.0
+"""Below the smallest probability that a 32-bit float can hold."""
 
 
 class Prompt(NamedTuple):
@@ -110,6 +112,16 @@ class EngineOutOfMemoryError(EngineError):
 
 class EngineGoneError(EngineError):
     """The engine cannot go on; the process must end, so that the lease brings the work back."""
+
+
+def check_length(prompt: Sequence[int], card: EngineCard) -> None:
+    """See that an engine takes a prompt of this length.
+
+    Raises:
+        EngineError: it does not.
+    """
+    if not 0 < len(prompt) <= card.max_prompt_tokens:
+        raise EngineError(f"the prompt has {len(prompt)} tokens; this engine takes 1 to {card.max_prompt_tokens}")
 
 
 class Engine(Protocol):

@@ -10,9 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from worker.engines.base import VERDICT_OPENING, EngineError, VerdictTokens
+from worker.engines.base import LEAST_LOGPROB, VERDICT_OPENING, EngineError, VerdictTokens
 
-_LEAST_LOGPROB = -104.0  # below the smallest probability that a 32-bit float can hold
 _ID = "token_id:"
 _SLACK = 0.02  # what rounding may add to probabilities
 
@@ -132,7 +131,7 @@ def _key(text: str) -> int | str:
 
 def _number(logprob: Any) -> float:
     """A log-probability; servers write a probability of nothing as null or as a very low number."""
-    return _LEAST_LOGPROB if logprob is None else max(float(logprob), _LEAST_LOGPROB)
+    return LEAST_LOGPROB if logprob is None else max(float(logprob), LEAST_LOGPROB)
 
 
 def _check(likeliest: Likeliest) -> None:

@@ -25,6 +25,7 @@ import xllamacpp
 
 from worker.engines.adapters import Adapter, fingerprint, read_adapter
 from worker.engines.base import (
+    LEAST_LOGPROB,
     VERDICT_OPENING,
     EngineCard,
     EngineError,
@@ -33,6 +34,7 @@ from worker.engines.base import (
     Prompt,
     PromptTooLongError,
     Score,
+    check_length,
 )
 from worker.engines.chat import ChatTemplate, ChatTemplateError, encode, verdict_tokens
 from worker.engines.gguf import GgufHeader, read_gguf
@@ -43,7 +45,6 @@ STEP_TOKENS = 1024
 """One prompt at a time goes through, so a step is kept short: about one comparison in both orders."""
 
 _TOP = 500  # alternatives asked for at first; "A" and "B" are nearly always among them
-_LEAST_LOGPROB = -104.0  # below the smallest probability that a 32-bit float can hold
 _ERRORS_ONLY = 1  # llama.cpp's log level
 _LONGEST_SOCKET_PATH = 100  # the kernel takes 107 bytes
 _SOCKET_TIMEOUT_SECONDS = 30.0
@@ -143,7 +144,7 @@ class LlamaCppEngine:
         What a prompt has in common with the one before it is not computed again, where the salt is the same.
         """
         for prompt in prompts:
-            self._check_length(prompt)
+            check_length(prompt, self._card)
         with self._lock:
             self._tell_apart(salt)
             return [self._odds(prompt) for prompt in prompts]
@@ -154,7 +155,7 @@ class LlamaCppEngine:
         The verdict's odds are read by a second pass over what was written up to the verdict, which is cheap
         (all but its last token is still cached) and exact.
         """
-        self._check_length(prompt)
+        check_length(prompt, self._card)
         room = min(max_tokens, self._context - len(prompt))
         with self._lock:
             self._tell_apart(salt)
@@ -199,7 +200,7 @@ class LlamaCppEngine:
             again = self._complete(prompt, tokens=1, alternatives=self._vocabulary)
             logprobs, seconds = again.logprobs, seconds + again.seconds
         try:
-            for_a, for_b = (max(float(logprobs[token]), _LEAST_LOGPROB) for token in (a, b))
+            for_a, for_b = (max(float(logprobs[token]), LEAST_LOGPROB) for token in (a, b))
         except (KeyError, TypeError) as error:
             raise EngineError("llama.cpp gave no probability for a verdict token") from error
         return Score(
@@ -227,12 +228,6 @@ class LlamaCppEngine:
             kind = EngineError if self.health() else EngineGoneError
             raise kind(f"llama.cpp failed: {error}") from error
         return _Reply(answer, expected_tokens=len(prompt))
-
-    def _check_length(self, prompt: Sequence[int]) -> None:
-        if not 0 < len(prompt) <= self._card.max_prompt_tokens:
-            raise EngineError(
-                f"the prompt has {len(prompt)} tokens; this engine takes 1 to {self._card.max_prompt_tokens}"
-            )
 
     def _control(self, text: str) -> list[int]:
         """The ids of what the template wrote: a handful of texts, so each is tokenised once."""

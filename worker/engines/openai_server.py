@@ -24,6 +24,7 @@ from worker.engines.base import (
     Prompt,
     Score,
     VerdictTokens,
+    check_length,
 )
 from worker.engines.chat import ChatTemplateError, verdict_tokens
 from worker.engines.naming import is_critic
@@ -127,7 +128,7 @@ class OpenAIServerEngine:
             EngineError: the server refused a prompt, or could not be brought to answer in time.
         """
         for prompt in prompts:
-            self._check_length(prompt)
+            check_length(prompt, self._card)
         return self._remote.run(self._scores(prompts, self._form, salt))
 
     def generate(self, prompt: Sequence[int], max_tokens: int, *, salt: str = "") -> Generation:
@@ -136,7 +137,7 @@ class OpenAIServerEngine:
         Raises:
             EngineError: the server refused the prompt, or could not be brought to answer in time.
         """
-        self._check_length(prompt)
+        check_length(prompt, self._card)
         room = min(max_tokens, self._card.max_prompt_tokens + 1 - len(prompt))
         started = time.monotonic()
         fields = {"logprobs": _WRITING_ALTERNATIVES} | _salted(self._form, salt)
@@ -280,12 +281,6 @@ class OpenAIServerEngine:
         body = {"model": self._model, "prompt": list(prompt), "max_tokens": max_tokens, "temperature": 0} | fields
         answer = await self._remote.call("/v1/completions", body)
         return completions.read(answer, expected_tokens=len(prompt))
-
-    def _check_length(self, prompt: Sequence[int]) -> None:
-        if not 0 < len(prompt) <= self._card.max_prompt_tokens:
-            raise EngineError(
-                f"the prompt has {len(prompt)} tokens; this engine takes 1 to {self._card.max_prompt_tokens}"
-            )
 
 
 def _salted(form: Form, salt: str) -> dict[str, Any]:

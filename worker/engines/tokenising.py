@@ -123,7 +123,7 @@ def from_folder(folder: Path) -> PromptTokenizer:
 
     return PromptTokenizer(
         ChatTemplate(
-            template, bos_token=_spelled(configuration, "bos_token"), eos_token=_spelled(configuration, "eos_token")
+            template, bos_token=spelled(configuration, "bos_token"), eos_token=spelled(configuration, "eos_token")
         ),
         plain=lambda text: list(plain.encode(text, add_special_tokens=False).ids),
         whole=lambda text: list(whole.encode(text, add_special_tokens=False).ids),
@@ -196,7 +196,8 @@ def _template(folder: Path, configuration: dict[str, Any]) -> str:
     return template
 
 
-def _spelled(configuration: dict[str, Any], name: str) -> str:
+def spelled(configuration: dict[str, Any], name: str) -> str:
+    """A token of the configuration as text: it stands there as text, or as an object that holds it."""
     token = configuration.get(name)
     return str(token.get("content", "")) if isinstance(token, dict) else str(token or "")
 

@@ -3,14 +3,13 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Tokenizer
 
 from schemas.problems import ENGINE_FOLDER, Problem
 from worker.engines.base import VERDICT_OPENING, Prompt, VerdictTokens
 from worker.engines.chat import verdict_tokens
-from worker.engines.tokenising import PromptTokenizer, from_folder
+from worker.engines.tokenising import PromptTokenizer, from_folder, spelled
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 """What makes up a tokenizer; the first two have to be there."""
@@ -45,11 +44,11 @@ class Vocabulary:
                 f'"[[" as {self.opening}, "A" and "B" as {self.verdict_tokens.a} and {self.verdict_tokens.b}, and not '
                 "as 15873, 32 and 33. Take the tokenizer that came with the model.",
             )
-        end = self._tokens.token_to_id(_spelled(configuration.get("eos_token")))
+        end = self._tokens.token_to_id(spelled(configuration, "eos_token"))
         if end is None:
             raise Problem(ENGINE_FOLDER, f"{folder / 'tokenizer_config.json'} names no eos_token of the tokenizer.")
         self.end: int = end
-        self._begin = _spelled(configuration.get("bos_token"))
+        self._begin = spelled(configuration, "bos_token")
         self.fingerprint = f"sha256:{self._prompts.fingerprint}"
 
     def encode(self, prompt: Prompt) -> list[int]:
@@ -75,8 +74,3 @@ class Vocabulary:
             if self._tokens.decode(written[max(0, end - 4) : end]).endswith(VERDICT_OPENING):
                 return list(written[:end])
         return None
-
-
-def _spelled(token: Any) -> str:
-    """A token of the configuration as text: it stands there as text, or as an object that holds it."""
-    return str(token["content"] if isinstance(token, dict) else token or "")

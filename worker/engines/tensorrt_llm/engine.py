@@ -30,6 +30,7 @@ from worker.engines.base import (
     Generation,
     Prompt,
     Score,
+    check_length,
 )
 from worker.engines.naming import is_critic
 from worker.engines.sharing import Meter
@@ -200,10 +201,7 @@ class TensorRtLlmEngine:
     ) -> list[tuple[Any, float]]:
         """Put prompts in flight together; returns of each its output and its share of the GPU's time, in order."""
         for prompt in prompts:
-            if not 0 < len(prompt) <= self._card.max_prompt_tokens:
-                raise EngineError(
-                    f"the prompt has {len(prompt)} tokens; this engine takes 1 to {self._card.max_prompt_tokens}"
-                )
+            check_length(prompt, self._card)
         flying: deque[_Request] = deque()
         answers = []
         try:
