@@ -7,7 +7,6 @@ SSL_CERT_DIR, no redirect is followed and nothing is unpacked (decision 10).
 """
 
 import functools
-import re
 import socket
 import ssl
 import threading
@@ -16,14 +15,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
 from pathlib import Path
 
 import h11
 
 from infra.addresses import Address, Allowed, Target, UrlRefusedError, check_url, is_permitted
+from infra.retry_after import read_retry_after
 from schemas.callback import AttemptReason
 
 MOST_HEAD_BYTES = 16 * 1024
@@ -34,7 +32,6 @@ MOST_BODY_BYTES = 4 * 1024
 _READ_BYTES = 4 * 1024
 _MOST_ADDRESSES = 4
 _BODY_SECONDS = 1.0
-_DELAY = re.compile(rb"[0-9]{1,9}")
 
 Resolve = Callable[[str], Sequence[Address]]
 """Gives a host's addresses, best first. May block; raises OSError where there are none."""
@@ -275,17 +272,8 @@ def _events(sock: socket.socket, http: h11.Connection, deadline: float, most: in
 
 
 def _retry_after(answer: h11.Response) -> float | None:
-    """The seconds of a Retry-After header, in either of its forms; None where there is none that can be read."""
     value = next((value for name, value in answer.headers if name == b"retry-after"), b"")
-    if _DELAY.fullmatch(value):
-        return float(value)
-    try:
-        date = parsedate_to_datetime(value.decode("ascii"))
-        # The oldest form of a date names no zone and is in UTC.
-        left = (date if date.tzinfo else date.replace(tzinfo=UTC)) - datetime.now(UTC)
-    except (ValueError, OverflowError):
-        return None
-    return max(0.0, left.total_seconds())
+    return read_retry_after(value.decode("latin-1"))
 
 
 def _left(deadline: float) -> float:

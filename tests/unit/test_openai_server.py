@@ -1,6 +1,5 @@
 """The engine for OpenAI-compatible servers, against a server of the tests' own that speaks as each kind does."""
 
-import email.utils
 import json
 import math
 import shutil
@@ -401,12 +400,6 @@ class TestTrouble:
         server = start()
         self.after(server, open_engine(server), *[Trouble(status=status)] * 5)
         assert len(server.asked) == 6
-
-    def test_a_date_to_wait_for_is_understood(self):
-        """Retry-After may be a date; a past one, and nonsense, are no wait."""
-        assert remote._seconds(email.utils.formatdate(time.time() + 100, usegmt=True)) == pytest.approx(100, abs=2)
-        assert remote._seconds("Wed, 21 Oct 2015 07:28:00 GMT") == 0
-        assert remote._seconds("soon") == 0
 
     @pytest.mark.parametrize("status", [400, 413, 422, 307])
     def test_a_refusal_is_not_asked_again(self, start, open_engine, status):

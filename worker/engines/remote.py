@@ -7,7 +7,6 @@ One thread runs an event loop, so that a deadline holds for the whole of a reque
 """
 
 import asyncio
-import email.utils
 import json
 import random
 import ssl
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 import httpx2
 import structlog
 
+from infra.retry_after import read_retry_after
 from worker.engines.base import EngineError, EngineGoneError
 
 log = structlog.get_logger()
@@ -182,7 +182,7 @@ class Remote:
                     return _json(reply.content)
                 trouble = f"it answered with status {reply.status}"
                 if reply.status in self._waited_out:
-                    wait += _seconds(reply.retry_after)
+                    wait += read_retry_after(reply.retry_after) or 0.0
                 elif reply.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
                     faults += 1
                 else:
@@ -235,16 +235,6 @@ def _json(content: bytes) -> Any:
         return json.loads(content)
     except ValueError:
         raise EngineError("the server's answer is not JSON") from None
-
-
-def _seconds(retry_after: str) -> float:
-    """What a Retry-After header asks for, in seconds; it may be a number or a date."""
-    if retry_after.isdigit():
-        return float(retry_after)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return 0.0
 
 
 def _distrusted(error: BaseException | None) -> bool:
