@@ -15,6 +15,7 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from infra.filed import METADATA
+from schemas.ids import LAST_LINE
 
 Kind = Literal["results", "output", "errors", "asked"]
 
@@ -84,7 +85,7 @@ def by_size(file: str) -> TextClause:
         file: SQL for the id of the file.
     """
     return text(f"""
-        SELECT first, lead(first - 1, 1, 2147483647) OVER (ORDER BY first) AS last
+        SELECT first, lead(first - 1, 1, {LAST_LINE}) OVER (ORDER BY first) AS last
         FROM (
             SELECT 1 AS first UNION SELECT first_line FROM file_runs WHERE file_id = {file}
             UNION SELECT generate_series(1, (SELECT max(line) FROM bad_lines WHERE file_id = {file}), {_RUN})

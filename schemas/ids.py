@@ -12,6 +12,8 @@ from uuid import UUID
 
 SINGLE_LINE = 0
 """The line number of a comparison that was filed by itself. Lines of a batch count from 1."""
+LAST_LINE = 2**31 - 1
+"""No line of any batch has a greater number: it is that of Postgres's column."""
 
 _COMPARISON_ID = re.compile(r"cmp_([0-9a-f]{32})(?:_([1-9][0-9]{0,8}))?")
 

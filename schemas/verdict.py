@@ -26,6 +26,13 @@ class Ballot(BaseModel):
     )
     vote: Literal["A", "B"] = Field(description="The slot that the model preferred in this order")
 
+    @property
+    def choice(self) -> Literal["A", "B"]:
+        """The response that stood in that slot."""
+        if self.order == "ab":
+            return self.vote
+        return "B" if self.vote == "A" else "A"
+
 
 class Judge(BaseModel):
     """What a verdict was made with: enough to tell two judges apart and to make the verdict again."""

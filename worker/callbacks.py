@@ -25,7 +25,6 @@ from worker.egress import Reply
 log = structlog.get_logger()
 
 _OK, _REDIRECTS, _REFUSALS, _GONE, _TOO_MANY = 200, 300, 400, 410, 429
-_LAST_LINE = 2**31 - 1
 _LEASE_MARGIN = 15.0
 """Seconds that a lease outlives the deadline of sending: enough to record, and soon a worker is known to be lost."""
 
@@ -88,7 +87,7 @@ def deliver(courier: Courier, callback: UUID) -> None:
 def _traceparent(connection: Connection, claim: Claim) -> str | None:
     """Tell where the trace began of what a callback tells of: of a line, or of a batch, which has no line."""
     is_batch = claim.type.startswith("batch.")
-    return docket.traceparent_of(connection, claim.subject_id, _LAST_LINE if is_batch else claim.line)
+    return docket.traceparent_of(connection, claim.subject_id, ids.LAST_LINE if is_batch else claim.line)
 
 
 def _secrets(connection: Connection, seals: Seals, claim: Claim) -> list[str]:

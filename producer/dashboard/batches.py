@@ -14,7 +14,7 @@ from producer.dashboard.access import Form, Reader, Submitter
 from producer.dashboard.verdicts import Ended, Orders, Wanted
 from schemas import ids
 from schemas.batch import Batch
-from schemas.ids import SINGLE_LINE, ComparisonKey
+from schemas.ids import LAST_LINE, SINGLE_LINE, ComparisonKey
 from schemas.problems import NOT_FOUND, Problem
 
 router = APIRouter(prefix=render.HOME, include_in_schema=False)
@@ -67,7 +67,7 @@ async def one(
     unsure: bool = False,
     reason: Annotated[str, Query(max_length=64)] = "",
     named: Annotated[str, Query(max_length=256)] = "",
-    after: Annotated[int, Query(ge=0, le=verdicts.LAST_LINE)] = 0,
+    after: Annotated[int, Query(ge=0, le=LAST_LINE)] = 0,
 ) -> Response:
     """Show one batch: how it stands, what went wrong and how often, and its verdicts."""
     key = batches.key_of(batch_id)
@@ -76,9 +76,7 @@ async def one(
     shown = await look(request, caller.tenant, key)
     async with request.app.state.database.connect() as connection:
         found = await verdicts.page(connection, tenant=caller.tenant, batch_id=key, wanted=wanted, after=after)
-    return render.page(
-        request, "batch", **shown, found=found, wanted=wanted, began_after=after, first_choice=verdicts.first_choice
-    )
+    return render.page(request, "batch", **shown, found=found, wanted=wanted, began_after=after)
 
 
 @router.post("/batches/{batch_id}/{action}")
@@ -176,7 +174,6 @@ async def comparison(caller: Reader, request: Request, comparison_id: str) -> Re
         batch=_batch_of(key),
         before=before,
         after=after,
-        first_choice=verdicts.first_choice,
     )
 
 

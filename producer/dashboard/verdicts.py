@@ -10,16 +10,14 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from infra.filed import Filed, from_row
-from schemas.ids import ComparisonKey, comparison_id
+from schemas.ids import LAST_LINE, ComparisonKey, comparison_id
 from schemas.lines import unwrap
-from schemas.verdict import Ballot, Judge, Tally
+from schemas.verdict import Judge, Tally
 
 Ended = Literal["", "A", "B", "tie", "errored", "cancelled", "expired"]
 Orders = Literal["", "agree", "disagree"]
 
 PAGE = 25
-LAST_LINE = 2**31 - 1
-"""No line of any batch has a greater number: it is that of Postgres's column."""
 _SPAN = 50_000
 """Lines that one page looks through, at most: a filter that fits little must not read a million of them at a time."""
 
@@ -114,13 +112,6 @@ class DecidedPage:
     def judges(self) -> list[Judge]:
         """Whose verdicts these are."""
         return list({each.judge.model_dump_json(): each.judge for each in self.rows if each.judge}.values())
-
-
-def first_choice(ballot: Ballot) -> str:
-    """Tell which response a ballot prefers: in the order "ba" response B was shown first."""
-    if ballot.order == "ab":
-        return ballot.vote
-    return "B" if ballot.vote == "A" else "A"
 
 
 async def page(connection: AsyncConnection, *, tenant: str, batch_id: UUID, wanted: Wanted, after: int) -> DecidedPage:
