@@ -353,6 +353,11 @@ class Settings(BaseSettings):
             )
         return self
 
+    @property
+    def worker_seconds(self) -> float:
+        """For how long a worker that is not heard of is counted on."""
+        return self.heartbeat_seconds * 3
+
     def seals(self) -> Seals:
         """Give what secrets are sealed by; nothing where no key is set."""
         return Seals(_keys(self.secret_keys, self.secret_keys_file))

@@ -31,15 +31,16 @@ from schemas.states import Lane
 
 log = structlog.get_logger()
 
-_HINTS_PER_SLOT = 1
-"""Interactive hints out at a time, for each slot: what it takes up between two turns. What is in Redis is worked in the
-order of its coming, so more would let one tenant's flood stand before the next tenant's first."""
 _LEAST_HINTS = 8
 """Interactive hints out at a time, however few slots are known of."""
 _AT_ONCE = 100
 """Shards moved by one statement, so that no transaction is long."""
 _ENDED_AT_ONCE = 40
 """Shards ended by one statement, with all lines that they have: everybody's release waits for it."""
+_TEND_SECONDS = 0.1
+"""How often windows and the ends of batches are looked at: what an operator does has effect within this."""
+_CALLBACK_SECONDS = 0.05
+"""How often callbacks are looked at while none is due."""
 _CALM_SECONDS = 1.0
 """The pause after a turn that could not reach something."""
 
@@ -54,16 +55,11 @@ class Pace:
     worker_seconds: float
     """A worker not heard of for this long is not counted on."""
     max_attempts: int
-    tend_seconds: float = 0.1
-    """How often windows and the ends of batches are looked at: what an operator does has effect within this."""
-    shards_per_slot: int = 1
-    clock_shift_seconds: float = 0.0
-    callback_seconds: float = 0.05
-    """How often callbacks are looked at while none is due."""
-    callback_room: int = 256
+    callback_room: int
     """Callbacks that may be out at a time, hinted or being sent."""
-    callback_cap: int = 8
+    callback_cap: int
     """Of one endpoint."""
+    clock_shift_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,12 +173,14 @@ def release(desk: Desk, *, bulk: bool) -> int:
         # As it is now: a worker that is to end leaves the roster, and what it gives back must not fill the others.
         capacity = roster.capacity(connection, within=desk.pace.worker_seconds)
         if due:
-            room = max(_LEAST_HINTS, _HINTS_PER_SLOT * capacity.slots)
+            # A hint for each slot, which takes it up between two turns. What is in Redis is worked in the order of its
+            # coming, so more would let one tenant's flood stand before the next tenant's first.
+            room = max(_LEAST_HINTS, capacity.slots)
             released[Lane.INTERACTIVE] = docket.release(connection, lane=Lane.INTERACTIVE, room=room, limit=_AT_ONCE)
         if bulk and capacity.bulk_slots:
             released[Lane.BULK] = docket.release_bulk(
                 connection,
-                room=capacity.bulk_slots * desk.pace.shards_per_slot,
+                room=capacity.bulk_slots,
                 # Half of what is kept free for people: a tenant that comes new need not wait for a whole shard.
                 spare=(capacity.slots - capacity.bulk_slots) // 2,
                 limit=_AT_ONCE,
@@ -277,7 +275,7 @@ def run(desk: Desk, stop: threading.Event, *, pulse_file: Path | None = None) ->
                 sweep_at = now + pace.sweep_seconds
                 sweep(desk)
             if now >= tend_at:
-                tend_at = now + pace.tend_seconds
+                tend_at = now + _TEND_SECONDS
                 with desk.database.begin() as connection:
                     batches_live = windows.tend(
                         connection, clock_shift=pace.clock_shift_seconds, cancel_shards=_ENDED_AT_ONCE
@@ -287,7 +285,7 @@ def run(desk: Desk, stop: threading.Event, *, pulse_file: Path | None = None) ->
             if released:
                 log.debug("released", shards=released)
             if now >= call_at and not call_back(desk):
-                call_at = now + pace.callback_seconds
+                call_at = now + _CALLBACK_SECONDS
         except (BrokerError, RedisError) as error:
             log.warning("redis_unreachable", error=type(error).__name__)
             pause = _CALM_SECONDS

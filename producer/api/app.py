@@ -84,7 +84,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.settings = settings
-    app.state.worker_seconds = settings.heartbeat_seconds * 3  # one that was not heard of for so long is not counted on
+    app.state.worker_seconds = settings.worker_seconds
     app.state.meters = Meters("api")
     app.state.traces = traces.begin("api", endpoint=settings.traces_endpoint, share=settings.traces_share)
     app.state.limiter = Limiter(settings, at_once=_REQUESTS_OF_A_KEY)

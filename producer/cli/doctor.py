@@ -63,7 +63,7 @@ def examine(chosen: Settings) -> Iterator[Finding]:
         database_url, redis_url = stack.database_url, stack.redis_url
     yield _look("model", lambda: describe_model(chosen))
     yield _look("api", lambda: _api(find_server(chosen)))
-    yield from _database(database_url, chosen.heartbeat_seconds * 3)
+    yield from _database(database_url, chosen.worker_seconds)
     yield _look("redis", lambda: _redis(redis_url))
 
 

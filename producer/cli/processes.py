@@ -57,7 +57,7 @@ def dispatcher() -> None:
         poll_seconds=chosen.poll_seconds,
         sweep_seconds=chosen.sweep_seconds,
         hint_seconds=chosen.hint_seconds,
-        worker_seconds=chosen.heartbeat_seconds * 3,
+        worker_seconds=chosen.worker_seconds,
         max_attempts=chosen.max_attempts,
         clock_shift_seconds=chosen.clock_shift_seconds,
         callback_room=chosen.callback_slots,

@@ -113,7 +113,13 @@ def at_work(
         client.flushall()
     own = connect(database_url, application="dispatcher")
     pace = dispatcher.Pace(
-        poll_seconds=0.01, sweep_seconds=0.05, hint_seconds=0.2, worker_seconds=30, max_attempts=3, shards_per_slot=1
+        poll_seconds=0.01,
+        sweep_seconds=0.05,
+        hint_seconds=0.2,
+        worker_seconds=30,
+        max_attempts=3,
+        callback_room=256,
+        callback_cap=8,
     )
     yield dispatcher.Desk(own, app, pace, Meters("dispatcher")), threading.Event()
     app.close()

@@ -106,7 +106,13 @@ class TestItsRoom:
         for worker in ("leaves", "stays"):
             roster.report(connection, worker=worker, slots=8, bulk_slots=4, engine={})
         pace = dispatcher.Pace(
-            poll_seconds=0.01, sweep_seconds=60, hint_seconds=60, worker_seconds=60, max_attempts=3, shards_per_slot=1
+            poll_seconds=0.01,
+            sweep_seconds=60,
+            hint_seconds=60,
+            worker_seconds=60,
+            max_attempts=3,
+            callback_room=256,
+            callback_cap=8,
         )
         with closing(make_celery(redis_server.url, name="test")) as app:
             desk = dispatcher.Desk(database, app, pace, Meters("dispatcher"))
