@@ -18,10 +18,11 @@ from infra.sealing import NotOpenedError, Seals
 _SECRET_BYTES = 32
 
 _OF = "tenant = :tenant AND endpoint_id IS NOT DISTINCT FROM CAST(:endpoint AS uuid)"
+_HELD = f"{_OF} AND (expires_at IS NULL OR expires_at > now())"
 
 _RETIRE = text(f"""
     UPDATE callback_secrets SET expires_at = least(expires_at, now() + make_interval(secs => :grace_seconds))
-    WHERE {_OF} AND (expires_at IS NULL OR expires_at > now())
+    WHERE {_HELD}
     RETURNING expires_at
 """)  # noqa: S608 - a constant of this module
 _FORGET = text(f"DELETE FROM callback_secrets WHERE {_OF} AND expires_at <= now()")  # noqa: S608 - the same
@@ -29,7 +30,6 @@ _TAKE_ROW = text(
     "INSERT INTO callback_secrets (tenant, endpoint_id, secret) VALUES (:tenant, :endpoint, '') RETURNING id"
 )
 _STORE = text("UPDATE callback_secrets SET secret = :secret WHERE id = :id")
-_HELD = f"{_OF} AND (expires_at IS NULL OR expires_at > now())"
 _READ = text(f"SELECT id, secret FROM callback_secrets WHERE {_HELD} ORDER BY id DESC")  # noqa: S608 - the same
 _EXISTS = text(f"SELECT EXISTS (SELECT FROM callback_secrets WHERE {_HELD})")  # noqa: S608 - the same
 _DELETE = text("DELETE FROM callback_secrets WHERE id = :id")

@@ -160,24 +160,7 @@ def claim(connection: Connection, callback: UUID, *, lease_seconds: float) -> Cl
         The claim; None where there is nothing to claim, because the hint was late, doubled or wrong.
     """
     row = connection.execute(callbacks_sql.CLAIM, {"callback": callback, "lease_seconds": lease_seconds}).one_or_none()
-    if row is None:
-        return None
-    return Claim(
-        callback=row.id,
-        token=row.lease_token,
-        tenant=row.tenant,
-        url=row.url,
-        attempt=row.attempt,
-        endpoint_id=row.endpoint_id,
-        registered=row.registered,
-        event_id=row.event_id,
-        type=row.type,
-        subject_id=row.subject_id,
-        line=row.line,
-        at=row.at,
-        now=row.now,
-        waited=row.waited,
-    )
+    return Claim(**row._mapping) if row is not None else None  # noqa: SLF001
 
 
 def record(connection: Connection, claim: Claim, attempt: Attempt, *, shift: float = 0.0) -> Recorded:
@@ -196,7 +179,6 @@ def record(connection: Connection, claim: Claim, attempt: Attempt, *, shift: flo
             "token": claim.token,
             "delivered": attempt.delivered,
             "gone": attempt.gone,
-            "final": attempt.gone,
             "status": attempt.status,
             "reason": attempt.reason,
             "seconds": attempt.seconds,

@@ -186,7 +186,7 @@ CLAIM = text("""
     FROM callback_events e, callback_endpoints p
     WHERE c.id = :callback AND c.state = 'released' AND e.id = c.event_id AND p.id = c.endpoint_id
       AND p.state = 'enabled'
-    RETURNING c.id, c.lease_token, c.tenant, c.url, c.attempt, c.endpoint_id, p.registered,
+    RETURNING c.id AS callback, c.lease_token AS token, c.tenant, c.url, c.attempt, c.endpoint_id, p.registered,
               e.id AS event_id, e.type, e.subject_id, e.line, e.at, clock_timestamp() AS now,
               -- Of the first try of all, how long it was in coming.
               CASE WHEN c.attempt = 1 AND c.reason IS NULL THEN extract(epoch FROM now() - e.at)::float8 END AS waited
@@ -195,10 +195,10 @@ CLAIM = text("""
 # What an attempt means for the callback: its end, or its next attempt as the schedule has it, a tenth later at most.
 _AFTER_ATTEMPT = f"""
     state = CASE WHEN :delivered THEN 'delivered'
-                 WHEN :final OR attempt > cardinality(CAST(:schedule AS float8[])) THEN 'dead' ELSE 'waiting' END,
+                 WHEN :gone OR attempt > cardinality(CAST(:schedule AS float8[])) THEN 'dead' ELSE 'waiting' END,
     due_at = {_NOW} + make_interval(secs => greatest(
         coalesce((CAST(:schedule AS float8[]))[attempt], 0) * (1 + 0.1 * random()), CAST(:retry_after AS float8))),
-    ended_at = CASE WHEN :delivered OR :final OR attempt > cardinality(CAST(:schedule AS float8[])) THEN {_NOW} END,
+    ended_at = CASE WHEN :delivered OR :gone OR attempt > cardinality(CAST(:schedule AS float8[])) THEN {_NOW} END,
     status = CAST(:status AS int), reason = :reason, {_UNLEASED}
 """
 

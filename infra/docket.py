@@ -284,7 +284,8 @@ def finish(connection: Connection, lease: Lease, decided: Sequence[Outcome]) -> 
     return _store(connection, lease, decided, docket_sql.FINISH, {})
 
 
-def _fenced(connection: Connection, move: TextClause, lease: Lease, **parameters: Any) -> Row[Any]:
+def fenced(connection: Connection, move: TextClause, lease: Lease, **parameters: Any) -> Row[Any]:
+    """Make a move that the holder of a lease alone may make; LeaseLostError where it does not hold."""
     row = connection.execute(move, {**asdict(lease), **parameters}).one_or_none()
     if row is None:
         raise LeaseLostError
@@ -295,7 +296,7 @@ def _store(
     connection: Connection, lease: Lease, decided: Sequence[Outcome], move: TextClause, parameters: dict[str, Any]
 ) -> int:
     """Lock the shard by its token, copy outcomes in, and make the move that counts them (docs/decisions/0008)."""
-    held = _fenced(connection, docket_sql.HOLD, lease)
+    held = fenced(connection, docket_sql.HOLD, lease)
     new = outcomes.unstored(connection, held.filing_id, decided)
     if new:
         outcomes.copy_in(connection, new, filing_id=held.filing_id, tenant=held.tenant, attempt=held.attempt)
@@ -311,7 +312,7 @@ def note(connection: Connection, lease: Lease, line: int) -> None:
     Raises:
         LeaseLostError: the lease does not hold; nothing was changed.
     """
-    _fenced(connection, docket_sql.NOTE, lease, line=line)
+    fenced(connection, docket_sql.NOTE, lease, line=line)
 
 
 def give_back(connection: Connection, lease: Lease) -> None:
@@ -320,7 +321,7 @@ def give_back(connection: Connection, lease: Lease) -> None:
     Raises:
         LeaseLostError: the lease does not hold; nothing was changed.
     """
-    _fenced(connection, docket_sql.GIVE_BACK, lease)
+    fenced(connection, docket_sql.GIVE_BACK, lease)
 
 
 def fail(
@@ -336,11 +337,11 @@ def fail(
     Raises:
         LeaseLostError: the lease does not hold; nothing was changed.
     """
-    _fenced(connection, docket_sql.HOLD, claim.lease)
+    fenced(connection, docket_sql.HOLD, claim.lease)
     if left_over(connection, claim.lease) > 1:
         split(connection, claim.lease)
         return "split"
-    failed = _fenced(
+    failed = fenced(
         connection,
         docket_sql.FAIL,
         claim.lease,
@@ -366,7 +367,7 @@ def split(connection: Connection, lease: Lease, *, suspect: int | None = None) -
     Raises:
         LeaseLostError: the lease does not hold; nothing was changed.
     """
-    _fenced(connection, docket_sql.SPLIT, lease, suspect=suspect)
+    fenced(connection, docket_sql.SPLIT, lease, suspect=suspect)
 
 
 def expire(connection: Connection, *, limit: int) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from infra import docket, docket_sql
-from infra.docket import Fate, Lease, LeaseLostError
+from infra.docket import Fate, Lease
 from infra.outcomes import Outcome
 from schemas.problems import OutcomeError
 from schemas.states import OutcomeStatus
@@ -63,9 +63,7 @@ def lose(connection: Connection, lease: Lease, *, max_attempts: int) -> Fate:
     Raises:
         LeaseLostError: the lease does not hold; nothing was changed.
     """
-    lost = connection.execute(docket_sql.LOSE, asdict(lease)).one_or_none()
-    if lost is None:
-        raise LeaseLostError
+    lost = docket.fenced(connection, docket_sql.LOSE, lease)
     if lost.at_work is None:
         return _lose_unnoted(connection, lease, lost, max_attempts)
     if lost.attempt >= max_attempts:
