@@ -18,6 +18,7 @@ from schemas import ids
 from schemas.batch import (
     Batch,
     BatchErrors,
+    BatchPage,
     BatchRequest,
     BatchStatus,
 )
@@ -246,12 +247,12 @@ async def page(
     limit: int,
     worker_seconds: float,
     live: bool = False,
-) -> list[Batch]:
-    """List batches, newest first, one more than `limit` if there are more; with `live`, those that have not ended."""
+) -> BatchPage:
+    """List batches, newest first; with `live`, those that have not ended."""
     parameters = {"tenant": tenant, "after": after, "limit": limit + 1, "live": live}
     rows = (await connection.execute(_PAGE, parameters)).all()
     idle = await _idleness(connection, rows, worker_seconds)
-    return [as_batch(row, None, idle) for row in rows]
+    return BatchPage.of([as_batch(row, None, idle) for row in rows], limit)
 
 
 async def filenames(connection: AsyncConnection, *, tenant: str, found: Sequence[Batch]) -> dict[str, str]:

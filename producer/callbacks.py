@@ -131,13 +131,7 @@ async def page(
         "limit": limit + 1,
     }
     rows = (await connection.execute(_PAGE, parameters)).all()
-    data = [_callback(row) for row in rows[:limit]]
-    return CallbackPage(
-        data=data,
-        first_id=data[0].id if data else None,
-        last_id=data[-1].id if data else None,
-        has_more=len(rows) > limit,
-    )
+    return CallbackPage.of([_callback(row) for row in rows], limit)
 
 
 async def replay(database: AsyncEngine, *, tenant: str, callback: UUID, shift: float) -> Callback:

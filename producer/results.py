@@ -110,13 +110,7 @@ async def page(connection: AsyncConnection, *, tenant: str, after: ComparisonKey
     """List comparisons that were filed singly, newest first, beginning after one of them."""
     parameters = {"tenant": tenant, "after": after.filing_id if after else None, "limit": limit + 1}
     rows = (await connection.execute(_PAGE, parameters)).all()
-    data = [_comparison(row) for row in rows[:limit]]
-    return ComparisonPage(
-        data=data,
-        first_id=data[0].id if data else None,
-        last_id=data[-1].id if data else None,
-        has_more=len(rows) > limit,
-    )
+    return ComparisonPage.of([_comparison(row) for row in rows], limit)
 
 
 async def cancel(database: AsyncEngine, *, tenant: str, key: ComparisonKey) -> Comparison:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
 from schemas.bodies import Body, Metadata
 from schemas.comparison import CallbackUrl, Orders, Profile
+from schemas.pages import Listed, Page
 
 
 class BatchStatus(StrEnum):
@@ -138,10 +139,9 @@ class Progress(BaseModel):
     )
 
 
-class Batch(BaseModel):
+class Batch(Listed):
     """A batch, in OpenAI's shape, with our additions after it. Times are Unix seconds."""
 
-    id: str
     object: Literal["batch"] = "batch"
     endpoint: str
     model: str | None = None
@@ -172,20 +172,13 @@ class Batch(BaseModel):
     progress: Progress
 
 
-class BatchPage(BaseModel):
+class BatchPage(Page[Batch]):
     """A page of batches, newest first. Ask for the next with `after=last_id`."""
 
-    object: Literal["list"] = "list"
-    data: list[Batch]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
 
-
-class File(BaseModel):
+class File(Listed):
     """An uploaded file, in OpenAI's shape."""
 
-    id: str
     object: Literal["file"] = "file"
     bytes: int
     created_at: int
@@ -195,3 +188,7 @@ class File(BaseModel):
     expires_at: int | None = None
     lines: int | None = Field(default=None, description="Lines that are comparisons")
     bad_lines: int | None = Field(default=None, description="Lines that are none")
+
+
+class FilePage(Page[File]):
+    """A page of uploaded files, newest first. Ask for the next with `after=last_id`."""

@@ -12,6 +12,7 @@ from schemas import ids
 from schemas.bodies import Body, MetadataValue
 from schemas.comparison import CallbackUrl
 from schemas.ids import SINGLE_LINE, ComparisonKey
+from schemas.pages import Listed, Page
 
 
 class EventType(StrEnum):
@@ -192,10 +193,9 @@ class Attempt(BaseModel):
     reason: str
 
 
-class Callback(BaseModel):
+class Callback(Listed):
     """An event on its way to one receiver."""
 
-    id: str
     object: Literal["callback"] = "callback"
     event_id: str
     type: str
@@ -215,14 +215,8 @@ class Callback(BaseModel):
     log: list[Attempt] | None = Field(default=None, description="Every attempt, where one callback is read")
 
 
-class CallbackPage(BaseModel):
+class CallbackPage(Page[Callback]):
     """A page of callbacks, newest first. Ask for the next with `after=last_id`."""
-
-    object: Literal["list"] = "list"
-    data: list[Callback]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
 
 
 class ReplayRequest(Body):

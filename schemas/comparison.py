@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from schemas.bodies import Body, Metadata, storable
+from schemas.pages import Listed, Page
 from schemas.states import ComparisonStatus
 from schemas.verdict import Verdict
 
@@ -137,10 +138,9 @@ class ComparisonError(BaseModel):
     message: str
 
 
-class Comparison(BaseModel):
+class Comparison(Listed):
     """A comparison as it stands: what was asked about it, and the verdict once there is one."""
 
-    id: str
     object: Literal["comparison"] = "comparison"
     status: ComparisonStatus
     created_at: datetime
@@ -156,11 +156,5 @@ class Comparison(BaseModel):
     )
 
 
-class ComparisonPage(BaseModel):
+class ComparisonPage(Page[Comparison]):
     """A page of comparisons, newest first. Ask for the next with `after=last_id`."""
-
-    object: Literal["list"] = "list"
-    data: list[Comparison]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool

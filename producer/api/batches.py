@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
@@ -17,7 +17,7 @@ from producer.api.problems import DOCUMENTED_AS_OPENAI
 from producer.api.requests import IdempotencyKey, known_key
 from producer.files import SHARD_LINES
 from producer.streams import EventStream, rest
-from schemas.batch import Batch, BatchRequest, BatchStatus
+from schemas.batch import Batch, BatchPage, BatchRequest, BatchStatus
 from schemas.problems import Problem
 from schemas.states import Lane
 
@@ -55,24 +55,16 @@ async def create(
 @router.get("")
 async def page(
     caller: Reader, request: Request, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
-) -> dict[str, Any]:
+) -> BatchPage:
     """List batches, newest first."""
     async with request.app.state.database.connect() as connection:
-        found = await batches.page(
+        return await batches.page(
             connection,
             tenant=caller.tenant,
             after=None if after is None else batches.key_of(after),
             limit=limit,
             worker_seconds=request.app.state.worker_seconds,
         )
-    data = found[:limit]
-    return {
-        "object": "list",
-        "data": data,
-        "first_id": data[0].id if data else None,
-        "last_id": data[-1].id if data else None,
-        "has_more": len(found) > limit,
-    }
 
 
 async def read_batch(request: Request, caller: Caller, key: UUID) -> Batch:

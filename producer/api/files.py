@@ -16,7 +16,7 @@ from producer.api.batches import read_batch
 from producer.api.multipart import Upload
 from producer.api.problems import DOCUMENTED_AS_OPENAI
 from schemas import ids
-from schemas.batch import File
+from schemas.batch import File, FilePage
 from schemas.problems import INVALID_REQUEST, NOT_FOUND, Problem, invalid_field
 
 router = APIRouter(prefix="/v1/files", tags=["files"], route_class=KeyedRoute, responses=DOCUMENTED_AS_OPENAI)
@@ -102,21 +102,14 @@ async def page(
     request: Request,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=10000)] = 100,
-) -> dict[str, Any]:
+) -> FilePage:
     """List uploaded files, newest first."""
     key = None if after is None else ids.parse_prefixed(after, "file-")
     if after is not None and key is None:
         raise _no_such_file()
     async with request.app.state.database.connect() as connection:
         rows = (await connection.execute(_LIST, {"tenant": caller.tenant, "after": key, "limit": limit + 1})).all()
-    data = [files.as_file(row) for row in rows[:limit]]
-    return {
-        "object": "list",
-        "data": data,
-        "first_id": data[0].id if data else None,
-        "last_id": data[-1].id if data else None,
-        "has_more": len(rows) > limit,
-    }
+    return FilePage.of([files.as_file(row) for row in rows], limit)
 
 
 @router.get("/{file_id}")

@@ -35,10 +35,8 @@ async def page(caller: Reader, request: Request, after: str | None = None) -> Re
         found = await batches.page(
             connection, tenant=caller.tenant, after=begin, limit=_LIMIT, worker_seconds=request.app.state.worker_seconds
         )
-        names = await batches.filenames(connection, tenant=caller.tenant, found=found)
-    return render.page(
-        request, "batches", found=found[:_LIMIT], names=names, more=len(found) > _LIMIT, first=after is None
-    )
+        names = await batches.filenames(connection, tenant=caller.tenant, found=found.data)
+    return render.page(request, "batches", found=found.data, names=names, more=found.has_more, first=after is None)
 
 
 async def look(request: Request, tenant: str, key: UUID) -> dict[str, Any]:

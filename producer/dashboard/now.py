@@ -45,9 +45,8 @@ async def look(request: Request, tenant: str) -> dict[str, Any]:
     async with state.database.connect() as connection:
         lanes = await connection.run_sync(crew.lanes)
         members = await connection.run_sync(lambda c: crew.members(c, tenant=tenant, within=within))
-        live = (
-            await batches.page(connection, tenant=tenant, after=None, limit=_MOST, live=True, worker_seconds=within)
-        )[:_MOST]
+        found = await batches.page(connection, tenant=tenant, after=None, limit=_MOST, live=True, worker_seconds=within)
+        live = found.data
         shown = sorted(live, key=lambda batch: batch.progress.waiting_for is not None)[:_BATCHES]
         names = await batches.filenames(connection, tenant=tenant, found=shown)
         latest = (await results.page(connection, tenant=tenant, after=None, limit=_LATEST)).data
