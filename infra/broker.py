@@ -85,7 +85,7 @@ def _where(redis_url: str) -> tuple[str, dict[str, object]]:
     return parts._replace(path=path, query="").geturl(), tls
 
 
-def make_celery(redis_url: str, *, name: str) -> Celery:
+def make_celery(redis_url: str, *, name: str, patient: bool = True) -> Celery:
     """Make a Celery app for one process. No connection is opened before it is used.
 
     Messages carry ids only and are JSON; there is no result backend, no remote control, no retry and no ETA: all
@@ -95,6 +95,7 @@ def make_celery(redis_url: str, *, name: str) -> Celery:
         redis_url: where Redis is, and in its query which database, and what redis-py knows of TLS (`ssl_ca_certs` and
             so on).
         name: which process this is, as Redis will show it.
+        patient: try to connect until that holds, as who takes messages does; else one try fails, as a send does later.
     """
     url, tls = _where(redis_url)
     app = Celery("nightcourt", broker=url, set_as_current=False, fixups=[])
@@ -135,6 +136,7 @@ def make_celery(redis_url: str, *, name: str) -> Celery:
             "queue_order_strategy": "priority",
             "global_keyprefix": KEY_PREFIX,
             "client_name": f"nightcourt-{name}",
+            **({} if patient else {"max_retries": 0}),
         },
         timezone="UTC",
     )

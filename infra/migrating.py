@@ -11,6 +11,7 @@ from sqlalchemy import create_engine, text
 from infra import callback_secrets, rights, roles
 from infra.database import MIGRATIONS, newest_form, with_psycopg
 from infra.sealing import Seals
+from schemas.base import Base
 from schemas.problems import UNAVAILABLE, Problem
 
 log = structlog.get_logger()
@@ -22,6 +23,7 @@ _MIGRATION_LOCK = 0x6E636F7572740001
 _BROKEN = text("""
     SELECT string_agg(c.relname, ', ') FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
     WHERE NOT i.indisvalid AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
+        AND c.relname = ANY(:ours)
 """)
 
 
@@ -50,7 +52,8 @@ def migrate(url: str, passwords: Mapping[str, str] | None = None, seals: Seals |
             if (form := max(heads, default="")) > newest_form():
                 log.warning("tables_of_a_later_release", form=form, known=newest_form())
                 return
-            if broken := connection.execute(_BROKEN).scalar():
+            ours = [index.name for table in Base.metadata.tables.values() for index in table.indexes]
+            if form < newest_form() and (broken := connection.execute(_BROKEN, {"ours": ours}).scalar()):
                 raise Problem(
                     UNAVAILABLE,
                     f"Not migrated: the CREATE INDEX CONCURRENTLY of {broken} failed, or is still under way. Wait for "

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import SQLAlchemyError
 
-from infra import docket, losses, metrics, precedents
+from infra import docket, docket_sql, losses, metrics, precedents
 from infra.database import persist
 from infra.docket import Claim, Lease, LeaseLostError
 from infra.filed import Filed
@@ -160,6 +160,7 @@ def _work(bench: Bench, claim: Claim) -> int:
     """Judge what is undecided of a claimed shard, storing as it goes. Returns how many lines it decided."""
 
     def read(connection: Connection) -> tuple[list[Filed], dict[int, bytes], dict[tuple[bytes, str], str]]:
+        docket.fenced(connection, docket_sql.HOLD, claim.lease)  # it may have run out while Postgres was away
         comparisons = docket.undecided(connection, claim, own_profile=bench.rules.profile)
         digests = {each.line: cases.digest(each) for each in comparisons} if claim.options.get("reuse", True) else {}
         found = precedents.find(

@@ -76,12 +76,19 @@ def authority(host: str, port: int) -> str:
 
 
 def free_port(host: str = LOOPBACK) -> int:
-    """A port that is free now; whoever wants it for sure has to be ready to try another."""
-    family, kind, protocol, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
-    with socket.socket(family, kind, protocol) as probe:
-        probe.bind(address)
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that is free now; whoever wants it for sure has to be ready to try another.
+
+    Raises:
+        LocalStackError: The host is none of this machine's.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.bind(address)
+            port: int = probe.getsockname()[1]
+    except OSError as error:
+        raise LocalStackError(f"cannot listen on {host}: {error}") from error
+    return port
 
 
 def choose_port(host: str, usual: int, asked: int | None) -> int:

@@ -7,6 +7,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,8 @@ _STACK = "stack.json"
 _TARGETS = "prometheus.json"
 _KEY = "key"
 _LOG_BYTES = 16 * 1024 * 1024
+_ROOM = 4
+"""How many times a log must fit on its disk to be copied: a disk that is nearly full is left to what needs it more."""
 _LOCK_SECONDS = 1.0
 
 
@@ -107,16 +110,18 @@ class DataFolder:
         Who writes appends, and so goes on at the new end; a line that comes between the copy and the cut is lost.
         """
         for file in (self.path / "logs").glob("*.log"):
-            kept = file.with_name(f"{file.name}.1")
-            try:
-                if file.stat().st_size <= _LOG_BYTES:
+            half = file.with_name(f"{file.name}.half")
+            with suppress(OSError):  # nothing is cut that could not be kept
+                size = file.stat().st_size
+                if size <= _LOG_BYTES or shutil.disk_usage(file).free < _ROOM * size:
                     continue
-                private = os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+                private = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
                 with os.fdopen(private, "wb") as copy, file.open("rb") as log:
                     shutil.copyfileobj(log, copy)
+                half.replace(file.with_name(f"{file.name}.1"))
                 os.truncate(file, 0)
-            except OSError:  # a full disk: nothing is cut that could not be kept
-                kept.unlink(missing_ok=True)
+            with suppress(OSError):
+                half.unlink(missing_ok=True)
 
     def part(self, name: str) -> Path:
         """The private folder of a part."""

@@ -16,9 +16,14 @@ _HEAD_SECONDS = 10.0
 _HEAD_BYTES = 64 * 1024
 """How long it may be, as may whatever else is no piece of a body: line breaks between requests, trailers after one."""
 _REST_SECONDS = 60.0
-"""How long something may come after an answer that begins no request, such as the rest of a body that was refused."""
-_UNREAD_SECONDS = 60.0
-"""Whoever takes not a byte of an answer for this long, and for no more than twice as long, is not waited for."""
+"""How long something may come after an answer that begins no request, or the next piece of a body that was refused."""
+_REST_BYTES = 64 * 1024
+"""How much such a piece is: a body that comes at a kilobyte a second is read past to its end."""
+_UNREAD_SECONDS = 300.0
+"""Whoever is not seen to take anything of an answer for this long is waited for no more than twice as long.
+
+It cannot be seen at once: kernels free room, and take more, by up to hundreds of kilobytes.
+"""
 
 
 class Connection(HttpToolsProtocol):
@@ -27,6 +32,7 @@ class Connection(HttpToolsProtocol):
     _patience: asyncio.TimerHandle | None = None
     _head = 0
     _in_body = False
+    _rest = 0
     _look: asyncio.TimerHandle | None = None
     _unread: int | None = None
     _served: RequestResponseCycle | None = None
@@ -64,8 +70,11 @@ class Connection(HttpToolsProtocol):
             return
         if self._head > _HEAD_BYTES:
             self.send_400_response("The head of the request is too long.")
-        elif self._patience is None and self._answered():
-            self._wait(_REST_SECONDS)  # uvicorn's wait for the next request ended with the first byte
+        elif self._answered():
+            self._rest += len(data) * self._in_body
+            if self._patience is None or self._rest >= _REST_BYTES:
+                self._rest = 0
+                self._wait(_REST_SECONDS)  # uvicorn's wait for the next request ended with the first byte
 
     def on_headers_complete(self) -> None:
         """Have a request, which may take as long as it takes."""
@@ -119,6 +128,6 @@ class Connection(HttpToolsProtocol):
         self._look = self.loop.call_later(_UNREAD_SECONDS, self._look_whether_read)
 
     def _sent_and_unread(self) -> int:
-        """The bytes that the kernel holds for a peer: it frees room, and takes more, by hundreds of kilobytes."""
+        """The bytes that the kernel holds for a peer."""
         held = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
         return int(struct.unpack("i", held)[0])

@@ -1,5 +1,6 @@
 """What requests have in common: an id that follows each into the logs, a log line, and the key to send it again by."""
 
+import ipaddress
 import re
 import time
 import uuid
@@ -136,18 +137,29 @@ class Requests:
         """Warn, once, of a proxy that is not trusted: all who come through it would be slowed down for one's guesses.
 
         Where all are trusted, whoever asks has the first address of the header by now. It may be there with its port.
+        Behind a proxy that is trusted, one that is not has an address that is nobody's in public: others are of those
+        who ask through a proxy of their own, or write the header by themselves.
         """
         if self._warned or not scope.get("client"):
             return
         forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
-        first, client = ",".join(forwarded).split(",")[0].strip(), scope["client"][0]
-        if first and not re.fullmatch(rf"\[?{re.escape(client)}\]?(:\d+)?", first):
+        client = scope["client"][0]
+        spelt = re.compile(rf"\[?{re.escape(client)}\]?(:\d+)?")
+        first, *others = [bool(spelt.fullmatch(each.strip())) for each in ",".join(forwarded).split(",")]
+        if "".join(forwarded).strip() and not first and not (any(others) and _is_public(client)):
             self._warned = True
             log.warning("proxy_not_trusted", client=client)
 
     def _span(self, scope: Scope, headers: dict[bytes, bytes]) -> AbstractContextManager[Span]:
         traces = Traces() if scope["path"] in _PROBES else self._traces
         return traces.request("request", headers.get(b"traceparent", b"").decode("latin-1"))
+
+
+def _is_public(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_global
+    except ValueError:
+        return False
 
 
 async def _too_many(scope: Scope, receive: Receive, send: Send) -> None:

@@ -80,15 +80,21 @@ def find_or_file(client: Client, asked: Run, *, fresh: bool) -> Filed:
     """Find the batch that the same run made before, or make it."""
     try:
         key = asked.key
-        with runs.held(asked.place, key, _say_that_it_waits):
+        with runs.held(asked.place, key, _waiting):
             return Filed(_find_or_file(client, asked, key, fresh=fresh), key)
     except KeyboardInterrupt:
         progress.print("Stopped before the file had arrived; nothing was filed.")
         raise typer.Exit(Exit.INTERRUPTED) from None
 
 
-def _say_that_it_waits() -> None:
+@contextmanager
+def _waiting() -> Iterator[None]:
     progress.print("The same command runs already; waiting until it has filed the batch.", soft_wrap=True)
+    try:
+        yield
+    except KeyboardInterrupt:
+        progress.print("Stopped waiting; the other one goes on.")
+        raise typer.Exit(Exit.INTERRUPTED) from None
 
 
 def _find_or_file(client: Client, asked: Run, key: str, *, fresh: bool) -> Batch:

@@ -52,7 +52,7 @@ def dispatcher() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     database = connect(chosen.database_url.get_secret_value(), application="dispatcher", pool_size=3, ping=False)
-    app = make_celery(chosen.redis_url.get_secret_value(), name="dispatcher")
+    app = make_celery(chosen.redis_url.get_secret_value(), name="dispatcher", patient=False)  # its loop is the retry
     pace = dispatching.Pace(
         poll_seconds=chosen.poll_seconds,
         sweep_seconds=chosen.sweep_seconds,

@@ -4,7 +4,7 @@ import fcntl
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,13 +70,13 @@ class Remembered(BaseModel):
 
 
 @contextmanager
-def held(place: Place, key: str, on_wait: Callable[[], None]) -> Iterator[None]:
+def held(place: Place, key: str, waiting: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
     """Hold a run, so that whoever else begins it meanwhile waits, and finds the batch that came of it.
 
     Args:
         place: where runs are remembered; where that cannot be written, nobody waits.
         key: the name of the run.
-        on_wait: called where somebody else holds it.
+        waiting: what waiting is done in, where somebody else holds it.
     """
     with ExitStack() as ends:
         with suppress(OSError):
@@ -87,8 +87,8 @@ def held(place: Place, key: str, on_wait: Callable[[], None]) -> Iterator[None]:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                on_wait()
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                with waiting():
+                    fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 

@@ -75,7 +75,8 @@ class TestRuns:
     def test_two_at_once_make_one_batch(self, alone: Cli, service: Service, tmp_path: Path):
         """The second waits for the first, and goes on where that ended."""
         file = write(tmp_path / "pairs.jsonl", [PAIR | {"prompt": "Twice?"}])
-        (tmp_path / "second").mkdir()
+        for name in ("second", "third"):
+            (tmp_path / name).mkdir()
         with gated(service.url) as gate:
             asked = ("batch", "run", file, "--server", gate.url)
             gate.unheard = sent = "POST /v1/files"
@@ -85,6 +86,9 @@ class TestRuns:
                 with running(alone, tmp_path / "second", *asked, key=service.key) as second:
                     second.until("The same command runs already; waiting until it has filed the batch.")
                     assert gate.seen.count(sent) == 1
+                    with running(alone, tmp_path / "third", *asked, key=service.key) as third:
+                        third.until("The same command runs already")
+                        assert third.end(signal.SIGINT)[1].endswith("Stopped waiting; the other one goes on.\n")
                     first.end(signal.SIGINT)
                     assert second.process.wait(timeout=60) == 0, second.said.read_text()
             assert gate.seen.count(sent) == 2

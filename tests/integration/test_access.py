@@ -247,12 +247,13 @@ class TestGuessing:
             ("127.0.0.1", "[2001:db8::1]:4711", []),
             ("127.0.0.1", "192.0.2.1, 10.0.0.7", ["10.0.0.7"]),
             ("127.0.0.1,10.0.0.7", "192.0.2.1, 10.0.0.7", []),
+            ("127.0.0.1", "10.1.1.1, 9.9.9.9", []),
         ],
     )
     def test_a_proxy_that_is_not_trusted_is_told_of_once(
         self, database_url: str, trusted: str, forwarded: str, warned: list[str]
     ):
-        """The log names the address of whoever forwards, unless it is believed; each on the way has to be."""
+        """The log names the address of whoever forwards, unless it is believed, or a public one behind one that is."""
         with capture_logs() as logs, open_edge(database_url, trusted_proxies=trusted) as http:
             for _ in range(2):
                 http.get("/livez", headers={"X-Forwarded-For": forwarded})

@@ -223,6 +223,22 @@ def test_a_refused_body_may_be_sent_to_its_end(http: httpx2.Client):
         assert all_of(refused).startswith(b"HTTP/1.1 200 ")
 
 
+def test_a_refused_body_may_come_slowly(http: httpx2.Client, monkeypatch: pytest.MonkeyPatch):
+    """While pieces of it come it is read past, for longer than the first of them may wait for the second."""
+    monkeypatch.setattr(connections, "_REST_SECONDS", 1.0)
+    head = b"POST /v1/comparisons HTTP/1.1\r\nHost: here\r\nContent-Length: 1000000\r\n\r\n"
+    with connected(http, head) as refused:
+        until_answered(refused)
+        refused.settimeout(0.3)
+        for _ in range(10):
+            refused.sendall(b"x" * 100_000)
+            with pytest.raises(TimeoutError):
+                refused.recv(1)
+        refused.settimeout(20)
+        refused.sendall(b"GET /livez HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
+        assert all_of(refused).startswith(b"HTTP/1.1 200 ")
+
+
 UNREAD = b"GET /openapi.json HTTP/1.1\r\nHost: here\r\n\r\n"
 
 

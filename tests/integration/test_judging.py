@@ -443,6 +443,16 @@ class TestAPostgresThatGoesAway:
         judge_shard(replace(court.bench, database=moody), shard)
         assert court.shards() == [("done", 1)]
 
+    def test_a_shard_that_is_somebody_elses_by_then_is_not_begun(self, court, engine):
+        """Where the lease ran out while Postgres was away, the engine is asked nothing of what it was for."""
+        moody = Moody(court.bench.database, ["well", "too late"])
+        court.file(comparison())
+        [shard] = court.release()
+        with capture_logs() as logs:
+            judge_shard(replace(court.bench, database=moody), shard)
+        assert [each["event"] for each in logs] == ["stale_write_refused"]
+        assert engine.asked == []
+
     def test_a_commit_whose_answer_was_lost_is_safe_to_repeat(self, court):
         """What was stored without our knowing is stored once."""
         moody = Moody(court.bench.database, ["well", "well", "hangs up"])

@@ -127,13 +127,18 @@ def test_migrating_again_changes_nothing(empty: Engine, empty_url: str):
 def test_an_index_that_was_made_beforehand_and_failed(empty: Engine, empty_url: str):
     """It is named, where a migration would take it for the one that it is to make; dropped, it is in nobody's way."""
     migrate(empty_url)
+    made_by_the_newest = "ix_callbacks_dead_endpoint"
     with empty.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("INSERT INTO judges (id, card) VALUES ('one', '{}'), ('other', '{}')"))
-        with pytest.raises(IntegrityError):
-            connection.execute(text("CREATE UNIQUE INDEX CONCURRENTLY ix_new ON judges ((1))"))
-        with pytest.raises(Problem, match="CREATE INDEX CONCURRENTLY of ix_new failed"):
+        connection.execute(text(f"DROP INDEX {made_by_the_newest}"))
+        for name in (made_by_the_newest, "ix_of_another"):
+            with pytest.raises(IntegrityError):
+                connection.execute(text(f"CREATE UNIQUE INDEX CONCURRENTLY {name} ON judges ((1))"))
+        migrate(empty_url)  # nothing is to be made, so nothing is in the way
+        connection.execute(text("UPDATE alembic_version SET version_num = '0015'"))
+        with pytest.raises(Problem, match=f"CREATE INDEX CONCURRENTLY of {made_by_the_newest} failed"):
             migrate(empty_url)
-        connection.execute(text("DROP INDEX ix_new"))
+        connection.execute(text(f"DROP INDEX {made_by_the_newest}"))
     migrate(empty_url)
 
 

@@ -154,6 +154,8 @@ class Moody:
         if mood == "away":
             raise OperationalError("BEGIN", {}, Exception("connection refused"))
         with self.database.begin() as connection:
+            if mood == "too late":
+                connection.execute(text("UPDATE shards SET lease_token = nextval('lease_tokens')"))
             yield connection
         if mood == "hangs up":
             raise OperationalError("COMMIT", {}, Exception("server closed the connection"))
