@@ -135,6 +135,10 @@ def test_the_numbers_are_those_of_what_happened(busy: Service):
     wait_until(
         lambda: values(busy)[metrics.CIRCUITS.name]["dispatcher", "open"] == 1, within=10, what="a circuit is open"
     )
+    # The worker that was lost may have been seen last before it came back.
+    wait_until(
+        lambda: values(busy)[metrics.WORKERS.name]["dispatcher",] == 1, within=20, what="the worker is counted again"
+    )
     found = values(busy)  # once all of it has happened
     assert one(metrics.WORKERS, "dispatcher") == 1
     assert one(metrics.SLOTS, "dispatcher", "all") == 8
