@@ -207,20 +207,21 @@ def is_permitted(address: Address, allowed: Allowed) -> bool:
     """
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
-    return _in_networks(address, allowed) or _is_public(address)
+    return _in_networks(address, allowed) or is_public(address)
 
 
 def _in_networks(address: Address, allowed: Allowed) -> bool:
     return any(address in network for network in allowed.networks)
 
 
-def _is_public(address: Address) -> bool:
+def is_public(address: Address) -> bool:
+    """Whether an address is one that the public internet leads to; mapped ones are none."""
     if isinstance(address, IPv4Address):
         return address.is_global and not any(address in network for network in _NOT_PUBLIC_IPV4)
     inner = IPv4Address(int(address) & 0xFFFFFFFF)
     if address in _NAT64:
-        return _is_public(inner)
-    if (int(address) >> 32) & _ISATAP_BITS == _ISATAP and not _is_public(inner):
+        return is_public(inner)
+    if (int(address) >> 32) & _ISATAP_BITS == _ISATAP and not is_public(inner):
         return False
     return address.is_global and address in _PUBLIC_IPV6 and not any(address in network for network in _NOT_PUBLIC_IPV6)
 

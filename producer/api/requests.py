@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from infra import metrics
+from infra.addresses import is_public
 from infra.logs import REQUEST_ID
 from infra.meters import Meters
 from infra.traces import Span, Traces
@@ -143,10 +144,12 @@ class Requests:
         if self._warned or not scope.get("client"):
             return
         forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
+        if not "".join(forwarded).strip():
+            return
         client = scope["client"][0]
         spelt = re.compile(rf"\[?{re.escape(client)}\]?(:\d+)?")
         first, *others = [bool(spelt.fullmatch(each.strip())) for each in ",".join(forwarded).split(",")]
-        if "".join(forwarded).strip() and not first and not (any(others) and _is_public(client)):
+        if not first and not (any(others) and _is_public(client)):
             self._warned = True
             log.warning("proxy_not_trusted", client=client)
 
@@ -157,7 +160,7 @@ class Requests:
 
 def _is_public(address: str) -> bool:
     try:
-        return ipaddress.ip_address(address).is_global
+        return is_public(ipaddress.ip_address(address))
     except ValueError:
         return False
 

@@ -7,7 +7,7 @@ import pytest
 import redis
 from sqlalchemy import Engine, text
 from support.court import Court, ScriptedEngine, comparison
-from support.desk import Desk
+from support.desk import Desk, a_pace
 from support.inbox import Inbox
 from support.series import series
 from support.waiting import wait_until
@@ -112,15 +112,7 @@ def at_work(
     with redis.Redis.from_url(redis_server.url) as client:
         client.flushall()
     own = connect(database_url, application="dispatcher")
-    pace = dispatcher.Pace(
-        poll_seconds=0.01,
-        sweep_seconds=0.05,
-        hint_seconds=0.2,
-        worker_seconds=30,
-        max_attempts=3,
-        callback_room=256,
-        callback_cap=8,
-    )
+    pace = a_pace(poll=0.01, sweep=0.05, hint=0.2)
     yield dispatcher.Desk(own, app, pace, Meters("dispatcher")), threading.Event()
     app.close()
     own.dispose()

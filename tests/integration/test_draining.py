@@ -7,6 +7,7 @@ from contextlib import closing
 import pytest
 from sqlalchemy import text
 from support.court import comparison
+from support.desk import a_pace
 from support.dockets import batch
 from support.waiting import wait_until
 
@@ -105,15 +106,7 @@ class TestItsRoom:
         batch(connection, 12)
         for worker in ("leaves", "stays"):
             roster.report(connection, worker=worker, slots=8, bulk_slots=4, engine={})
-        pace = dispatcher.Pace(
-            poll_seconds=0.01,
-            sweep_seconds=60,
-            hint_seconds=60,
-            worker_seconds=60,
-            max_attempts=3,
-            callback_room=256,
-            callback_cap=8,
-        )
+        pace = a_pace(poll=0.01, sweep=60, hint=60, worker=60)
         with closing(make_celery(redis_server.url, name="test")) as app:
             desk = dispatcher.Desk(database, app, pace, Meters("dispatcher"))
             stop = threading.Event()

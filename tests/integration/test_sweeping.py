@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 from sqlalchemy import text
-from support.desk import Desk
+from support.desk import Desk, a_pace
 
 from infra.broker import make_celery
 from infra.local.redis import Redis
@@ -25,15 +25,7 @@ def client(redis_server: Redis) -> Iterator[redis.Redis]:
 def dispatching(desk: Desk, redis_server: Redis) -> Iterator[dispatcher.Desk]:
     """A dispatcher's desk, where a hint is repeated as soon as it has gone out, if at all."""
     app = make_celery(redis_server.url, name="test")
-    pace = dispatcher.Pace(
-        poll_seconds=1,
-        sweep_seconds=1,
-        hint_seconds=0,
-        worker_seconds=30,
-        max_attempts=3,
-        callback_room=256,
-        callback_cap=8,
-    )
+    pace = a_pace(poll=1, sweep=1, hint=0)
     yield dispatcher.Desk(desk.database, app, pace, Meters("dispatcher"))
     app.close()
 

@@ -14,7 +14,7 @@ from infra import callback_secrets, callbacks, docket
 from infra.addresses import Allowed
 from infra.database import connect_async
 from infra.sealing import Seals
-from producer import callback_endpoints
+from producer import callback_endpoints, dispatcher
 from schemas.callback import EndpointRequest, EventType, NewEndpoint
 from schemas.ids import SINGLE_LINE, new_filing_id, parse_prefixed
 from schemas.states import Lane
@@ -24,6 +24,19 @@ from worker.egress import send
 
 SEALS = Seals(["0123456789abcdef" * 4])
 LOOPBACK = Allowed.parse(["127.0.0.0/8"])
+
+
+def a_pace(*, poll: float, sweep: float, hint: float, worker: float = 30.0) -> dispatcher.Pace:
+    """How often a dispatcher looks, in seconds, with what else it goes by as the settings have it."""
+    return dispatcher.Pace(
+        poll_seconds=poll,
+        sweep_seconds=sweep,
+        hint_seconds=hint,
+        worker_seconds=worker,
+        max_attempts=3,
+        callback_room=256,
+        callback_cap=8,
+    )
 
 
 @dataclass
