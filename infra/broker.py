@@ -140,6 +140,8 @@ def make_celery(redis_url: str, *, name: str, patient: bool = True) -> Celery:
         },
         timezone="UTC",
     )
+    # Celery imports these when they are first asked for: better now than while the first hint is waited for.
+    _ = app.backend, app.amqp.send_task_message
     return app
 
 

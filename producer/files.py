@@ -222,8 +222,8 @@ async def _unfolded(chunks: AsyncIterator[bytes], tally: dict[str, int], limits:
         raise Problem(BAD_COMPRESSION, "The file's compression ends in the middle; it did not arrive whole.")
 
 
-async def _lines(pieces: AsyncIterator[bytes], limits: "Limits") -> AsyncIterator[tuple[int, bytes]]:
-    """Cut a stream of bytes into numbered lines. Only a line feed ends one; blank lines count and are passed over."""
+async def _lines(pieces: AsyncIterator[bytes], limits: "Limits") -> AsyncIterator[list[tuple[int, bytes]]]:
+    """Cut a stream of bytes into numbered lines, as many at a time as came. Only a line feed ends one."""
     rest = bytearray()
     number = 0
     async for piece in pieces:
@@ -233,18 +233,23 @@ async def _lines(pieces: AsyncIterator[bytes], limits: "Limits") -> AsyncIterato
             rest += ended
             whole = bytes(rest).split(b"\n")
             rest.clear()
-            for line in whole:
-                number += 1
-                if len(line) > limits.line_bytes:
-                    raise _too_long(number, limits)
-                if line.strip():
-                    yield number, (line.removeprefix(_MARK) if number == 1 else line).strip()
+            yield _numbered(whole, number + 1, limits)
+            number += len(whole)
         rest += begun
         if len(rest) > limits.line_bytes:
             raise _too_long(number + 1, limits)
-    last = bytes(rest)
-    if last.strip():
-        yield number + 1, (last.removeprefix(_MARK) if number == 0 else last).strip()
+    yield _numbered([bytes(rest)], number + 1, limits)
+
+
+def _numbered(lines: list[bytes], first: int, limits: "Limits") -> list[tuple[int, bytes]]:
+    """Number lines. Blank ones count and are passed over."""
+    numbered = []
+    for number, line in enumerate(lines, first):
+        if len(line) > limits.line_bytes:
+            raise _too_long(number, limits)
+        if stripped := (line.removeprefix(_MARK) if number == 1 else line).strip():
+            numbered.append((number, stripped))
+    return numbered
 
 
 def _too_long(number: int, limits: "Limits") -> Problem:
@@ -329,16 +334,17 @@ async def store(
     return as_file(row)
 
 
-async def _pieces(lines: AsyncIterator[tuple[int, bytes]]) -> AsyncIterator[list[tuple[int, bytes]]]:
+async def _pieces(lines: AsyncIterator[list[tuple[int, bytes]]]) -> AsyncIterator[list[tuple[int, bytes]]]:
     """Gather lines into pieces of a few shards."""
     held: list[tuple[int, bytes]] = []
     size = 0
-    async for number, line in lines:
-        held.append((number, line))
-        size += len(line)
-        if len(held) == _PIECE_LINES or size >= _PIECE_BYTES:
-            yield held
-            held, size = [], 0
+    async for numbered in lines:
+        for each in numbered:
+            held.append(each)
+            size += len(each[1])
+            if len(held) == _PIECE_LINES or size >= _PIECE_BYTES:
+                yield held
+                held, size = [], 0
     if held:
         yield held
 

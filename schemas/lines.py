@@ -93,7 +93,8 @@ def read_line(raw: bytes) -> Line:
             param="callback_url",
             custom_id=line.custom_id,
         )
-    if b"\\u0000" in raw and (column := _column_with_nul(row)) is not None:
+    # Of a row that is the request itself every column was validated.
+    if line.request is not row and b"\\u0000" in raw and (column := _column_with_nul(row)) is not None:
         raise BadLineError(
             "invalid_request",
             f"{column}: {HAS_NUL}",
@@ -154,7 +155,7 @@ def unwrap(row: dict[str, Any]) -> Line:
     label = row.get("label")
     if label not in ("A", "B", None):  # a tuple, since a label may be anything that JSON can say
         raise BadLineError("invalid_request", 'label: is "A" or "B", the better response', param="label")
-    return Line(request=fields, label=label)
+    return Line(fields, label)
 
 
 def subset_of(row: dict[str, Any]) -> str | None:

@@ -109,8 +109,9 @@ class SimulatedEngine:
         """One id for every four bytes of text, and one for the beginning and the end of every turn."""
         words: list[bytes] = []
         for role, content in prompt.messages:
-            words += (_ROLES[role], *_text_words(content), _END)
-        words += (_ROLES["assistant"], *_opening_words(prompt.opening))
+            text = _text(content)
+            words += (_ROLES[role], text, _PADDING[-len(text) % _BYTES_PER_TOKEN], _END)
+        words.append(_opened(prompt.opening))
         return memoryview(b"".join(words)).cast("I")
 
     def score(self, prompts: Sequence[Sequence[int]], *, salt: str = "") -> list[Score]:  # noqa: ARG002 - nothing is kept
@@ -218,17 +219,16 @@ def faults(
     return look
 
 
-def _text_words(text: str) -> tuple[bytes, bytes]:
-    """Text, and what fills its last token up.
+def _text(text: str) -> bytes:
+    """Four bytes a token: nothing like a real tokenizer, but as many tokens as English text would have.
 
-    Four bytes a token: nothing like a real tokenizer, but as many tokens as English text would have. The
-    topmost bit of every byte is cleared, which ASCII has clear already: ids from a token's limit on are control.
+    The topmost bit of every byte is cleared, which ASCII has clear already: ids from a token's limit on are control.
     """
     data = text.encode("utf-8", "replace")
-    if not text.isascii():
-        data = data.translate(_SEVEN_BITS)
-    return data, _PADDING[-len(data) % _BYTES_PER_TOKEN]
+    return data if text.isascii() else data.translate(_SEVEN_BITS)
 
 
-# All prompts of a profile are opened alike.
-_opening_words = lru_cache(_text_words)
+@lru_cache  # all prompts of a profile are opened alike
+def _opened(opening: str) -> bytes:
+    text = _text(opening)
+    return b"".join((_ROLES["assistant"], text, _PADDING[-len(text) % _BYTES_PER_TOKEN]))
