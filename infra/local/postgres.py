@@ -5,8 +5,9 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -14,17 +15,15 @@ from psycopg import sql
 
 from infra.local import LocalStackError, StartCancelledError
 from infra.local.child import Child, start_child
-from infra.local.finding import LOOPBACK, free_port, wheel_file
+from infra.local.finding import LOOPBACK, wheel_file
 from infra.local.folder import keep_secret, private_folder
+from infra.local.server import SILENCE_SECONDS, SilentError, start_server
 
 DATABASE = "nightcourt"
 USER = "nightcourt"
 
-_SILENCE_SECONDS = 120.0
-"""How long Postgres may say nothing at all before we stop believing in it."""
 _LEFTOVER_SECONDS = 15.0
 """How long a Postgres whose supervisor was killed may take to end."""
-_PORT_TRIES = 3
 
 DISCREET = {"log_error_verbosity": "terse", "log_parameter_max_length": "0", "log_parameter_max_length_on_error": "0"}
 """What keeps contents out of a server's log: details quote the row that violates a constraint."""
@@ -58,24 +57,11 @@ class Postgres:
     port: int
     child: Child = field(repr=False)
 
-    @property
-    def pid(self) -> int:
-        """The process id of the postmaster."""
-        return self.child.pid
-
-    def poll(self) -> int | None:
-        """None while it runs, else its exit status."""
-        return self.child.poll()
-
     def stop(self) -> None:
         """End it: fast and clean first, without a checkpoint next, by force at last."""
         self.child.send(signal.SIGINT)
         if self.child.wait(30) is None:
             self.child.stop(signal.SIGQUIT, 10)
-
-
-def _never() -> bool:
-    return False
 
 
 def start_postgres(
@@ -85,7 +71,7 @@ def start_postgres(
     log: Path | None = None,
     fast: bool = False,
     connections: int = _LEAST_CONNECTIONS,
-    cancelled: Callable[[], bool] = _never,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> Postgres:
     """Start Postgres on a folder, and make its database where it is missing.
 
@@ -121,26 +107,20 @@ def start_postgres(
     password = keep_secret(folder / "password")
     settings = {**_SETTINGS, **(_FAST_SETTINGS if fast else {})}
     settings["max_connections"] = str(max(connections, _LEAST_CONNECTIONS))
-    for left in reversed(range(_PORT_TRIES if port is None else 1)):
+
+    def launch(port: int) -> Child:
         _clear_pid_file(data, cancelled)
-        chosen = free_port() if port is None else port
-        child = _launch(folder, data, programs, port=chosen, log=log, settings=settings)
-        try:
-            _make_database(child, chosen, password, cancelled)
-        except _EndedError as error:
-            if not left or "Address already in use" not in str(error):
-                raise
-            # Somebody else took the free port between our looking and Postgres' taking it.
-        except BaseException:
-            child.stop(signal.SIGQUIT, 10)
-            raise
-        else:
-            return Postgres(f"postgresql://{USER}:{password}@{LOOPBACK}:{chosen}/{DATABASE}", chosen, child)
-    raise AssertionError("the last try returns or raises")
+        command: list[str | Path] = [programs / "postgres", "-D", data]
+        for name, value in {**settings, "port": str(port)}.items():
+            command += ["-c", f"{name}={value}"]
+        # Without its supervisor it ends at once and recovers at the next start: a clean end could take its time,
+        # and the next start would find it still there.
+        return start_child("Postgres", command, log=log, death_signal=signal.SIGQUIT, unprivileged=folder)
 
-
-class _EndedError(LocalStackError):
-    """Postgres ended before it accepted a login."""
+    child, port = start_server(
+        launch, partial(_make_database, password), port=port, end=signal.SIGQUIT, cancelled=cancelled
+    )
+    return Postgres(f"postgresql://{USER}:{password}@{LOOPBACK}:{port}/{DATABASE}", port, child)
 
 
 def _programs() -> Path:
@@ -170,7 +150,7 @@ def _create(folder: Path, data: Path, programs: Path, *, log: Path, fast: bool, 
     if fast:
         command.append("--no-sync")
     child = start_child("initdb", command, log=log, unprivileged=folder)
-    status = child.wait(_SILENCE_SECONDS, unless=cancelled)
+    status = child.wait(SILENCE_SECONDS, unless=cancelled)
     if status is None:
         child.kill()
         if cancelled():
@@ -178,15 +158,6 @@ def _create(folder: Path, data: Path, programs: Path, *, log: Path, fast: bool, 
     if status != 0:
         raise LocalStackError(f"a database could not be made in {folder}:\n{child.tail()}")
     fresh.rename(data)
-
-
-def _launch(folder: Path, data: Path, programs: Path, *, port: int, log: Path, settings: Mapping[str, str]) -> Child:
-    command: list[str | Path] = [programs / "postgres", "-D", data]
-    for name, value in {**settings, "port": str(port)}.items():
-        command += ["-c", f"{name}={value}"]
-    # Without its supervisor it ends at once and recovers at the next start: a clean end could take its time,
-    # and the next start would find it still there.
-    return start_child("postgres", command, log=log, death_signal=signal.SIGQUIT, unprivileged=folder)
 
 
 def _check_version(data: Path, programs: Path) -> None:
@@ -248,39 +219,27 @@ def _is_postgres_on(pid: int, data: Path) -> bool:
         return False
 
 
-def _make_database(child: Child, port: int, password: str, cancelled: Callable[[], bool]) -> None:
-    """Wait until a login succeeds, and create the database where it is missing."""
-    deadline = time.monotonic() + _SILENCE_SECONDS
-    while True:
-        if child.poll() is not None:
-            raise _EndedError(f"Postgres ended while it was starting:\n{child.tail()}")
-        if cancelled():
-            raise StartCancelledError("starting was cancelled")
-        try:
-            connection = psycopg.connect(
-                host=LOOPBACK,
-                port=port,
-                user=USER,
-                password=password,
-                dbname="postgres",
-                autocommit=True,
-                connect_timeout=5,
-                # Said here so that no PGSSLMODE or PGOPTIONS of the user's gets in the way.
-                sslmode="disable",
-                options="",
-            )
-        except psycopg.OperationalError as error:
-            problem = str(error)
-        else:
-            break
+def _make_database(password: str, port: int) -> None:
+    """Log in, and create the database where it is missing."""
+    try:
+        connection = psycopg.connect(
+            host=LOOPBACK,
+            port=port,
+            user=USER,
+            password=password,
+            dbname="postgres",
+            autocommit=True,
+            connect_timeout=5,
+            # Said here so that no PGSSLMODE or PGOPTIONS of the user's gets in the way.
+            sslmode="disable",
+            options="",
+        )
+    except psycopg.OperationalError as error:
+        problem = str(error)
         if "password authentication failed" in problem:
-            raise LocalStackError("Postgres refuses the password that is kept beside its data")
-        if "database system is" in problem:
-            # It recovers from a crash, which takes as long as it takes.
-            deadline = time.monotonic() + _SILENCE_SECONDS
-        if time.monotonic() > deadline:
-            raise LocalStackError(f"Postgres does not accept logins ({problem}):\n{child.tail()}")
-        time.sleep(0.05)
+            raise LocalStackError("Postgres refuses the password that is kept beside its data") from error
+        # It may recover from a crash.
+        raise SilentError(problem, loads="database system is" in problem) from error
     with connection:
         known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone()
         if known is None:

@@ -1,23 +1,21 @@
 """Redis from a wheel: listening on loopback alone, opened by passwords alone, keeping all of it on disk."""
 
 import signal
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from infra.local import LocalStackError, StartCancelledError
+from infra.local import LocalStackError
 from infra.local.child import Child, start_child
-from infra.local.finding import LOOPBACK, free_port, wheel_file
+from infra.local.finding import LOOPBACK, wheel_file
 from infra.local.folder import keep_secret, private_folder, write_private
+from infra.local.server import SilentError, start_server
 from infra.roles import REDIS_RULES, REDIS_USER
-
-_SILENCE_SECONDS = 120.0
-_PORT_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -36,22 +34,9 @@ class Redis:
     port: int
     child: Child = field(repr=False)
 
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self.child.pid
-
-    def poll(self) -> int | None:
-        """None while it runs, else its exit status."""
-        return self.child.poll()
-
     def stop(self) -> None:
         """End it; on SIGTERM it writes out what it knows first."""
         self.child.stop(signal.SIGTERM, 10)
-
-
-def _never() -> bool:
-    return False
 
 
 def start_redis(
@@ -59,7 +44,7 @@ def start_redis(
     *,
     port: int | None = None,
     log: Path | None = None,
-    cancelled: Callable[[], bool] = _never,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> Redis:
     """Start Redis on a folder.
 
@@ -85,27 +70,21 @@ def start_redis(
     password = keep_secret(folder / "password")
     service = keep_secret(folder / "service-password")
     configuration = folder / "redis.conf"
-    for left in reversed(range(_PORT_TRIES if port is None else 1)):
-        chosen = free_port() if port is None else port
-        write_private(configuration, _configuration(data, chosen, password, service))
-        child = start_child("redis", [program, configuration], log=log, death_signal=signal.SIGTERM)
-        try:
-            _await_answer(child, data, chosen, password, cancelled)
-        except _EndedError as error:
-            if not left or "Address already in use" not in str(error):
-                raise
-            # Somebody else took the free port between our looking and Redis' taking it.
-        except BaseException:
-            child.stop(signal.SIGTERM, 5)
-            raise
-        else:
-            at = f"{LOOPBACK}:{chosen}/0"
-            return Redis(f"redis://:{password}@{at}", f"redis://{REDIS_USER}:{service}@{at}", chosen, child)
-    raise AssertionError("the last try returns or raises")
 
+    def launch(port: int) -> Child:
+        write_private(configuration, _configuration(data, port, password, service))
+        return start_child("Redis", [program, configuration], log=log, death_signal=signal.SIGTERM)
 
-class _EndedError(LocalStackError):
-    """Redis ended before it answered."""
+    child, port = start_server(
+        launch,
+        partial(_ping, password),
+        port=port,
+        end=signal.SIGTERM,
+        cancelled=cancelled,
+        advice=f" (it holds hints only: {data} may be deleted)",
+    )
+    at = f"{LOOPBACK}:{port}/0"
+    return Redis(f"redis://:{password}@{at}", f"redis://{REDIS_USER}:{service}@{at}", port, child)
 
 
 def _configuration(data: Path, port: int, password: str, service: str) -> str:
@@ -131,28 +110,14 @@ def _configuration(data: Path, port: int, password: str, service: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _await_answer(child: Child, data: Path, port: int, password: str, cancelled: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _SILENCE_SECONDS
-    # Tries once: this loop does the waiting, and the client's own would not notice that we are to stop.
+def _ping(password: str, port: int) -> None:
+    # Tries once: whoever asks does the waiting, and the client's own would not notice that we are to stop.
     once = Retry(NoBackoff(), 0)
     with redis.Redis(host=LOOPBACK, port=port, password=password, socket_timeout=5, retry=once) as client:
-        while True:
-            if child.poll() is not None:
-                raise _EndedError(
-                    f"Redis ended while it was starting (it holds hints only: {data} may be deleted):\n{child.tail()}"
-                )
-            if cancelled():
-                raise StartCancelledError("starting was cancelled")
-            try:
-                client.ping()
-            except redis.AuthenticationError as error:
-                raise LocalStackError(f"port {port} answers, but not with our password: {error}") from error
-            except redis.RedisError as error:
-                # A connection refused, or a Redis that still reads its file.
-                if isinstance(error, redis.exceptions.BusyLoadingError):
-                    deadline = time.monotonic() + _SILENCE_SECONDS
-                elif time.monotonic() > deadline:
-                    raise LocalStackError(f"Redis does not answer ({error}):\n{child.tail()}") from error
-            else:
-                return
-            time.sleep(0.02)
+        try:
+            client.ping()
+        except redis.AuthenticationError as error:
+            raise LocalStackError(f"port {port} answers, but not with our password: {error}") from error
+        except redis.RedisError as error:
+            # A connection refused, or a Redis that still reads its file.
+            raise SilentError(str(error), loads=isinstance(error, redis.exceptions.BusyLoadingError)) from error

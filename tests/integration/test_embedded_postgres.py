@@ -39,7 +39,7 @@ from infra.local.postgres import start_postgres
 server = start_postgres(Path(sys.argv[1]), fast=True)
 with psycopg.connect(server.url) as connection:
     connection.execute("CREATE TABLE kept AS SELECT 1 AS one")
-print(os.geteuid(), Path(f"/proc/{server.pid}").stat().st_uid)
+print(os.geteuid(), Path(f"/proc/{server.child.pid}").stat().st_uid)
 server.stop()
 """
 
@@ -101,14 +101,14 @@ def test_its_secrets_are_private(server: Postgres) -> None:
     folder = server.child.log.parent
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [folder, *folder.iterdir()]}
     assert modes == {"postgres": 0o700, "data": 0o700, "password": 0o600, "postgres.log": 0o600}
-    assert password not in Path(f"/proc/{server.pid}/cmdline").read_text()
+    assert password not in Path(f"/proc/{server.child.pid}/cmdline").read_text()
     assert password not in repr(server)
 
 
 @root_only
 def test_as_root_it_runs_without_the_powers_of_root(server: Postgres) -> None:
     """Started by root, the server holds no capability at all."""
-    status = Path(f"/proc/{server.pid}/status").read_text()
+    status = Path(f"/proc/{server.child.pid}/status").read_text()
     assert "CapEff:\t0000000000000000" in status
 
 
@@ -155,14 +155,14 @@ def test_what_was_committed_survives_a_kill(folder: Path) -> None:
     first = start_postgres(folder)
     with psycopg.connect(first.url, autocommit=True) as connection:
         connection.execute("CREATE TABLE kept AS SELECT 42 AS answer")
-        os.kill(first.pid, signal.SIGKILL)
-        assert wait_until(first.poll, within=5, what="the postmaster to be dead") == -signal.SIGKILL
+        os.kill(first.child.pid, signal.SIGKILL)
+        assert wait_until(first.child.poll, within=5, what="the postmaster to be dead") == -signal.SIGKILL
     second = start_postgres(folder, port=first.port)
     assert second.url == first.url
     with psycopg.connect(second.url) as connection:
         assert connection.execute("SELECT answer FROM kept").fetchone() == (42,)
     second.stop()
-    assert second.poll() == 0
+    assert second.child.poll() == 0
 
 
 def test_a_pid_file_that_names_another_program_is_no_obstacle(folder: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_pid_file_that_names_another_program_is_no_obstacle(folder: Path) -> N
     first.child.kill()
     stranger = subprocess.Popen(["/bin/sleep", "60"])
     try:
-        pid_file.write_text(left_behind.replace(str(first.pid), str(stranger.pid), 1))
+        pid_file.write_text(left_behind.replace(str(first.child.pid), str(stranger.pid), 1))
         start_postgres(folder, fast=True).stop()
         assert stranger.poll() is None
     finally:
@@ -185,7 +185,7 @@ def test_a_second_server_on_the_same_data_is_refused(folder: Path, monkeypatch: 
     """While one runs, another start says which process is in the way, and harms nobody."""
     monkeypatch.setattr(postgres, "_LEFTOVER_SECONDS", 0.2)
     first = start_postgres(folder, fast=True)
-    with pytest.raises(LocalStackError, match=rf"a Postgres \(pid {first.pid}\) is still running on .*data"):
+    with pytest.raises(LocalStackError, match=rf"a Postgres \(pid {first.child.pid}\) is still running on .*data"):
         start_postgres(folder, fast=True)
     with psycopg.connect(first.url) as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
@@ -197,7 +197,7 @@ def test_it_waits_for_a_server_that_is_on_its_way_out(folder: Path) -> None:
     first = start_postgres(folder, fast=True)
     first.child.send(signal.SIGQUIT)
     start_postgres(folder, fast=True).stop()
-    assert first.poll() == 0
+    assert first.child.poll() == 0
 
 
 def test_data_of_another_version_is_refused(folder: Path) -> None:

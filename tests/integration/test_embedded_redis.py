@@ -68,7 +68,7 @@ def test_its_secrets_are_private(server: Redis, folder: Path) -> None:
     assert modes.pop("data") == 0o700
     assert modes == dict.fromkeys(("password", "service-password", "redis.conf", "redis.log"), 0o600)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert password not in Path(f"/proc/{server.pid}/cmdline").read_text()
+    assert password not in Path(f"/proc/{server.child.pid}/cmdline").read_text()
     assert password not in repr(server)
 
 
@@ -78,13 +78,13 @@ def test_what_was_said_survives_an_end_and_a_kill(folder: Path) -> None:
     with redis.Redis.from_url(first.url, decode_responses=True) as client:
         client.set("clean", "end")
     first.stop()
-    assert first.poll() == 0
+    assert first.child.poll() == 0
     second = start_redis(folder)
     with redis.Redis.from_url(second.url, decode_responses=True) as client:
         client.set("hard", "kill")
     time.sleep(1.5)
-    os.kill(second.pid, signal.SIGKILL)
-    assert wait_until(second.poll, within=5, what="Redis to be dead") == -signal.SIGKILL
+    os.kill(second.child.pid, signal.SIGKILL)
+    assert wait_until(second.child.poll, within=5, what="Redis to be dead") == -signal.SIGKILL
     third = start_redis(folder, port=second.port)
     assert third.url == second.url
     with redis.Redis.from_url(third.url, decode_responses=True) as client:
