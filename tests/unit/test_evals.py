@@ -1,16 +1,19 @@
 """What evals count, with figures worked out by hand and truths that were planted."""
 
+import cProfile
 import csv
 import io
 import json
 import math
+import pstats
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy import special
+from scipy import special, stats
 from support.judged import JUDGE, chance, numbers, sized, untraceable
 from support.program import ROOT
 
@@ -56,6 +59,13 @@ def drawn(count: int, *, scale: float = 1.0, lean: float = 0.0) -> list[Row]:
             )
         )
     return rows
+
+
+def calls(work: Callable[[], object]) -> int:
+    """Count the calls that something takes."""
+    profile = cProfile.Profile()
+    profile.runcall(work)
+    return pstats.Stats(profile).total_calls
 
 
 FAILED = a_row(
@@ -110,6 +120,12 @@ class TestNumbers:
             samples += 1
             held += low <= 1 - 0.05 / 2 <= high
         assert held >= 0.93 * samples > 100
+
+    @pytest.mark.parametrize("prompts", [10, 5])
+    def test_an_interval_costs_less_than_a_quantile_of_a_distribution(self, prompts):
+        """A report of thousands of subsets makes two each; counted in calls, which are the same on every machine."""
+        groups, values = [str(n % prompts) for n in range(10)], np.array([1.0] * 9 + [0.0])
+        assert calls(lambda: wilson(groups, values)) < calls(lambda: stats.norm.ppf(0.975))
 
     def test_of_nothing_there_is_no_share_and_no_mean(self):
         """Where nothing was counted, the value is null and not zero."""
