@@ -1,11 +1,12 @@
-"""Streams of events: counted while they are open, since each holds a request for as long as its reader likes."""
+"""Requests that are held: streams of events, while their readers like, and those that are to read a large batch."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from producer.access import Caller
@@ -33,3 +34,16 @@ async def rest(request: Request, seconds: float) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await request.app.state.ending.wait()
+
+
+@asynccontextmanager
+async def large_read(request: Request, tenant: str) -> AsyncIterator[None]:
+    """Wait for the tenant's turn to read all of a large batch; whoever waits here must hold no connection.
+
+    Raises:
+        ClientDisconnect: whoever asked is gone by then, and nobody waits for what would be read.
+    """
+    async with request.app.state.limiter.large_read(tenant):
+        if await request.is_disconnected():
+            raise ClientDisconnect
+        yield

@@ -3,9 +3,8 @@
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic_core import to_json
-from starlette.requests import ClientDisconnect
 
-from producer import batches, reports
+from producer import batches, reports, streams
 from producer.api.access import Reader
 from producer.api.batches import read_batch
 from producer.api.bodies import JsonRoute
@@ -19,8 +18,6 @@ async def report(caller: Reader, batch_id: str, request: Request) -> Response:
     """Say what has been decided so far adds up to: accuracy by labels in the lines, consistency, position bias."""
     key = batches.key_of(batch_id)
     batch = await read_batch(request, caller, key)
-    async with request.app.state.limiter.large_read(caller.tenant):
-        if await request.is_disconnected():
-            raise ClientDisconnect  # while it waited for its turn
+    async with streams.large_read(request, caller.tenant):
         counted = await reports.count(request.app.state.database, batch, key)
     return Response(to_json(counted), media_type="application/json")

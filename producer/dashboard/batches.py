@@ -6,9 +6,8 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
-from starlette.requests import ClientDisconnect
 
-from producer import batches, reports, results, waiting
+from producer import batches, reports, results, streams, waiting
 from producer.dashboard import live, render, verdicts
 from producer.dashboard.access import Form, Reader, Submitter
 from producer.dashboard.verdicts import Ended, Orders, Wanted
@@ -50,7 +49,10 @@ async def look(request: Request, tenant: str, key: UUID) -> dict[str, Any]:
     few = batch.progress.decided <= _REASONS_MOST
     reasons = []
     if wrong and (few or batch.status.final):
-        async with nullcontext() if few else state.limiter.large_read(tenant), state.database.connect() as connection:
+        async with (
+            nullcontext() if few else streams.large_read(request, tenant),
+            state.database.connect() as connection,
+        ):
             reasons = await verdicts.reasons(connection, batch_id=key)
     return {"batch": batch, "name": names[batch.input_file_id], "reasons": reasons}
 
@@ -115,9 +117,7 @@ async def report(caller: Reader, request: Request, batch_id: str) -> Response:
             connection, tenant=caller.tenant, batch_id=key, worker_seconds=request.app.state.worker_seconds
         )
         names = await batches.filenames(connection, tenant=caller.tenant, found=[batch])
-    async with request.app.state.limiter.large_read(caller.tenant):
-        if await request.is_disconnected():
-            raise ClientDisconnect  # while it waited for its turn
+    async with streams.large_read(request, caller.tenant):
         counted = await reports.count(database, batch, key)
         return await asyncio.to_thread(_report, request, batch, names[batch.input_file_id], counted)
 

@@ -18,6 +18,7 @@ from support.waiting import wait_until
 
 from producer import limits
 from producer.api import app
+from producer.dashboard import batches as pages
 from producer.limits import WINDOW, Rates
 from schemas import ids
 from schemas.keys import KeyLimits
@@ -329,22 +330,32 @@ class TestReports:
             connection.execute(text("COMMIT"))
             assert [each.result().status_code for each in reports] == [200] * 4
 
-    def test_one_that_nobody_waits_for_takes_no_turn(self, database_url: str, connection: Connection):
-        """Whoever hung up while another report of the tenant was made has none made any more."""
-        path = f"/v1/batches/{ids.batch_id(insert_batch(connection, 1))}/report"
+    @pytest.mark.parametrize(
+        "path",
+        ["/v1/batches/{}/report", "/dashboard/batches/{}/report", "/dashboard/batches/{}"],
+    )
+    def test_one_that_nobody_waits_for_takes_no_turn(
+        self, database_url: str, connection: Connection, monkeypatch: pytest.MonkeyPatch, path: str
+    ):
+        """Whoever hung up while the tenant's batch was read whole for somebody else has nothing read any more."""
+        monkeypatch.setattr(pages, "_REASONS_MOST", 0)
+        batch = insert_batch(connection, 1)
+        connection.execute(text("UPDATE shards SET state = 'done', errored = 1"))
+        connection.execute(text("UPDATE batches SET status = 'completed', ended_at = now()"))
         with open_edge(database_url) as http, ThreadPoolExecutor(1) as pool:
             key = Edge(http, database_url).key()
+            assert http.post("/dashboard/login", data={"key": a_key(database_url)}).status_code == 303
             connection.execute(text("BEGIN"))
             connection.execute(text("LOCK TABLE comparisons, outcomes IN ACCESS EXCLUSIVE MODE"))
-            first = pool.submit(http.get, path, headers=key)
+            first = pool.submit(http.get, path.format(ids.batch_id(batch)), headers=key)
             wait_until(lambda: connection.execute(_BEHIND).scalar(), within=30, what="the first one is made")
             with pytest.raises(httpx2.ReadTimeout):
-                http.get(path, headers=key, timeout=1)
+                http.get(path.format(ids.batch_id(batch)), headers=key, timeout=1)
             connection.execute(text("COMMIT"))
             assert first.result().status_code == 200
 
             def given_up() -> bool:
-                counted = [line for line in http.get("/metrics").text.splitlines() if "/report" in line]
+                counted = [line for line in http.get("/metrics").text.splitlines() if path.format("{batch_id}") in line]
                 return any('status="499"' in line for line in counted)
 
             wait_until(given_up, within=10, what="the second is given up")
