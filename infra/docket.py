@@ -28,7 +28,7 @@ from infra.outcomes import Outcome
 from schemas.problems import OutcomeError
 from schemas.states import Lane, OutcomeStatus
 
-Fate = Literal["retried", "split", "errored"]
+Fate = Literal["retried", "given_back", "split", "errored"]
 """What becomes of a shard whose attempt failed, or whose worker was lost."""
 
 
@@ -109,21 +109,18 @@ def file(
     Returns:
         How many shards there are.
     """
-    result = connection.execute(
-        docket_sql.FILE,
-        {
-            "tenant": tenant,
-            "filing_id": filing_id,
-            "lane": lane,
-            "comparisons": json.dumps([to_row(comparison) for comparison in comparisons]),
-            "shard_lines": shard_lines,
-            "priority": priority,
-            "deadline_in": deadline_in,
-            "notify": notify,
-            "traceparent": traceparent,
-        },
-    )
-    return len(result.all())
+    parameters = {
+        "tenant": tenant,
+        "filing_id": filing_id,
+        "lane": lane,
+        "comparisons": json.dumps([to_row(comparison) for comparison in comparisons]),
+        "shard_lines": shard_lines,
+        "priority": priority,
+        "deadline_in": deadline_in,
+        "notify": notify,
+        "traceparent": traceparent,
+    }
+    return len(connection.execute(docket_sql.FILE, parameters).all())
 
 
 def file_batch(connection: Connection, batch_id: UUID, *, notify: bool = False, traceparent: str | None = None) -> int:
@@ -315,13 +312,14 @@ def note(connection: Connection, lease: Lease, line: int) -> None:
     fenced(connection, docket_sql.NOTE, lease, line=line)
 
 
-def give_back(connection: Connection, lease: Lease) -> None:
-    """Put a shard back untried: the worker is being ended. The attempt is not counted.
+def give_back(connection: Connection, lease: Lease) -> Fate:
+    """Put a shard back untried: the worker is being ended, or nobody is answered. The attempt is not counted.
 
     Raises:
         LeaseLostError: the lease does not hold; nothing was changed.
     """
     fenced(connection, docket_sql.GIVE_BACK, lease)
+    return "given_back"
 
 
 def fail(

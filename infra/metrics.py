@@ -227,9 +227,10 @@ SHARD_SECONDS = _metric(
 FAILED_ATTEMPTS = _metric(
     "counter",
     "failed_attempts_total",
-    "What became of shards whose attempt failed: put back to be tried again, split, or errored after the last.",
+    "What became of shards whose attempt failed: put back to be tried again, given back as nothing was asked, split, "
+    "or errored after the last.",
     "worker",
-    then=("retried", "split", "errored"),
+    then=("retried", "given_back", "split", "errored"),
 )
 LOSSES = _metric(
     "counter",
@@ -287,9 +288,10 @@ GATE_SECONDS = _metric(
 ENGINE_ERRORS = _metric(
     "counter",
     "engine_errors_total",
-    "Failures of the engine: of a step; for too little memory, where the step is asked again in halves; or for good.",
+    "Failures of the engine: of a step; for too little memory, where the step is asked again in halves; as its server "
+    "answers nobody, where nothing was asked; or for good.",
     "worker",
-    kind=("failed", "out_of_memory", "gone"),
+    kind=("failed", "out_of_memory", "away", "gone"),
 )
 HEARTBEATS_FAILED = _metric("counter", "heartbeats_failed_total", "Heartbeats that Postgres did not take.", "worker")
 ENGINE_STATE = _metric(

@@ -30,6 +30,7 @@ from worker.admission import Gate
 from worker.cases import Case
 from worker.engines.base import (
     Engine,
+    EngineAwayError,
     EngineError,
     EngineGoneError,
     EngineOutOfMemoryError,
@@ -372,7 +373,10 @@ def _fail(bench: Bench, claim: Claim, error: EngineError) -> None:
         max_attempts=bench.rules.max_attempts,
     )
     lose = partial(losses.lose, lease=claim.lease, max_attempts=bench.rules.max_attempts)
-    move, counted = (lose, metrics.LOSSES) if isinstance(error, EngineGoneError) else (fail, metrics.FAILED_ATTEMPTS)
+    give_back = partial(docket.give_back, lease=claim.lease)
+    gone = isinstance(error, EngineGoneError)
+    move = lose if gone else give_back if isinstance(error, EngineAwayError) else fail
+    counted = metrics.LOSSES if gone else metrics.FAILED_ATTEMPTS
     try:
         fate = _persist(bench, move)
     except LeaseLostError:

@@ -4,9 +4,12 @@ import pytest
 from sqlalchemy import text
 from structlog.testing import capture_logs
 from support.court import comparison
+from support.model_server import ModelServer, Trouble, serving, write_tokenizer
 
 from infra import losses
-from worker.engines.base import EngineError, EngineGoneError, EngineOutOfMemoryError
+from worker.engines import openai_server, remote
+from worker.engines.base import EngineAwayError, EngineError, EngineGoneError, EngineOutOfMemoryError
+from worker.engines.openai_server import OpenAIServerEngine
 
 
 def lose_all(court) -> None:
@@ -55,6 +58,68 @@ class TestWhatIsInHand:
         court.file(comparison())
         with pytest.raises(EngineGoneError):
             court.sit()
+
+
+class TestNobodyIsAnswered:
+    @pytest.mark.parametrize("careful", [False, True])
+    def test_no_attempt_is_counted_while_nothing_can_be_asked(self, court, engine, careful):
+        """An engine that asks a server waits for it: comparisons are given back as often as that takes."""
+
+        def answer_nobody(_: list[str]) -> None:
+            raise EngineAwayError("the server has not answered")
+
+        engine.while_working = answer_nobody
+        court.file(*(comparison(number, prompt=f"Question {number}?") for number in range(1, 4)))
+        if careful:
+            lose_once(court)
+        for _ in range(10):
+            court.sit()
+        assert len(engine.asked) == 10
+        assert court.shards() == [("waiting", 0)]
+        engine.while_working = lambda _: None
+        court.sit_until_quiet()
+        assert {row.status for row in court.outcomes().values()} == {"succeeded"}
+        assert court.shards() == [("done", 1)]
+
+
+class TestServer:
+    @pytest.fixture
+    def server(self):
+        """A server of models that is well to begin with."""
+        with serving(ModelServer()) as started:
+            yield started
+
+    @pytest.fixture
+    def engine(self, server, tmp_path, monkeypatch):
+        """An engine that asks it, with little patience."""
+        monkeypatch.setattr(remote, "_FIRST_PAUSE", 0.01)
+        monkeypatch.setattr(openai_server, "_DOUBT_SECONDS", 0.05)
+        opened = OpenAIServerEngine(
+            server.url, tokenizer=write_tokenizer(tmp_path), request_seconds=0.5, patience_seconds=0.5
+        )
+        yield opened
+        opened.close()
+
+    def test_an_outage_of_any_length_is_survived(self, court, server):
+        """A server that answers 500 to everything costs what was on its way one attempt, and nothing is errored."""
+        court.file(comparison())
+        server.troubles.extend([Trouble(status=500)] * 10_000)
+        for _ in range(6):
+            court.sit()
+            court.end_the_pauses()
+        assert court.shards() == [("waiting", 1)]
+        server.troubles.clear()
+        court.sit_until_quiet()
+        assert court.outcome().status == "succeeded"
+
+    def test_a_prompt_that_the_server_fails_at_is_errored_all_the_same(self, court, server):
+        """In between it answers what it answered at the start, so that each failure is the prompt's."""
+        complete = server.complete
+        server.complete = lambda body: (500, {}) if "alpha" in server.text_of(body) else complete(body)
+        court.file(comparison())
+        court.sit_until_quiet()
+        assert court.outcome().error_code == "engine_failed"
+        assert court.shards() == [("done", 3)]
 
 
 class TestTooLittleMemory:

@@ -121,7 +121,7 @@ class ModelServer:
             return 400, {"message": "too many logprobs"}
         if not all(isinstance(token, int) for token in body["prompt"]):
             return 400, {"message": "no ids"}
-        text = self.tokenizer.decode([token + self.shift for token in body["prompt"]], skip_special_tokens=True)
+        text = self.text_of(body)
         written = self.writes if body["max_tokens"] > 1 else ""
         positions = [self._position(text + written[:at], letter, body) for at, letter in enumerate(written)]
         positions = positions or [self._position(text, "", body)]
@@ -129,6 +129,12 @@ class ModelServer:
         logprobs = {"tokens": tokens, "token_logprobs": chosen, "top_logprobs": listed, "text_offset": []}
         usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": len(positions), "total_tokens": 0}
         return 200, {"choices": [{"text": written or tokens[0], "logprobs": logprobs}], "usage": usage}
+
+    def text_of(self, body: dict[str, Any]) -> str:
+        """Read what it is asked."""
+        ids = [token + self.shift for token in body["prompt"]]
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return text
 
     def _position(self, text: str, letter: str, body: dict[str, Any]) -> tuple[str, float, dict[str, float]]:
         ranked = sorted(self.probabilities(text).items(), key=lambda pair: -pair[1])

@@ -439,19 +439,6 @@ class TestTrouble:
         assert [each["trouble"] for each in logs] == ["it did not answer (TimeoutError)"]
         assert len(server.asked) == 2
 
-    def test_an_outage_is_bounded_and_the_engine_outlives_it(self, start, open_engine, folder):
-        """While the server is away attempts fail and may be made again; once it is back they succeed."""
-        server = start()
-        engine = open_engine(server, request_seconds=0.2, patience_seconds=0.5)
-        prompt = engine.encode(ASKED)
-        server.troubles.extend([Trouble(late=30)] * 50)
-        for _ in range(2):
-            with pytest.raises(EngineError, match="could not be brought to answer") as caught:
-                engine.score([prompt])
-            assert not isinstance(caught.value, EngineGoneError)
-        server.troubles.clear()
-        assert engine.score([prompt])
-
     def test_a_step_has_one_patience_for_all_its_prompts(self, start, open_engine):
         """However many turns its prompts take, each answered in time: whoever waits for the step is told in time."""
         server = start()

@@ -110,6 +110,10 @@ class EngineOutOfMemoryError(EngineError):
     """The engine had too little memory for the prompts that it was given together; fewer may fit."""
 
 
+class EngineAwayError(EngineError):
+    """What the engine asks answers nobody now. The work in hand was not asked, and nothing is said against it."""
+
+
 class EngineGoneError(EngineError):
     """The engine cannot go on; the process must end, so that the lease brings the work back."""
 
@@ -159,6 +163,7 @@ class Engine(Protocol):
 
         Raises:
             EngineOutOfMemoryError: there was too little memory for so many prompts at once.
+            EngineAwayError: nothing was asked, as nobody would be answered.
             EngineError: the step failed and may be tried again.
             EngineGoneError: the engine is of no more use.
         """

@@ -11,6 +11,7 @@ from infra.meters import Meters
 from infra.traces import Traces
 from worker.engines.base import (
     Engine,
+    EngineAwayError,
     EngineCard,
     EngineError,
     EngineGoneError,
@@ -88,6 +89,12 @@ class MeteredEngine:
 
 
 def _kind(error: EngineError) -> str:
-    if isinstance(error, EngineOutOfMemoryError):
-        return "out_of_memory"
-    return "gone" if isinstance(error, EngineGoneError) else "failed"
+    match error:
+        case EngineOutOfMemoryError():
+            return "out_of_memory"
+        case EngineAwayError():
+            return "away"
+        case EngineGoneError():
+            return "gone"
+        case _:
+            return "failed"

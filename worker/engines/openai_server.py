@@ -11,13 +11,16 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+import structlog
 
 from worker.engines import completions, tokenising
 from worker.engines.base import (
     VERDICT_OPENING,
+    EngineAwayError,
     EngineCard,
     EngineError,
     Generation,
@@ -31,6 +34,10 @@ from worker.engines.naming import is_critic
 from worker.engines.remote import AwayError, RefusedError, Remote
 from worker.engines.tokenising import PromptTokenizer
 
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
 STEP_TOKENS_A_REQUEST = 1024
 """A step holds about one prompt of this length for each request that may be under way."""
 
@@ -39,6 +46,9 @@ _ALTERNATIVES = (100, 20, 5)
 _WRITING_ALTERNATIVES = 5
 _HEALTH_SECONDS = 5.0
 _PROBES = 6
+_DOUBT_SECONDS = 1.0
+"""The pause before a server that failed is asked again what it has answered before; an answer that comes sooner leaves
+time for more."""
 
 
 class UnusableServerError(ValueError):
@@ -88,6 +98,9 @@ class OpenAIServerEngine:
         ca_file: Path | None = None,
     ) -> None:
         self._root = url.rstrip("/").removesuffix("/v1")
+        self._patience_seconds = patience_seconds
+        self._doubted = False
+        """Whether the server failed when it was last asked."""
         self._remote = Remote(
             self._root,
             key=key,
@@ -125,23 +138,24 @@ class OpenAIServerEngine:
             salt: whose prompts these are; a server that takes a salt computes nothing for one that another may see.
 
         Raises:
+            EngineAwayError: the server failed before and now does not answer what it has answered then.
             EngineError: the server refused a prompt, or could not be brought to answer in time.
         """
         for prompt in prompts:
             check_length(prompt, self._card)
-        return self._remote.run(self._scores(prompts, self._form, salt))
+        return self._remote.run(self._once_it_answers(lambda: self._scores(prompts, self._form, salt)))
 
     def generate(self, prompt: Sequence[int], max_tokens: int, *, salt: str = "") -> Generation:
         """Let the model write greedily; the verdict's odds are read where it wrote one. `salt` is as in `score`.
 
         Raises:
-            EngineError: the server refused the prompt, or could not be brought to answer in time.
+            EngineAwayError, EngineError: as in `score`.
         """
         check_length(prompt, self._card)
         room = min(max_tokens, self._card.max_prompt_tokens + 1 - len(prompt))
         started = time.monotonic()
         fields = {"logprobs": _WRITING_ALTERNATIVES} | _salted(self._form, salt)
-        answer = self._remote.run(self._complete(prompt, max_tokens=room, fields=fields))
+        answer = self._remote.run(self._once_it_answers(lambda: self._complete(prompt, max_tokens=room, fields=fields)))
         seconds = time.monotonic() - started
         position = completions.verdict_position(answer.positions)
         verdict = None
@@ -195,7 +209,7 @@ class OpenAIServerEngine:
             step_tokens=STEP_TOKENS_A_REQUEST * requests,
             caveat=_caveat(title, str(entry.get("root") or "")),
         )
-        self._form = self._find_form(tokens)
+        self._form, self._known = self._find_form(tokens)
         self._remote.expect_no_refusal()
 
     async def _find_model(self, wanted: str | None) -> dict[str, Any]:
@@ -230,8 +244,8 @@ class OpenAIServerEngine:
         limit = int(entry.get("max_model_len") or meta.get("n_ctx") or context_tokens)
         return limit, str(meta.get("ftype") or "unknown"), str(build)
 
-    def _find_form(self, tokens: VerdictTokens) -> Form:
-        """Try forms of asking until one gives the odds, best first.
+    def _find_form(self, tokens: VerdictTokens) -> tuple[Form, Sequence[Sequence[int]]]:
+        """Try forms of asking until one gives the odds, best first. Returns what was asked, too.
 
         The opening is written so that any model goes on with the one verdict, and then with the other. That proves that
         the ids mean there what they mean here, and that the numbers are read the right way round.
@@ -257,9 +271,52 @@ class OpenAIServerEngine:
                     reason = str(error)
                     continue
                 if odds["A"].log_odds > 0 > odds["B"].log_odds and min(each.mass for each in odds.values()) > 1 / 2:
-                    return form
+                    return form, [*probes.values()]
                 reason = _wrong(odds, by_text=by_text)
         raise EngineError(reason)
+
+    async def _once_it_answers(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask something; if the server failed before, wait until it answers again what it has answered at the start.
+
+        So a server that fails at everything is told from one that fails at a prompt: of what is asked there, an
+        attempt is counted for what was on its way when it began to fail, and for nothing after.
+        """
+        if self._doubted:
+            await self._wait_for_it()
+        try:
+            return await ask()
+        except RefusedError:
+            raise  # an answer, too
+        except EngineError:
+            self._doubted = True
+            raise
+
+    async def _wait_for_it(self) -> None:
+        """Wait for the server, no longer than one call may take. If that took its time, none is left to ask in."""
+        began = time.monotonic()
+        # A task of its own: before Python 3.13 one in which a task group failed takes no timeout for what it is.
+        waiting = asyncio.create_task(self._until_it_answers(began + self._patience_seconds))
+        await asyncio.wait({waiting}, timeout=self._patience_seconds)
+        waiting.cancel()
+        if self._doubted:
+            raise EngineAwayError("the server failed, and does not answer now what it answered at the start")
+        if time.monotonic() - began > _DOUBT_SECONDS:
+            raise EngineAwayError("the server failed, and answers again only now")
+
+    async def _until_it_answers(self, give_up_at: float) -> None:
+        while self._doubted and time.monotonic() < give_up_at:
+            if await self._answers_as_before():
+                self._doubted = False
+            else:
+                log.warning("engine_doubted")
+                await asyncio.sleep(_DOUBT_SECONDS)
+
+    async def _answers_as_before(self) -> bool:
+        try:
+            a, b = await self._scores(self._known, self._form)
+        except EngineError:
+            return False
+        return a.log_odds > 0 > b.log_odds
 
     async def _scores(self, prompts: Sequence[Sequence[int]], form: Form, salt: str = "") -> list[Score]:
         try:

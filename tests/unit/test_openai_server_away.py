@@ -1,0 +1,91 @@
+"""A server that fails is asked first what it has answered before: only then is a prompt to blame for a failure."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.model_server import ModelServer, Trouble, serving, write_tokenizer
+
+from worker.engines import openai_server, remote
+from worker.engines.base import VERDICT_OPENING, EngineAwayError, EngineError, Prompt, Score
+from worker.engines.openai_server import OpenAIServerEngine
+
+ASKED = Prompt((("user", "Which?"),), VERDICT_OPENING)
+
+
+@pytest.fixture
+def server() -> Iterator[ModelServer]:
+    """A server that is well."""
+    with serving(ModelServer()) as started:
+        yield started
+
+
+@pytest.fixture
+def engine(server: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAIServerEngine]:
+    """An engine of little patience that has found it well."""
+    monkeypatch.setattr(remote, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(openai_server, "_DOUBT_SECONDS", 0.05)
+    opened = OpenAIServerEngine(
+        server.url, tokenizer=write_tokenizer(tmp_path), request_seconds=0.2, patience_seconds=1.0
+    )
+    server.asked.clear()
+    yield opened
+    opened.close()
+
+
+def ask(engine: OpenAIServerEngine, prompt: list[int]) -> list[Score]:
+    """Ask as the docket does: once more where nothing was asked."""
+    try:
+        return engine.score([prompt])
+    except EngineAwayError:
+        return engine.score([prompt])
+
+
+def test_a_call_takes_no_longer_for_having_waited(server: ModelServer, engine: OpenAIServerEngine) -> None:
+    """The watchdog ends a worker whose engine takes longer than its patience: of what is left nothing is asked."""
+    prompt = engine.encode(ASKED)
+    server.troubles.append(Trouble(answer=lambda _: {}))
+    with pytest.raises(EngineError):
+        engine.score([prompt])
+    server.troubles.extend([Trouble(status=503)] * 6)
+    with pytest.raises(EngineAwayError, match="answers again only now"):
+        engine.score([prompt])
+    assert engine.score([prompt])
+
+
+@pytest.mark.parametrize("trouble", [Trouble(status=500), Trouble(status=401), Trouble(cut=True), Trouble(late=9)])
+def test_nothing_is_put_to_a_server_that_fails_at_everything(
+    server: ModelServer, engine: OpenAIServerEngine, trouble: Trouble
+) -> None:
+    """After a failure it has to answer first what it answered at the start; until then no prompt is put to it."""
+    prompt = engine.encode(ASKED)
+    server.troubles.extend([trouble] * 500)
+    with pytest.raises(EngineError) as caught:
+        engine.score([prompt])
+    assert not isinstance(caught.value, EngineAwayError)
+    server.asked.clear()
+    for call in (lambda: engine.score([prompt]), lambda: engine.generate(prompt, 5)):
+        with pytest.raises(EngineAwayError, match="does not answer now"):
+            call()
+    assert prompt not in [each["prompt"] for each in server.asked]
+    assert server.troubles
+    server.troubles.clear()
+    assert ask(engine, prompt)
+    server.asked.clear()
+    assert engine.score([prompt])
+    assert [each["prompt"] for each in server.asked] == [prompt]
+
+
+def test_a_server_that_comes_back_with_another_model_is_not_asked(
+    server: ModelServer, engine: OpenAIServerEngine
+) -> None:
+    """Other tokens under the same name give other odds, to what was asked at the start too: nobody could tell later."""
+    prompt = engine.encode(ASKED)
+    server.troubles.append(Trouble(answer=lambda _: {}))
+    with pytest.raises(EngineError):
+        engine.score([prompt])
+    server.shift = 1
+    with pytest.raises(EngineAwayError):
+        engine.score([prompt])
+    server.shift = 0
+    assert ask(engine, prompt)
