@@ -24,7 +24,9 @@ class Ballot(BaseModel):
     mass: float | None = Field(
         description="Probability that the model put on 'A' and 'B' together at the verdict token, 0 to 1"
     )
-    vote: Literal["A", "B"] = Field(description="The slot that the model preferred in this order")
+    vote: Literal["A", "B"] = Field(
+        description="The slot that the model preferred in this order; A where it found both exactly as likely"
+    )
 
     @property
     def choice(self) -> Literal["A", "B"]:

@@ -38,14 +38,22 @@ def sigmoid(x: float) -> float:
     return grown / (1.0 + grown)
 
 
+def vote(log_odds: float) -> Literal["A", "B"]:
+    """Name the slot that the model would write: of two tokens that are exactly as likely, greedily, the first.
+
+    Logits of 16 bits are equal more often than one would think; the letters' tokens are in the alphabet's order.
+    """
+    return "A" if log_odds >= 0 else "B"
+
+
 def ballot(order: Order, log_odds: float, mass: float) -> Ballot:
     """Make a ballot from what the model said in one order."""
-    return {"order": order, "log_odds": log_odds, "mass": mass, "vote": "A" if log_odds > 0 else "B"}
+    return {"order": order, "log_odds": log_odds, "mass": mass, "vote": vote(log_odds)}
 
 
-def vote_only(order: Order, vote: Literal["A", "B"]) -> Ballot:
+def vote_only(order: Order, voted: Literal["A", "B"]) -> Ballot:
     """Make a ballot from a vote whose odds are not known."""
-    return {"order": order, "log_odds": None, "mass": None, "vote": vote}
+    return {"order": order, "log_odds": None, "mass": None, "vote": voted}
 
 
 def count(ballots: Sequence[Ballot], *, temperature: float, tie_margin: float | None) -> Tally:

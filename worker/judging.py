@@ -288,7 +288,7 @@ def _scored(bench: Bench, case: Case, scores: Sequence[Score]) -> Outcome:
             message = f"order {order}: the engine's odds are no number"
             return _errored(case, OutcomeError.UNPARSEABLE, message, case.tokens, scores)
         else:
-            cast.append(ballots.vote_only(order, "A" if score.log_odds > 0 else "B"))
+            cast.append(ballots.vote_only(order, ballots.vote(score.log_odds)))
     return _succeeded(bench, case, cast, scores)
 
 
@@ -301,8 +301,8 @@ def _written(bench: Bench, case: Case, tenant: str) -> Outcome:
         written = bench.engine.generate(ids, limit, salt=tenant)
         bench.gate.charge_written(written.generated_tokens, tenant)
         scores.append(Score(0.0, 0.0, cached_tokens=written.cached_tokens, seconds=written.seconds))
-        vote = parse(written.text)
-        if vote is None:
+        voted = parse(written.text)
+        if voted is None:
             message = f"order {order}: no [[A]] or [[B]] in the {written.generated_tokens} tokens the model wrote"
             if written.generated_tokens >= limit < prompts.MAX_GENERATED_TOKENS:
                 message += f"; then its context of {room} tokens was full"
@@ -310,10 +310,10 @@ def _written(bench: Bench, case: Case, tenant: str) -> Outcome:
             return _errored(case, OutcomeError.UNPARSEABLE, message, asked, scores)
         odds = written.verdict
         # The odds count only where they are numbers, and those of the verdict that was parsed.
-        if odds is not None and is_number(odds) and (odds.log_odds > 0) == (vote == "A"):
+        if odds is not None and is_number(odds) and ballots.vote(odds.log_odds) == voted:
             cast.append(ballots.ballot(order, odds.log_odds, odds.mass))
         else:
-            cast.append(ballots.vote_only(order, vote))
+            cast.append(ballots.vote_only(order, voted))
     return _succeeded(bench, case, cast, scores)
 
 

@@ -75,6 +75,10 @@ class TestTheFormulas:
         assert Ballot.model_validate(ballot("ba", 1.5, 0.9)) == Ballot(order="ba", log_odds=1.5, mass=0.9, vote="A")
         assert Ballot.model_validate(ballot("ab", -1.5, 0.9)) == Ballot(order="ab", log_odds=-1.5, mass=0.9, vote="B")
 
+    def test_of_two_slots_exactly_as_likely_the_first_has_the_vote(self):
+        """As greedy decoding would write it: published accuracies count what the model wrote in one order."""
+        assert ballot("ab", 0.0, 0.9)["vote"] == "A"
+
     @pytest.mark.parametrize(
         ("x", "value"), [(0.0, 0.5), (1.0, 0.7310585786300049), (-1.0, 0.2689414213699951), (710.0, 1.0)]
     )

@@ -125,7 +125,7 @@ class SimulatedEngine:
         """Write the verdict and nothing else, in three tokens."""
         self._admit([prompt])
         opinion = self._opinion(prompt)
-        pieces = [VERDICT_OPENING, "A" if opinion.log_odds > 0 else "B", "]]"][:max_tokens]
+        pieces = [VERDICT_OPENING, "A" if opinion.log_odds >= 0 else "B", "]]"][:max_tokens]
         self._work(len(prompt) + len(pieces))
         return Generation(
             text="".join(pieces),
