@@ -135,12 +135,13 @@ def _read(client: Client, asked: Run, batch: Batch, *, labelled: bool) -> Report
 def _conclude(asked: Run, batch: Batch, report: Report, *, same: bool, as_json: bool) -> None:
     to_stdout = str(asked.output) == "-"
     if as_json:
-        print_json(report.as_json(batch, None if to_stdout else str(asked.output)))
+        output = None if to_stdout else str(asked.output)
+        print_json({**report.as_json(), "batch_id": batch.id, "status": batch.status.value, "output": output})
     else:
         systems = None
         if asked.baseline is not None and same:
             systems = inputs.generator(asked.baseline), inputs.generator(asked.file)
-        report.show(progress if to_stdout else console, batch, systems)
+        report.show(progress if to_stdout else console, systems)
     if not to_stdout:
         progress.print(f"Results: {asked.output}", markup=False, soft_wrap=True)
 

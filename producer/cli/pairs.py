@@ -19,7 +19,7 @@ class Pair:
 
     request: ComparisonRequest
     label: Literal["A", "B"] | None
-    topic: str | None
+    subset: str | None
 
 
 def read_pairs(path: Path, **options: Any) -> list[Pair]:
@@ -79,7 +79,7 @@ def _pair(path: Path, number: int, row: Any, options: dict[str, Any]) -> Pair:
     except ValidationError as error:
         problem = invalid_request(error.errors(include_url=False, include_input=False))
         raise Problem(BAD_INPUT_FILE, f"{path}, line {number}: {problem.detail}", errors=problem.errors) from None
-    return Pair(request=request, label=line.label, topic=subset_of(row))
+    return Pair(request=request, label=line.label, subset=subset_of(row))
 
 
 def example_file() -> Path:

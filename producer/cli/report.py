@@ -1,4 +1,4 @@
-"""What came of a batch, added up line by line, so that a million lines take no more memory than one."""
+"""What came of comparisons, added up one by one, so that a million lines take no more memory than one."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from producer.cli.inputs import Known
-from schemas.batch import Batch
 from schemas.ids import parse_comparison_id
 from schemas.states import OutcomeStatus
 
@@ -66,13 +65,14 @@ class Rates:
 
 @dataclass(slots=True)
 class Report:
-    """The sums over a batch's results."""
+    """The sums over results."""
 
     overall: Rates = field(default_factory=Rates)
     subsets: dict[str, Rates] = field(default_factory=dict)
     statuses: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     winners: Counter[str] = field(default_factory=Counter)
+    reused: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
     gpu_seconds: float = 0.0
@@ -98,6 +98,7 @@ class Report:
             return
         self.winners[verdict["winner"]] += 1
         usage = verdict["usage"]
+        self.reused += usage["reused"]
         self.prompt_tokens += usage["prompt_tokens"]
         self.cached_tokens += usage["cached_tokens"]
         self.gpu_seconds += usage["gpu_seconds"]
@@ -114,16 +115,14 @@ class Report:
             return None
         return self.statuses[OutcomeStatus.SUCCEEDED] / (self.decided_at - self.filed_at).total_seconds()
 
-    def as_json(self, batch: Batch, output: str | None) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """Give the summary as an object."""
         judge = self.judges[0] if self.judges else None
         return {
             "object": "summary",
-            "batch_id": batch.id,
-            "status": batch.status.value,
-            "total": batch.request_counts.total,
+            "total": self.overall.total,
             **{status.value: self.statuses[status] for status in OutcomeStatus},
-            "reused": batch.request_counts.reused,
+            "reused": self.reused,
             "reasons": dict(self.reasons.most_common()),
             "winners": {winner: self.winners[winner] for winner in ("A", "B", "tie")},
             **self.overall.as_json(),
@@ -137,24 +136,22 @@ class Report:
             "judge": judge,
             "caveat": judge["caveat"] if judge else None,
             "other_judges": self.judges[1:],
-            "output": output,
         }
 
-    def show(self, console: Console, batch: Batch, systems: tuple[str, str] | None) -> None:
+    def show(self, console: Console, systems: tuple[str, str] | None = None) -> None:
         """Print the summary for a person."""
         console.print()
         counts = [f"{self.statuses[status]} {status}" for status in OutcomeStatus if self.statuses[status]]
-        reused = batch.request_counts.reused
-        if reused:
-            counts.append(f"{reused} of them answered from verdicts that were stored before")
-        console.print(f"[bold]{batch.request_counts.total} comparisons[/]: {', '.join(counts) or 'none decided'}")
+        if self.reused:
+            counts.append(f"{self.reused} of them answered from verdicts that were stored before")
+        console.print(f"[bold]{self.overall.total} comparisons[/]: {', '.join(counts) or 'none decided'}")
         for code, lines in self.reasons.most_common():
             console.print(f"  {lines} without a verdict: {escape(code)}")
-        if self.overall.labelled:
-            share = f"{self.overall.correct} of {self.overall.labelled} ({self.overall.accuracy:.1%})"
-            console.print(f"Accuracy against the gold labels: {share}")
-        if self.overall.both_orders:
-            share = f"{self.overall.consistent} of {self.overall.both_orders} ({self.overall.swap_consistency:.1%})"
+        rates = self.overall
+        if rates.labelled:
+            console.print(f"Accuracy against the gold labels: {_share(rates.correct, rates.labelled)}")
+        if rates.both_orders:
+            share = _share(rates.consistent, rates.both_orders)
             console.print(f"Swap consistency, both orders naming the same winner: {share}")
         if len(self.subsets) > 1:
             console.print(self._table())
@@ -189,11 +186,15 @@ class Report:
         for name in ("lines", "accuracy", "swap consistency"):
             table.add_column(name, justify="right")
         for name, rates in islice(sorted(self.subsets.items()), _SUBSETS):
-            shares = [f"{share:.1%}" if share is not None else "" for share in (rates.accuracy, rates.swap_consistency)]
+            shares = _share(rates.correct, rates.labelled), _share(rates.consistent, rates.both_orders)
             table.add_row(escape(name), str(rates.total), *shares)
         if len(self.subsets) > _SUBSETS:
             table.add_row(f"and {len(self.subsets) - _SUBSETS} more (--json has all)")
         return table
+
+
+def _share(hits: int, of: int) -> str:
+    return f"{hits} of {of} ({hits / of:.1%})" if of else ""
 
 
 def add_up(report: Report, results: Iterable[bytes], known: Iterator[Known]) -> Iterator[bytes]:

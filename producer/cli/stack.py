@@ -15,7 +15,7 @@ from infra.local import StartCancelledError
 from infra.local.folder import running_stack
 from infra.local.supervisor import Stack, run_stack
 from infra.settings import Settings
-from producer.cli import dashboard, verdicts
+from producer.cli import dashboard
 from producer.cli.doctor import describe_model
 from producer.cli.options import finite
 from producer.cli.output import Exit, progress
@@ -144,7 +144,7 @@ def demo(
     except KeyboardInterrupt:
         progress.print("Ended before all was judged; what was filed is judged when the stack runs again.")
         raise typer.Exit(Exit.INTERRUPTED) from None
-    conclude(verdicts.summarise(decided), as_json=as_json)
+    conclude(decided, as_json=as_json)
     progress.print(
         f"[dim]Ready after {ready - began:.1f} s, judged in {judged - ready:.1f} s. Everything has ended.[/]"
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -11,6 +11,7 @@ from producer.cli import verdicts
 from producer.cli.options import DataDir, Server, TieMargin, finite
 from producer.cli.output import Exit, console, print_json, progress
 from producer.cli.pairs import Pair, read_pairs
+from producer.cli.report import Report
 from producer.cli.server import find_server
 from producer.cli.watch import file_each, watch
 from producer.client import Client, ClientError, ServerProblem
@@ -60,7 +61,7 @@ def submit(
                 progress.print(f"Stopped watching. {len(left)} comparisons stay filed and will be judged.")
                 raise typer.Exit(Exit.INTERRUPTED) from None
             raise
-    conclude(verdicts.summarise(decided), as_json=as_json)
+    conclude(decided, as_json=as_json)
 
 
 def file_all(client: Client, pairs: Sequence[Pair], *, as_json: bool) -> list[Comparison]:
@@ -98,9 +99,12 @@ def show(decided: verdicts.Decided, *, as_json: bool) -> None:
         verdicts.print_line(decided)
 
 
-def conclude(summary: dict[str, Any], *, as_json: bool) -> None:
-    """Print the summary."""
+def conclude(decided: Sequence[verdicts.Decided], *, as_json: bool) -> None:
+    """Print what the verdicts add up to."""
+    report = Report()
+    for each in decided:
+        report.add(each.comparison.model_dump(mode="json"), each.pair.label, each.pair.subset)
     if as_json:
-        print_json(summary)
+        print_json(report.as_json())
     else:
-        verdicts.print_summary(summary)
+        report.show(console)

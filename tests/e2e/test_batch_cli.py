@@ -91,7 +91,7 @@ class TestRun:
         assert f"34 comparisons: 34 succeeded\nAccuracy against the gold labels: {right} of 34" in ended.out
         assert f"naming the same winner: {agreed} of 34" in ended.out
         for topic in {row["topic"] for row in EXAMPLES}:
-            assert re.search(rf"^{topic} +\d+ +\d+\.\d% +\d+\.\d%$", ended.out, re.MULTILINE)
+            assert re.search(rf"^{topic} +\d+( +\d+ of \d+ \(\d+\.\d%\)){{2}}$", ended.out, re.MULTILINE)
         assert re.search(r"\d pairs a second .* \d+ prompt tokens", ended.out)
         assert "Judge: simulated" in ended.out
         assert "Mind: Simulated" in ended.out

@@ -174,7 +174,7 @@ class TestSubmit:
         right = sum(line.endswith("right") for line in lines)
         assert f"Accuracy against the gold labels: {right} of 34 ({right / 34:.1%})" in ended.out
         obvious = sum(line.endswith("right") for line in lines if line.startswith("obvious"))
-        assert f"By topic: obvious {obvious} of 6, chat" in ended.out
+        assert re.search(rf"^obvious +6 +{obvious} of 6 \({obvious / 6:.1%}\) ", ended.out, re.MULTILINE)
         assert "Mind: Simulated" in ended.out
 
     def test_json_is_an_object_a_line_and_a_summary(self, cli: Cli, service: Service):
@@ -187,7 +187,7 @@ class TestSubmit:
         correct = sum(each["verdict"]["winner"] == row["label"] for each, row in zip(comparisons, rows, strict=True))
         assert (summary["object"], summary["labelled"], summary["correct"]) == ("summary", 34, correct)
         assert summary["accuracy"] == correct / 34
-        assert sum(topic["correct"] for topic in summary["topics"].values()) == correct
+        assert sum(subset["correct"] for subset in summary["subsets"].values()) == correct
 
     def test_one_pair_through_a_pipe(self, cli: Cli, service: Service):
         """A dash reads standard input, where one object may take many lines; options fill in what it leaves out."""

@@ -30,7 +30,7 @@ ERRORED = Comparison(
     verdict=None,
     error=ComparisonError(code="engine_error", message="It would not."),
 )
-PAIR = Pair(ComparisonRequest(prompt="Which?", response_a="this", response_b="that"), label=None, topic=None)
+PAIR = Pair(ComparisonRequest(prompt="Which?", response_a="this", response_b="that"), label=None, subset=None)
 
 
 def table() -> None:

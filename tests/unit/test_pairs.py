@@ -21,13 +21,13 @@ def pairs(folder: Path, *rows: dict[str, Any], **options: Any) -> list[Pair]:
 def test_a_topic_of_any_kind(tmp_path: Path, value: Any):
     """Whatever JSON can say names a group, in text, as it does in a batch."""
     [pair] = pairs(tmp_path, {**PAIR, "topic": value})
-    assert pair.topic == str(value)
+    assert pair.subset == str(value)
 
 
 def test_the_first_word_on_it_counts(tmp_path: Path):
     """As in a batch, and none at all is none."""
     read = pairs(tmp_path, {**PAIR, "topic": "t", "subset": "s"}, {**PAIR, "dataset": "d", "topic": None}, PAIR)
-    assert [pair.topic for pair in read] == ["s", "d", None]
+    assert [pair.subset for pair in read] == ["s", "d", None]
 
 
 def test_every_form_of_a_line(tmp_path: Path):
