@@ -11,7 +11,7 @@ import typer
 
 from infra import settings
 from producer.cli import following, inputs, runs
-from producer.cli.filing import Run, find_or_file, watching
+from producer.cli.filing import Run, filed
 from producer.cli.options import DataDir, Server, TieMargin
 from producer.cli.output import console, is_stream, print_json, progress, write_lines
 from producer.cli.report import Report, add_up
@@ -93,15 +93,16 @@ def run(
         where=(f" --server {server}" if server else "") + (f" --data-dir {data_dir}" if data_dir else ""),
         overwrites=output is not None,
     )
-    with Client(asked.place.url, api_key=asked.place.key) as client:
-        batch, key = find_or_file(client, asked, fresh=fresh)
-        with watching(asked, batch):
-            batch = following.follow(client, batch)
-            if batch.status is BatchStatus.FAILED and batch.in_progress_at is None:
-                refuse(file, batch)
-            same = _is_same(asked, batch, key)
-            reading = partial(_read, client, asked, batch, labelled=same)
-            report = reading() if is_stream(destination) else following.keep_asking(reading)
+    with (
+        Client(asked.place.url, api_key=asked.place.key) as client,
+        filed(client, asked, fresh=fresh) as (made, key),
+    ):
+        batch = following.follow(client, made)
+        if batch.status is BatchStatus.FAILED and batch.in_progress_at is None:
+            refuse(file, batch)
+        same = _is_same(asked, batch, key)
+        reading = partial(_read, client, asked, batch, labelled=same)
+        report = reading() if is_stream(destination) else following.keep_asking(reading)
     _conclude(asked, batch, report, same=same, as_json=as_json)
     judge_the_end(batch)
 

@@ -17,7 +17,7 @@ from infra.settings import Settings
 from producer.cli import following, runs
 from producer.cli.batch_run import judge_the_end, refuse
 from producer.cli.eval_inputs import read_verdicts
-from producer.cli.filing import Run, find_or_file, watching
+from producer.cli.filing import Run, filed
 from producer.cli.output import Exit, progress, temporary_folder
 from producer.cli.stack import check_model, say
 from producer.client import Client
@@ -72,9 +72,8 @@ class Service:
                 where=self.where,
                 ends_service=self.own,
             )
-            batch = find_or_file(self.client, asked, fresh=self.fresh).batch
-            with watching(asked, batch):
-                batch = following.follow(self.client, batch)
+            with filed(self.client, asked, fresh=self.fresh) as (made, _):
+                batch = following.follow(self.client, made)
                 if batch.status is BatchStatus.FAILED and batch.in_progress_at is None:
                     refuse(file, batch)
                 if batch.status is BatchStatus.FAILED and round_number is not None and self._may_go_on(batch):

@@ -58,33 +58,35 @@ class Filed(NamedTuple):
     key: str
 
 
-@contextmanager
-def watching(asked: Run, batch: Batch) -> Iterator[None]:
-    """Say how to come back to a batch, where this ends before the batch has."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        progress.print(f"Stopped watching {batch.id}. {asked.come_back(batch)}", soft_wrap=True, markup=False)
-        raise typer.Exit(Exit.INTERRUPTED) from None
-    except ClientError as error:
-        raise _hinted(error, f"{batch.id} is filed. {asked.come_back(batch)}") from None
-
-
 def _hinted(error: ClientError, hint: str) -> ServerProblem | Problem:
     if isinstance(error, ServerProblem):
         return ServerProblem(error.document.model_copy(update={"detail": f"{error.document.detail} {hint}"}))
     return Problem(NO_SERVER, f"{error} {hint}")
 
 
-def find_or_file(client: Client, asked: Run, *, fresh: bool) -> Filed:
-    """Find the batch that the same run made before, or make it."""
+@contextmanager
+def filed(client: Client, asked: Run, *, fresh: bool) -> Iterator[Filed]:
+    """Find the batch that the same run made before, or make it.
+
+    Whatever ends this before the batch has ended, in the block too, says how to come back to it.
+    """
+    batch: Batch | None = None
     try:
         key = asked.key
         with runs.held(asked.place, key, _waiting):
-            return Filed(_find_or_file(client, asked, key, fresh=fresh), key)
+            batch, said = _find_or_file(client, asked, key, fresh=fresh)
+            progress.print(said, soft_wrap=True)
+        yield Filed(batch, key)
     except KeyboardInterrupt:
-        progress.print("Stopped before the file had arrived; nothing was filed.")
+        if batch is None:
+            progress.print("Stopped before the file had arrived; nothing was filed.")
+        else:
+            progress.print(f"Stopped watching {batch.id}. {asked.come_back(batch)}", soft_wrap=True, markup=False)
         raise typer.Exit(Exit.INTERRUPTED) from None
+    except ClientError as error:
+        if batch is None:
+            raise
+        raise _hinted(error, f"{batch.id} is filed. {asked.come_back(batch)}") from None
 
 
 @contextmanager
@@ -97,7 +99,8 @@ def _waiting() -> Iterator[None]:
         raise typer.Exit(Exit.INTERRUPTED) from None
 
 
-def _find_or_file(client: Client, asked: Run, key: str, *, fresh: bool) -> Batch:
+def _find_or_file(client: Client, asked: Run, key: str, *, fresh: bool) -> tuple[Batch, str]:
+    """Give the batch, and what is said of it."""
     before = runs.recall(asked.place, key)
     batch = None if fresh or before.batch is None else _remembered(client, before.batch)
     if not asked.overwrites and asked.output.exists() and not _of_batch(asked.output, before.batch):
@@ -107,7 +110,8 @@ def _find_or_file(client: Client, asked: Run, key: str, *, fresh: bool) -> Batch
             "over; nothing was filed.",
         )
     if batch is not None:
-        return batch
+        filed_at = following.local_time(batch.created_at)
+        return batch, f"Back at {batch.id}, which the same command filed at {filed_at}; --fresh files anew."
     left = runs.Remembered() if fresh or before.batch is not None else before
     return _file(client, asked, key, left)
 
@@ -123,7 +127,7 @@ def _of_batch(results: Path, batch: str | None) -> bool:
 def _remembered(client: Client, batch_id: str) -> Batch | None:
     """Find the batch that the same run made before, if it is still there."""
     try:
-        batch = following.keep_asking(partial(client.batch, batch_id))
+        return following.keep_asking(partial(client.batch, batch_id))
     except KeyboardInterrupt:
         progress.print(f"Stopped before {batch_id} was found again. The same command comes back to it.", soft_wrap=True)
         raise typer.Exit(Exit.INTERRUPTED) from None
@@ -131,12 +135,9 @@ def _remembered(client: Client, batch_id: str) -> Batch | None:
         if problem.code == NOT_FOUND.code:
             return None
         raise
-    filed = following.local_time(batch.created_at)
-    progress.print(f"Back at {batch.id}, which the same command filed at {filed}; --fresh files anew.", soft_wrap=True)
-    return batch
 
 
-def _file(client: Client, asked: Run, key: str, left: runs.Remembered) -> Batch:
+def _file(client: Client, asked: Run, key: str, left: runs.Remembered) -> tuple[Batch, str]:
     """Make the batch: of the file that has arrived already, where the same run came that far before."""
     if left.input_file_id:
         try:
@@ -146,8 +147,7 @@ def _file(client: Client, asked: Run, key: str, left: runs.Remembered) -> Batch:
             if all(each.field != "input_file_id" for each in problem.document.errors or []):
                 raise
         else:
-            progress.print(f"Filed as {batch.id}; the file had arrived before.", soft_wrap=True)
-            return batch
+            return batch, f"Filed as {batch.id}; the file had arrived before."
     with inputs.json_lines(asked.file, asked.baseline) as source:
         if inputs.is_empty(source):
             raise Problem(BAD_INPUT_FILE, f"{asked.file}: {inputs.EMPTY}.")
@@ -166,8 +166,7 @@ def _file(client: Client, asked: Run, key: str, left: runs.Remembered) -> Batch:
     batch = _create(client, asked, key, arrived)
     lines = f"{sent.lines} comparison{'' if sent.lines == 1 else 's'}"
     bad = f", {sent.bad_lines} lines that are none" if sent.bad_lines else ""
-    progress.print(f"Filed as {batch.id}: {lines}{bad}", soft_wrap=True)
-    return batch
+    return batch, f"Filed as {batch.id}: {lines}{bad}"
 
 
 def _create(client: Client, asked: Run, key: str, arrived: runs.Remembered) -> Batch:
@@ -177,6 +176,8 @@ def _create(client: Client, asked: Run, key: str, arrived: runs.Remembered) -> B
     make = partial(client.create_batch, arrived.input_file_id, asked.completion_window, **asked.options)
     try:
         batch = following.keep_asking(partial(make, idempotency_key=arrived.idempotency_key))
+        if not runs.remember(asked.place, key, arrived.model_copy(update={"batch": batch.id})):
+            progress.print(f"The id could not be written to {asked.place.folder}; note it down.", soft_wrap=True)
     except KeyboardInterrupt:
         progress.print(f"Stopped while the batch was being made; it may be there. {sure}", soft_wrap=True)
         raise typer.Exit(Exit.INTERRUPTED) from None
@@ -184,6 +185,4 @@ def _create(client: Client, asked: Run, key: str, arrived: runs.Remembered) -> B
         raise
     except ClientError as error:
         raise _hinted(error, f"The batch may be there. {sure}") from None
-    if not runs.remember(asked.place, key, arrived.model_copy(update={"batch": batch.id})):
-        progress.print(f"The id could not be written to {asked.place.folder}; note it down.", soft_wrap=True)
     return batch

@@ -1,9 +1,11 @@
 """What happens twice and counts once: `nightcourt batch run` begun again, beside itself, and interrupted."""
 
+import fcntl
 import json
 import os
 import signal
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -112,6 +114,32 @@ class TestRuns:
                 run.until("Trying until it answers")
                 gate.away = 0
                 assert run.process.wait(timeout=60) == 0, run.said.read_text()
+
+    def test_ctrl_c_in_the_moment_that_it_is_filed(self, alone: Cli, service: Service, tmp_path: Path):
+        """It says how to come back, though it stands at telling of the batch still: into a pipe that is full."""
+        file = write(tmp_path / "pairs.jsonl", [PAIR | {"prompt": "Just now?"}])
+        read_end, write_end = os.pipe()
+        room = fcntl.fcntl(write_end, fcntl.F_GETPIPE_SZ)
+        with os.fdopen(read_end) as said, os.fdopen(write_end, "wb", buffering=0) as full:
+            full.write(b"." * room)
+            asked = ("batch", "run", file, "--server", service.url)
+            process = alone.start(*asked, out=subprocess.DEVNULL, err=full, key=service.key)
+            full.close()
+            notes = Path(alone.environment["XDG_STATE_HOME"], "nightcourt", "batch-runs")
+
+            def made() -> str | None:
+                runs = [json.loads(each.read_bytes()) for each in notes.glob("*.json")]
+                return next((run.get("batch") for run in runs if run["file"] == str(file.resolve())), None)
+
+            batch = wait_until(made, within=60, what="the batch is made")
+            process.send_signal(signal.SIGINT)
+            told = said.read()
+        assert process.wait(timeout=60) == 130
+        process.stdin.close()
+        assert "The same command" in told
+        assert "nothing was filed" not in told
+        ended = alone(*asked, key=service.key)
+        assert (ended.status, f"Back at {batch}" in ended.err) == (0, True)
 
     def test_no_line_is_written_twice_into_a_pipe(self, alone: Cli, service: Service, tmp_path: Path):
         """Whatever its name: where results break off for good, the command ends, and says how to come back."""
