@@ -97,6 +97,28 @@ def disable(endpoint: EndpointId, server: Server = None, data_dir: DataDir = Non
         _show_endpoint(client.disable_endpoint(endpoint), as_json=as_json)
 
 
+@app.command()
+def remove(
+    endpoint: EndpointId,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    server: Server = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove a receiver for good, with all of its callbacks: those on their way, and the log of the others.
+
+    Example: nightcourt callbacks remove cep_0197f3c2a5d47b1c8e6f0a1b2c3d4e5f
+    """
+    if not yes:
+        typer.confirm(f"Remove {endpoint} with all of its callbacks for good?", abort=True, err=True)
+    with connected(server, data_dir) as client:
+        client.remove_endpoint(endpoint)
+    if as_json:
+        print_json({"id": endpoint, "deleted": True})
+    else:
+        console.print(f"{endpoint}  removed", soft_wrap=True, markup=False)
+
+
 @app.command("list")
 def list_(
     status: Annotated[CallbackState | None, typer.Option(help="Only those that stand so.")] = None,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from pydantic import ValidationError
+from pydantic import RootModel, ValidationError
 from standardwebhooks import Webhook, WebhookVerificationError
 from standardwebhooks.webhooks import EmptyWebhookSecretError
 
@@ -101,6 +101,14 @@ class CallbackPlans(BulkPlans):
     def enable_endpoint(self, endpoint_id: str) -> Plan[Endpoint]:
         """Have callbacks sent to an endpoint again."""
         return self.call(Endpoint, "POST", f"{_endpoint(endpoint_id)}/enable")
+
+    def remove_endpoint(self, endpoint_id: str) -> Plan[None]:
+        """Remove an endpoint with all of its callbacks, those on their way included.
+
+        It is not repeated by itself where it may have been carried out: the second call would find no endpoint.
+        """
+        path = _endpoint(endpoint_id)
+        yield from self.call(RootModel[None], "DELETE", path, patience=PATIENCE, again=surely_undone)
 
     def test_endpoint(self, endpoint_id: str) -> Plan[Callback]:
         """Send an endpoint a `callback.test` event; read the callback to see how it went.

@@ -338,7 +338,7 @@ class Plans:
             raise _marked(ServerUnreachable(f"{why} {done if unsure else start}"), outcome) from outcome
         try:
             if outcome.is_success:
-                return model.model_validate_json(outcome.content)
+                return model.model_validate_json(outcome.content or b"null")  # a 204 has none
             problem = read_problem(outcome.status_code, outcome.content, outcome.headers.get("x-request-id"))
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]

@@ -178,7 +178,7 @@ class TestEndpoints:
         made = client.add_endpoint(inbox.url)
         sent = client.test_endpoint(made.id)
         wait_until(lambda: client.callback(sent.id).ended_at, within=30, what="a callback is delivered")
-        assert service.http.delete(f"/v1/callback-endpoints/{made.id}").status_code == 204
+        assert client.remove_endpoint(made.id) is None
         assert service.http.get(f"/v1/callback-endpoints/{made.id}").status_code == 404
         assert service.http.get(f"/v1/callbacks/{sent.id}").status_code == 404
 
@@ -221,10 +221,10 @@ class TestCommands:
         assert f"Example: nightcourt callbacks {command}" in " ".join(ended.output.split())
 
     def test_a_life(self, cli: Cli, service: Service, inbox: Inbox):
-        """Add, test, list, show, replay, rotate, disable, enable: each says what came of it."""
+        """Add, test, list, show, replay, rotate, disable, enable, remove: each says what came of it."""
 
-        def nightcourt(*arguments: object) -> Ended:
-            return cli("callbacks", *arguments, "--server", service.url)
+        def nightcourt(*arguments: object, given: str = "") -> Ended:
+            return cli("callbacks", *arguments, "--server", service.url, given=given)
 
         added = nightcourt("add", inbox.url, "--event", "batch.completed", "--json").objects[0]
         assert added["secret"].startswith("whsec_")
@@ -244,7 +244,13 @@ class TestCommands:
         assert nightcourt("test", added["id"]).status == 1
         assert "enabled" in nightcourt("enable", added["id"]).out
         assert added["id"] in nightcourt("endpoints").out
-        nightcourt("disable", added["id"])
+        kept = nightcourt("remove", added["id"], given="n\n")
+        assert (kept.status, kept.out.strip()) == (1, "")
+        assert f"Remove {added['id']} with all of its callbacks for good?" in kept.err
+        assert nightcourt("remove", added["id"], given="y\n").out.strip() == f"{added['id']}  removed"
+        assert added["id"] not in nightcourt("endpoints").out
+        again = nightcourt("remove", added["id"], "--yes")
+        assert (again.status, "There is no callback endpoint of this id" in again.err) == (1, True)
 
     def test_a_test_that_does_not_arrive(self, cli: Cli, service: Service, inbox: Inbox):
         """A receiver that refuses is told at once, with the status, and an exit status that a script sees."""
@@ -253,7 +259,8 @@ class TestCommands:
         tested = cli("callbacks", "test", added["id"], "--server", service.url)
         assert tested.status == 1
         assert "bad_status 500" in tested.out
-        cli("callbacks", "disable", added["id"], "--server", service.url)
+        removed = cli("callbacks", "remove", added["id"], "--yes", "--json", "--server", service.url)
+        assert removed.objects == [{"id": added["id"], "deleted": True}]
 
     def test_a_test_that_is_held(self, cli: Cli, service: Service, inbox: Inbox):
         """Where a receiver asked for time, a test says at once that nothing was tried, and what has it tried now."""

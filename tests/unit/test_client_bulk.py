@@ -160,7 +160,7 @@ class Court:
                 self.rfile.readline()
                 return body
 
-            do_GET = do_POST = answer  # noqa: N815 - the names that http.server calls
+            do_DELETE = do_GET = do_POST = answer  # noqa: N815 - the names that http.server calls
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -376,6 +376,7 @@ class TestBatches:
             ("add_endpoint", "https://receiver.example/"),
             ("rotate_secret", None),
             ("rotate_secret", f"cep_{7:032x}"),
+            ("remove_endpoint", f"cep_{7:032x}"),
             ("test_endpoint", f"cep_{7:032x}"),
             ("replay", f"cbk_{7:032x}"),
             ("replay_dead", datetime(2026, 1, 31, tzinfo=UTC)),
