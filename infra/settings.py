@@ -124,7 +124,8 @@ class Settings(BaseSettings):
     poll_seconds: PositiveFloat = 0.02
     """How often the dispatcher looks for work that is due."""
     drain_seconds: PositiveFloat = 20.0
-    """How long a worker that is told to end may go on with what it has begun; then that goes back, uncounted."""
+    """How long a worker that is told to end may go on with what it has begun; then that goes back, uncounted. What runs
+    it has to give it half as long again to end (docs/deployment.md, "Time to end")."""
     engine_deadline_seconds: PositiveFloat = 600.0
     """A worker whose engine is at one call for longer than this ends itself, so that the work is tried again."""
     max_attempts: PositiveInt = 3
@@ -144,7 +145,8 @@ class Settings(BaseSettings):
     callback_concurrency: PositiveInt = 8
     """Callbacks under way to one endpoint at a time, while it does well; one while it is new or failing."""
     callback_deadline_seconds: PositiveFloat = 15.0
-    """How long one attempt may take, from the name of the receiver to its answer."""
+    """How long one attempt may take, from the name of the receiver to its answer. What runs the callback process has to
+    give it half as long again to end (docs/deployment.md, "Time to end")."""
 
     # -- what is kept
     retention_days: float = Field(default=0.0, ge=0.0)

@@ -182,6 +182,22 @@ class TestTls:
             assert {"name": "ca", "mountPath": "/ca", "readOnly": True} in mounts
 
 
+@pytest.mark.parametrize("process", ["callbacks", "judge-cpu", "judge-gpu"])
+def test_the_times_to_end_are_those_that_are_set(process: str) -> None:
+    """A row of the page has the default of the setting, and what compose and Kubernetes give to go with it."""
+    pattern = rf"^\| {process} \| `NIGHTCOURT_(\w+)`: (\d+) \| `(\w+)` \| (\d+) \|$"
+    [(setting, default, composed, clustered)] = re.findall(pattern, PAGE, re.MULTILINE)
+    assert float(default) == settings.Settings.model_fields[setting.lower()].default
+    assert composed == compose()["services"][process]["stop_grace_period"]
+    component, _, kind = process.partition("-")
+    [pod] = [
+        pod_of(each)
+        for each in rendered(KUBERNETES / (kind or "base"))
+        if each["kind"] == "Deployment" and each["metadata"]["name"] == component
+    ]
+    assert int(clustered) == pod["terminationGracePeriodSeconds"]
+
+
 class TestMonitoring:
     def test_prometheus_reads_every_pod(self, tmp_path: Path) -> None:
         """By the names of their ports it finds each pod that goes on running, once; Debian's takes the rest of it."""
