@@ -65,7 +65,6 @@ class Stack:
         *,
         port: int | None = None,
         on_event: OnEvent = _ignore,
-        stop: threading.Event | None = None,
         migrate: Program = MIGRATE,
         applications: Sequence[Program] | None = None,
         fast: bool = False,
@@ -79,7 +78,6 @@ class Stack:
             port: The API's port, which has to be free; 0 is any. When None, that of the settings where
                 somebody set it, else the usual one, or any where that is busy.
             on_event: Hears what happens.
-            stop: Ends the stack when set.
             migrate: Brings the database up to date, and ends.
             applications: What runs on top, in the order of starting; what the settings say when None.
             fast: Give up the database's safety against a crash of the machine, for tests.
@@ -90,7 +88,7 @@ class Stack:
         self._path = folder or settings.data_dir
         self._asked_port = settings.port if port is None and "port" in settings.model_fields_set else port
         self._on_event = on_event
-        self._stop = stop or threading.Event()
+        self._stop = threading.Event()
         self._hurry = threading.Event()
         self._migrate = migrate
         if applications is None:
@@ -311,35 +309,14 @@ class Stack:
             _log.exception("stack_event_failed", kind=kind)
 
 
-def run_stack(
-    settings: Settings,
-    folder: Path | None = None,
-    *,
-    port: int | None = None,
-    on_event: OnEvent = _ignore,
-    stop: threading.Event | None = None,
-    migrate: Program = MIGRATE,
-    applications: Sequence[Program] | None = None,
-    fast: bool = False,
-) -> bool:
-    """Run the stack until SIGINT, SIGTERM or SIGHUP, or until `stop` is set. A second signal hurries.
+def run_stack(stack: Stack) -> bool:
+    """Run a stack until SIGINT, SIGTERM or SIGHUP, or until it is told to stop. A second signal hurries.
 
-    What it takes is what `Stack` takes. To return is to have ended as asked, with nothing left running; what is
-    returned is whether it was ready before.
+    To return is to have ended as asked, with nothing left running; what is returned is whether it was ready before.
 
     Raises:
         LocalStackError: The stack cannot run. Nothing is left running.
     """
-    stack = Stack(
-        settings,
-        folder,
-        port=port,
-        on_event=on_event,
-        stop=stop,
-        migrate=migrate,
-        applications=applications,
-        fast=fast,
-    )
     asked: list[int] = []
 
     def note(number: int, _: FrameType | None) -> None:

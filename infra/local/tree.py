@@ -49,7 +49,7 @@ _MORE_CONNECTIONS = 20
 """For what migrates, commands, whoever looks into it, and those that Postgres keeps for itself."""
 
 
-def applications(workers: int, *, drain_seconds: float = 20.0, callback_seconds: float = 15.0) -> tuple[Program, ...]:
+def applications(workers: int, *, drain_seconds: float, callback_seconds: float) -> tuple[Program, ...]:
     """What runs on top of the databases, with so many worker processes."""
     # A worker that is asked to end finishes the shards in its hands, or gives them back after a while.
     names = ["worker", *(f"worker-{number}" for number in range(2, workers + 1))]

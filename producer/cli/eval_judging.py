@@ -164,7 +164,7 @@ def judging(
             if own:
                 check_model(chosen)
                 progress.print("Starting nightcourt")
-                ends.enter_context(Stack(chosen, chosen.data_dir, on_event=say))
+                ends.enter_context(Stack(chosen, on_event=say))
             place = runs.find_place(chosen)
             client = ends.enter_context(Client(place.url, api_key=place.key))
             yield Service(client, place, options, where, fresh, own)

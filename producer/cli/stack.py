@@ -75,7 +75,7 @@ def up(
     logs.configure(process="up", level="warning", style=chosen.log_format)
     check_model(chosen)
     progress.print("Starting nightcourt")
-    was_ready = run_stack(chosen, chosen.data_dir, port=port, on_event=_say_when_up)
+    was_ready = run_stack(Stack(chosen, port=port, on_event=_say_when_up))
     if not was_ready:
         progress.print("Ended before it was ready.")
         raise typer.Exit(Exit.INTERRUPTED)
@@ -125,7 +125,7 @@ def demo(
             if info is None:
                 check_model(chosen)
                 progress.print("Starting nightcourt")
-                info = ends.enter_context(Stack(chosen, chosen.data_dir, on_event=say)).info
+                info = ends.enter_context(Stack(chosen, on_event=say)).info
             else:
                 progress.print(f"Using the stack that runs at {info.api_url}")
             ready = time.monotonic()

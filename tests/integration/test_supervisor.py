@@ -73,7 +73,7 @@ migrate, *applications = [Program(*each) for each in programs]
 options = {"port": 0, "on_event": say, "migrate": migrate, "applications": applications, "fast": True}
 settings = Settings(engine="simulated")
 """
-RUN = "run_stack(settings, Path(folder), **options)"
+RUN = "run_stack(Stack(settings, Path(folder), **options))"
 BLOCK = """
 try:
     with Stack(settings, Path(folder), **options) as stack:

@@ -129,7 +129,8 @@ def test_the_deployed_judges_know_who_died() -> None:
 
 def test_a_worker_is_given_the_time_that_it_takes_to_drain() -> None:
     """Whoever supervises a worker kills it later than it would have ended by itself."""
-    [worker] = [program for program in applications(1, drain_seconds=77.0) if program.name == "worker"]
+    programs = applications(1, drain_seconds=77.0, callback_seconds=5.0)
+    [worker] = [program for program in programs if program.name == "worker"]
     assert worker.grace_seconds > 77.0
     drain = Settings.model_fields["drain_seconds"].default
     for judge in ("cpu", "gpu"):
