@@ -10,16 +10,17 @@ have the figures.
 
 import argparse
 import json
-import math
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import data
+import numpy as np
 
 from infra.filed import Filed
 from infra.local.model import embedded_model
+from producer.evals.numbers import wilson
 from worker import prompts
 from worker.engines.llama_cpp import LlamaCppEngine
 
@@ -28,7 +29,6 @@ LONGEST_TOKENS = 512
 """Rows with a longer prompt are left out, for time: the same ones for every judge."""
 MOST_ROWS = {"mismatched": 100, "pandalm, kept out": 60, "hhh-alignment, kept out": 40}
 """Rows asked of a set, drawn by `SEED`, for time; of the others all."""
-Z = 1.959964
 
 
 class Row(NamedTuple):
@@ -57,26 +57,19 @@ class Figures(NamedTuple):
     """Share of ballots for the slot A."""
 
 
-def wilson(share: float, trials: int) -> tuple[float, float]:
-    """Wilson's 95 % interval."""
-    centre = (share + Z * Z / (2 * trials)) / (1 + Z * Z / trials)
-    half = Z / (1 + Z * Z / trials) * math.sqrt(share * (1 - share) / trials + Z * Z / (4 * trials * trials))
-    return centre - half, centre + half
-
-
 def figures(odds: Sequence[tuple[float, float]]) -> Figures:
     """Add up ballots.
 
     Args:
         odds: of A over B, with the better answer as A and then as B, for each row; 0 is a vote for neither.
     """
-    votes = [(_half_step(first), _half_step(-second)) for first, second in odds]
-    accuracy = sum(first + second for first, second in votes) / (2 * len(votes))
+    right = np.array([(_half_step(first) + _half_step(-second)) / 2 for first, second in odds])
+    low, high = wilson([str(row) for row in range(len(odds))], right)
     return Figures(
         rows=len(odds),
-        accuracy=accuracy,
-        low=wilson(accuracy, len(odds))[0],
-        high=wilson(accuracy, len(odds))[1],
+        accuracy=float(right.mean()),
+        low=low,
+        high=high,
         verdicts=sum(_half_step(first - second) for first, second in odds) / len(odds),
         consistent=sum(first * second < 0 for first, second in odds) / len(odds),
         picks_a=sum(_half_step(first) + _half_step(second) for first, second in odds) / (2 * len(odds)),

@@ -4,7 +4,10 @@ import importlib.util
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from producer.evals.numbers import wilson
 
 SCRIPT = Path(__file__).resolve().parents[2] / "infra" / "pocket-critic" / "data.py"
 spec = importlib.util.spec_from_file_location("pocket_critic_data", SCRIPT)
@@ -118,3 +121,13 @@ class TestPairsThatNobodyJudged:
         assert (pairs[0].better, pairs[0].worse) == ("one", "two")
         assert all(pair.better[0] == pair.question[9] for pair in pairs[1:])
         assert {pair.kind for pair in pairs} == {"written"}
+
+
+def test_the_interval_is_that_of_every_other_figure(monkeypatch: pytest.MonkeyPatch):
+    """What the evaluation says of an accuracy is Wilson's interval as evals have it, each row being a prompt."""
+    pytest.importorskip("xllamacpp", reason="needs the wheel xllamacpp: install the extra 'embedded'")
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    evaluate = importlib.import_module("evaluate")
+    found = evaluate.figures([(1.0, -1.0)] * 7 + [(1.0, 1.0)] * 2 + [(-1.0, 1.0)])
+    assert found.accuracy == 0.8
+    assert (found.low, found.high) == wilson([f"{n}" for n in range(10)], np.array([1.0] * 7 + [0.5] * 2 + [0.0]))
