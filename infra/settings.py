@@ -21,7 +21,6 @@ from schemas.problems import BAD_SETTING, Problem
 
 EngineName = Literal["llama_cpp", "openai_server", "simulated", "tensorrt_llm"]
 
-
 _ORDER = (
     ("heartbeat_seconds", 2, "lease_seconds", "a lease has to survive one missed heartbeat"),
     ("sweep_seconds", 1, "lease_seconds", "a lease that ran out has to be noticed before another would run out"),
@@ -30,7 +29,6 @@ _ORDER = (
     ("heartbeat_seconds", 1, "engine_deadline_seconds", "a worker has to be heard of before it is taken for hung"),
 )
 """Times of which the first has to be well under the second: (first, factor, second, why)."""
-
 
 _ENGINE_TIMES = {
     "openai_server": (("engine_request_seconds", 0.0), ("engine_patience_seconds", 0.0)),
@@ -44,7 +42,8 @@ def _keys(value: SecretStr | None, file: Path | None) -> list[str]:
     return [key.strip() for key in text.splitlines() if key.strip()]
 
 
-def _is_url(text: str, schemes: set[str]) -> bool:
+def is_url(text: str, schemes: set[str]) -> bool:
+    """Tell whether a text is a URL of one of these schemes, with a host, and with a port that can be, if any."""
     try:
         parts = urlsplit(text)
         return text.partition("://")[0] in schemes and bool(parts.hostname) and parts.port != 0  # raises of no number
@@ -257,14 +256,14 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _of_redis(cls, value: SecretStr) -> SecretStr:
-        if not _is_url(value.get_secret_value(), {"redis", "rediss"}):
+        if not is_url(value.get_secret_value(), {"redis", "rediss"}):
             raise ValueError("takes the URL of a Redis: redis://USER:PASSWORD@HOST:6379/0")
         return value
 
     @field_validator("traces_endpoint")
     @classmethod
     def _of_a_collector(cls, value: str | None) -> str | None:
-        if value and not _is_url(value, {"http", "https"}):  # an empty one is none: compose passes on what is unset so
+        if value and not is_url(value, {"http", "https"}):  # an empty one is none: compose passes on what is unset so
             raise ValueError("takes the URL of OTLP over HTTP: http://HOST:4318")
         return value
 
@@ -308,8 +307,8 @@ class Settings(BaseSettings):
     def _engine_has_its_server(self) -> "Settings":
         if self.engine != "openai_server":
             return self
-        parts = urlsplit(self.engine_url or "")
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username is not None or parts.query:
+        url = self.engine_url or ""
+        if not is_url(url, {"http", "https"}) or urlsplit(url).username is not None or urlsplit(url).query:
             raise ValueError(
                 "NIGHTCOURT_ENGINE_URL must be the http or https URL of a server for the openai_server engine, such as "
                 "http://host:8000/v1, without a user name in it; NIGHTCOURT_ENGINE_KEY takes the key"

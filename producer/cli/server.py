@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 import typer
 
@@ -27,7 +26,7 @@ def find_server(chosen: Settings) -> Address:
 
     The key is that of the settings; where they have none and it is the embedded stack that is asked, that stack's own.
     """
-    if chosen.server is not None and not _is_url(chosen.server):
+    if chosen.server is not None and not settings.is_url(chosen.server, {"http", "https"}):
         raise typer.BadParameter(
             f"--server or NIGHTCOURT_SERVER takes the URL of a service, for instance http://{chosen.host}:{chosen.port}"
         )
@@ -41,14 +40,6 @@ def find_server(chosen: Settings) -> Address:
     if stack is not None and (chosen.server or stack.api_url).rstrip("/") == stack.api_url:
         return Address(stack.api_url, key or stack.key)
     return Address(chosen.server or f"http://{chosen.host}:{chosen.port}", key)
-
-
-def _is_url(text: str) -> bool:
-    try:
-        parts = urlsplit(text)
-    except ValueError:
-        return False
-    return parts.scheme in {"http", "https"} and bool(parts.hostname)
 
 
 @contextmanager

@@ -56,6 +56,7 @@ def test_help_in_short(typed: str):
     [
         (("submit", EXAMPLES, "--server", "127.0.0.1"), "--server", "takes the URL of a service"),
         (("submit", EXAMPLES, "--server", "http://[::1"), "--server", "takes the URL of a service"),
+        (("submit", EXAMPLES, "--server", "http://localhost:83OO"), "--server", "takes the URL of a service"),
         (("batch", "status", "nope"), "'ID'", "looks like batch_ and 32 hexadecimal digits"),
         (("batch", "status", "nope", "--server", "http://127.0.0.1:9"), "'ID'", "looks like batch_"),
         (

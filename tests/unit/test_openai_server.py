@@ -233,7 +233,16 @@ class TestSettings:
             engine.close()
 
     @pytest.mark.parametrize(
-        "url", [None, "gpu-host:8000", "ftp://gpu-host", "http://", "http://me:secret@gpu-host/v1"]
+        "url",
+        [
+            None,
+            "gpu-host:8000",
+            "ftp://gpu-host",
+            "http://",
+            "http://me:secret@gpu-host/v1",
+            "http://gpu-host:80OO",
+            "http://[::1:8000/v1",
+        ],
     )
     def test_an_url_that_is_none_is_refused(self, url):
         """The sentence names the setting, and does not repeat a password."""
