@@ -12,7 +12,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, PositiveFloat
 
-Precision = Literal["fp8", "bf16"]
+from infra.roofline import LLAMA_8B, PEAKS, Precision, operations_per_token, roof_tokens_per_second
+
 Kind = Literal["published", "roofline", "measured", "given"]
 
 ORDERS = {"both": 2, "ab": 1, "ba": 1}
@@ -21,16 +22,6 @@ ORDERS = {"both": 2, "ab": 1, "ba": 1}
 # tokens in and 128 out, the published row that is most like judging. Llama-3.1-8B-Instruct in FP8, PyTorch backend.
 _PUBLISHED_OUTPUT = {"h100": 3450.0, "h200": 3538.0}
 _PUBLISHED_IN, _PUBLISHED_OUT = 2048, 128
-
-# Dense peaks of the SXM boards, in floating-point operations a second.
-_PEAK: dict[str, dict[Precision, float]] = {
-    "h100": {"bf16": 989.4e12, "fp8": 1978.9e12},
-    "h200": {"bf16": 989.4e12, "fp8": 1978.9e12},
-}
-# Llama-3.1-8B: the weights that every prompt token is multiplied with (32 layers of 218.1 million; the embedding is
-# looked up, and the output layer runs for the last token alone), its layers, and the width of its attention.
-_WEIGHTS, _LAYERS, _WIDTH = 6.98e9, 32, 4096
-
 
 MOST = 1e12
 """Prompt tokens a second that no GPU comes near, whatever somebody gives or has measured."""
@@ -148,32 +139,24 @@ def published(gpu: str) -> Rate:
     )
 
 
-def operations_per_token(tokens: int) -> float:
-    """Floating-point operations for one prompt token of Llama-3.1-8B, on average over a prompt of this length.
-
-    Two for each weight, and causal attention: 2 * layers * width * length.
-    """
-    return 2 * _WEIGHTS + 2 * _LAYERS * _WIDTH * tokens
-
-
 def roofline(gpu: str, precision: Precision, tokens: int) -> Rate:
     """What a GPU could do at best: its peak over the operations that a token takes.
 
     Raises:
         PlanError: the GPU's peak is not known here.
     """
-    if gpu not in _PEAK:
+    if gpu not in PEAKS:
         raise PlanError(
-            f"the peak of {gpu} is not known here, but of {_listed(_PEAK)}; give --measured with the report of "
+            f"the peak of {gpu} is not known here, but of {_listed(PEAKS)}; give --measured with the report of "
             "`nightcourt engine bench`, or --rate"
         )
-    peak = _PEAK[gpu][precision]
+    peak = PEAKS[gpu][precision]
     return Rate(
-        tokens_per_second=peak / operations_per_token(tokens),
+        tokens_per_second=roof_tokens_per_second(LLAMA_8B, tokens, peak),
         kind="roofline",
         source=(
-            f"computed: {peak / 1e12:,.1f} TFLOPS, the dense {precision.upper()} peak of {gpu.upper()} SXM, over "
-            f"{operations_per_token(tokens) / 1e9:.2f} GFLOP a token of Llama-3.1-8B at {tokens:,} tokens"
+            f"computed: {peak:,.1f} TFLOPS, the dense {precision.upper()} peak of {gpu.upper()} SXM, over "
+            f"{operations_per_token(LLAMA_8B, tokens) / 1e9:.2f} GFLOP a token of Llama-3.1-8B at {tokens:,} tokens"
         ),
         note="a bound that no run reaches: it takes longer, or more GPUs",
     )

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 import typer
 from pydantic import ValidationError
 
+from infra.roofline import Precision
 from producer import planning
 from producer.cli.options import finite
 from producer.cli.output import console, print_json
@@ -18,7 +19,6 @@ from schemas.problems import BAD_INPUT_FILE, Problem, first_error
 
 Source = Literal["published", "roofline"]
 """Rates that are known without measuring."""
-Precision = Literal["fp8", "bf16"]
 
 
 def plan(

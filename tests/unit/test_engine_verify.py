@@ -11,7 +11,7 @@ from support.gpu import gpu_host
 
 from infra.engine_folder import REPORT, build_of, is_verified, read_manifest
 from infra.settings import Settings
-from schemas.engine import BenchOrder, BuildOrder, Limits, ModelShape, VerifyOrder
+from schemas.engine import BenchOrder, BuildOrder, Limits, VerifyOrder
 from schemas.problems import Problem
 from worker.commands import proving
 from worker.commands import verify as checks
@@ -22,14 +22,9 @@ from worker.commands.pairs import both_orders, of_length, read_pairs
 from worker.commands.proving import prove, unfit
 from worker.commands.verify import Reference, Tolerance, compare
 from worker.engines.base import EngineError, Score
-from worker.engines.roofline import matmul_weights, operations_per_token, peak_tflops, roof_tokens_per_second
 from worker.engines.sharing import Meter
 from worker.engines.simulated import SimulatedEngine
 from worker.engines.tensorrt_llm.engine import TensorRtLlmEngine
-
-LLAMA_8B = ModelShape(
-    layers=32, hidden=4096, intermediate=14336, heads=32, key_value_heads=8, head_size=128, vocabulary=128_256
-)
 
 
 def nobody(_: str) -> None:
@@ -372,26 +367,7 @@ class TestBench:
             drive(engine, steps, threads=4, seconds=5)
 
 
-class TestArithmetic:
-    def test_the_weights_of_llama_3_1_8b(self):
-        """6.98 billion weights take part in every token, and 13.96 billion operations."""
-        assert matmul_weights(LLAMA_8B) == pytest.approx(6.98e9, rel=0.001)
-        assert operations_per_token(LLAMA_8B, 0) == pytest.approx(13.96e9, rel=0.001)
-
-    @pytest.mark.parametrize(
-        ("tokens", "fp8", "bf16"), [(1024, 139e3, 69.5e3), (2048, 137e3, 68.3e3), (8192, 123e3, 61.4e3)]
-    )
-    def test_the_roof_of_an_h100(self, tokens: int, fp8: float, bf16: float):
-        """The published peaks give these token rates at most, by prompt length."""
-        gpu = "NVIDIA H100 80GB HBM3"
-        for quantisation, roof in (("fp8", fp8), ("bf16", bf16)):
-            peak = peak_tflops(gpu, quantisation)
-            assert roof_tokens_per_second(LLAMA_8B, tokens, peak) == pytest.approx(roof, rel=0.01)
-
-    def test_an_unknown_gpu_has_no_roof(self):
-        """Nothing is made up for it."""
-        assert peak_tflops("NVIDIA L4", "fp8") is None
-
+class TestMeter:
     def test_time_is_shared_by_tokens_and_adds_up(self):
         """Two in flight share each second as their tokens stand to each other; nobody is charged for idleness."""
         now = 0.0

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from infra.engine_folder import REPORT, build_of, check_files, read_manifest
+from infra.roofline import peak_tflops
 from infra.settings import Settings
 from schemas.engine import Manifest, VerifyOrder
 from schemas.problems import BAD_INPUT_FILE, BAD_OUTPUT_FILE, ENGINE_UNFIT, Problem
@@ -22,7 +23,6 @@ from worker.commands.pairs import Pair, of_length, read_pairs
 from worker.commands.saying import Say
 from worker.commands.verify import Reference
 from worker.engines.base import EngineError
-from worker.engines.roofline import peak_tflops
 from worker.engines.tensorrt_llm.engine import TensorRtLlmEngine
 from worker.engines.vocabulary import Vocabulary
 

@@ -26,6 +26,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from infra.roofline import operations_per_token, roof_tokens_per_second
 from schemas.engine import Manifest, Quantisation, VerifyOrder
 from schemas.problems import ENGINE_UNFIT, Problem
 from worker import ballots
@@ -34,7 +35,6 @@ from worker.commands.load import Step, drive
 from worker.commands.pairs import Pair, both_orders
 from worker.commands.saying import Say
 from worker.engines.base import Engine, Score, VerdictTokens, is_number
-from worker.engines.roofline import operations_per_token, roof_tokens_per_second
 
 
 @dataclass(frozen=True, slots=True)
