@@ -82,7 +82,7 @@ def versus_files(asked: Asked, file: Path, baseline: Path | None) -> None:
     with asked.judge() as judge:
         judged = judge(pairs)
     result = versus.count(judged, system=pairs[0].system_b or "response B", baseline=pairs[0].system_a or "response A")
-    eval_show.conclude(result, eval_show.versus, as_json=asked.as_json)
+    eval_show.conclude(result, as_json=asked.as_json)
     _write(asked, result, judged, pairs, systems=baseline is not None)
 
 
@@ -103,7 +103,7 @@ def tournament_of(asked: Asked, files: Sequence[Path], plan: Plan, seed: int) ->
         result = tournament.count(judged, field, plan)
     except ValueError as error:
         raise Problem(BAD_INPUT_FILE, f"{str(error).capitalize()}.") from None
-    eval_show.conclude(result, eval_show.tournament, as_json=asked.as_json)
+    eval_show.conclude(result, as_json=asked.as_json)
     _write(asked, result, judged, list(pairs.values()), systems=True)
 
 
@@ -115,7 +115,7 @@ def rewardbench_file(asked: Asked, file: Path) -> None:
     with asked.judge() as judge:
         judged = judge(pairs)
     result = rewardbench.count(judged)
-    eval_show.conclude(result, eval_show.rewardbench, as_json=asked.as_json)
+    eval_show.conclude(result, as_json=asked.as_json)
     _write(asked, result, judged, pairs)
 
 
@@ -125,7 +125,7 @@ def gold_file(asked: Asked, file: Path) -> None:
     with asked.judge() as judge:
         judged = judge(pairs)
     result = gold.count(judged)
-    eval_show.conclude(result, eval_show.gold, as_json=asked.as_json)
+    eval_show.conclude(result, as_json=asked.as_json)
     _write(asked, result, judged, pairs)
 
 
@@ -145,7 +145,7 @@ def calibrate_file(asked: Asked, file: Path, write: Path) -> None:
         said = f"Did not write {write}: on held-out pairs this temperature is no better than 1."
         if write.exists():
             said += " What was there before still is, and workers that were given it use it: take it away."
-    eval_show.conclude(result, eval_show.calibrate, as_json=asked.as_json)
+    eval_show.conclude(result, as_json=asked.as_json)
     progress.print(said, markup=False, soft_wrap=True)
     _write(asked, result, judged, pairs)
 
@@ -163,7 +163,7 @@ def curate_file(asked: Asked, file: Path, write: Path, form: curating.Format, ru
     result = curating.count(judged, rules, source=read, written=written, form=form)
     beside = datasheet(write)
     write_lines([result.model_dump_json(indent=1).encode()], beside)
-    eval_show.conclude(result, eval_show.curate, as_json=asked.as_json)
+    eval_show.conclude(result, as_json=asked.as_json)
     progress.print(f"Wrote {write}, and its datasheet {beside}", markup=False, soft_wrap=True)
     _write(asked, result, judged, source.pairs)
 
@@ -175,7 +175,7 @@ def audit_file(asked: Asked, file: Path, most: int) -> None:
     with asked.judge() as judge:
         judged = judge(pairs)
     result = audit.count(judged)
-    eval_show.conclude(result, eval_show.audit, as_json=asked.as_json)
+    eval_show.conclude(result, as_json=asked.as_json)
     _write(asked, result, judged, pairs)
 
 

@@ -123,7 +123,7 @@ async def report(caller: Reader, request: Request, batch_id: str) -> Response:
 
 
 def _report(request: Request, batch: Batch, name: str, counted: Any) -> Response:
-    from producer.evals import html, pages, plots  # noqa: PLC0415 - an extra, and slow to load
+    from producer.evals import layout, pages, plots  # noqa: PLC0415 - an extra, and slow to load
 
     return render.page(
         request,
@@ -132,8 +132,8 @@ def _report(request: Request, batch: Batch, name: str, counted: Any) -> Response
         name=name,
         result=counted,
         laid_out=pages.page(counted),
-        said=html.said,
-        interval=html.interval,
+        said=layout.said,
+        interval=layout.interval,
         plot=plots.interval,
         scale=plots.scale,
         scales=plots.scales,

@@ -16,7 +16,7 @@ import jinja2
 from markupsafe import Markup
 
 from producer.evals import plots
-from producer.evals.layout import Figure, figures
+from producer.evals.layout import Figure, figures, interval, said
 from producer.evals.numbers import Number, Result, select
 from producer.evals.pages import page
 from producer.evals.rows import Judged, Pair, Row, subsets
@@ -184,23 +184,6 @@ def _number(figure: Figure) -> dict[str, Any]:
         "hits": number.hits,
         "hit": number.hit,
     }
-
-
-def said(figure: Figure) -> str:
-    """Give a figure's value as it is read."""
-    return _said(figure.number.value, figure.unit)
-
-
-def interval(figure: Figure) -> str:
-    """Give a figure's interval as it is read; empty where there is none."""
-    low, high = figure.number.low, figure.number.high
-    return "" if low is None or high is None else f"{_said(low, figure.unit)} to {_said(high, figure.unit)}"
-
-
-def _said(value: float | None, unit: str) -> str:
-    if value is None:
-        return "–"  # noqa: RUF001 - a dash for what is not there
-    return {"share": f"{value:.1%}", "points": f"{value:.0f}", "plain": f"{value:.3f}"}[unit]
 
 
 def sort_key(cell: Any) -> str:

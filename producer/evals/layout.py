@@ -23,6 +23,8 @@ class Figure:
     even: float | None = None
     """Where nothing would be preferred; drawn as a line."""
     note: str = ""
+    brief: bool = False
+    """Of a share: a terminal's table, where so many intervals have no room, shows how many it counts."""
 
 
 Cell = str | int | float | Figure | None
@@ -110,3 +112,20 @@ def percent(number: Number) -> str:
 def plain(value: float | None) -> str:
     """Give a value in words."""
     return "-" if value is None else f"{value:.3f}"
+
+
+def said(figure: Figure) -> str:
+    """Give a figure's value as it is read."""
+    return _said(figure.number.value, figure.unit)
+
+
+def interval(figure: Figure) -> str:
+    """Give a figure's interval as it is read; empty where there is none."""
+    low, high = figure.number.low, figure.number.high
+    return "" if low is None or high is None else f"{_said(low, figure.unit)} to {_said(high, figure.unit)}"
+
+
+def _said(value: float | None, unit: str) -> str:
+    if value is None:
+        return "–"  # noqa: RUF001 - a dash for what is not there
+    return {"share": f"{value:.1%}", "points": f"{value:.0f}", "plain": f"{value:.3f}"}[unit]

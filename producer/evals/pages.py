@@ -45,8 +45,9 @@ def _versus(result: Versus) -> Page:
         bias(result.position_bias),
     ]
     decided = result.win_rate
+    error = None if result.standard_error is None else 100 * result.standard_error
     figures += [
-        Figure("Standard error of the win rate", over(result.standard_error, decided), "plain"),
+        Figure("Standard error of the win rate, in points", over(error, decided), "plain"),
         Figure("Counted by winners, a tie as half", over(result.discrete_win_rate, decided), even=0.5),
         Figure(
             "The same, with a tie wherever orders disagree",
@@ -56,10 +57,11 @@ def _versus(result: Versus) -> Page:
     ]
     adjusted = result.length_adjusted
     if adjusted is not None:
-        adjusted_rate = Figure("Length-adjusted win rate", adjusted.win_rate, even=0.5, note=adjusted.warning or "")
+        warning = f"Warning: {adjusted.warning}." if adjusted.warning else ""
+        adjusted_rate = Figure("Length-adjusted win rate", adjusted.win_rate, even=0.5, note=warning)
         figures.insert(1, adjusted_rate)
         figures += [
-            Figure("Mean characters", over(adjusted.length_system, decided), "points"),
+            Figure(f"Mean characters of {result.system}", over(adjusted.length_system, decided), "points"),
             Figure(f"Mean characters of {result.baseline}", over(adjusted.length_baseline, decided), "points"),
         ]
     rows: list[list[Cell]] = [
@@ -157,6 +159,10 @@ def _calibrate(result: Fitted) -> Page:
             Figure("Expected calibration error at T 1", over(result.expected_error_before, fitted)),
             Figure("Expected calibration error, held out", over(result.expected_error_after, fitted)),
         ],
+        notes=[
+            *(["These pairs do not tell how far off it may be: give more of them."] if fitted.low is None else []),
+            *([] if result.better else ["Leave T at 1."]),
+        ],
     )
 
 
@@ -173,8 +179,10 @@ def _rewardbench(result: RewardBench) -> Page:
         for each in result.subsets
     ]
     published: list[list[Cell]] = [
-        [each.model, *each.sections.values(), each.overall, each.source] for each in result.published
+        [each.model, *each.sections.values(), each.overall, each.source.partition(",")[0]] for each in result.published
     ]
+    sources = "; ".join(dict.fromkeys(each.source for each in result.published))
+    unknown = ", ".join(f"{name} ({count})" for name, count in result.unknown.items())
     protocols = ["published protocol", "both orders"]
     return Page(
         "RewardBench",
@@ -187,8 +195,14 @@ def _rewardbench(result: RewardBench) -> Page:
         unless_empty(
             Table("Sections", ["section", "rows", *protocols, "other placement"], sections),
             Table("Subsets", ["subset", "rows", *protocols, "orders agree"], subsets),
-            Table("Published figures", ["model", *SECTIONS, "overall", "source"], published, result.note),
+            Table(
+                "Published figures",
+                ["model", *SECTIONS, "overall", "source"],
+                published,
+                f"{result.note} Sources: {sources}.",
+            ),
         ),
+        [f"Rows of subsets that RewardBench does not have, in no score: {unknown}."] if unknown else [],
     )
 
 
@@ -213,8 +227,8 @@ def _tournament(result: Tournament) -> Page:
             Figure(f"{each.system}: rating", each.rating, "points", 1000.0),
             str(each.rank_low) if each.rank_low == each.rank_high else f"{each.rank_low} to {each.rank_high}",
             each.rating.n,
-            Figure(f"{each.system}: won", each.wins),
-            Figure(f"{each.system}: tied", each.ties),
+            Figure(f"{each.system}: won", each.wins, brief=True),
+            Figure(f"{each.system}: tied", each.ties, brief=True),
             round(each.mean_length),
             None
             if each.style_adjusted is None
@@ -253,7 +267,7 @@ def _tournament(result: Tournament) -> Page:
             Table("Leaderboard", columns, standings, "Mean 1000; 400 points are odds of ten to one."),
             Table("Between neighbours", ["above", "below", "points", "surely"], gaps),
             Table("Meetings", ["A", "B", "matches", "A won", "tied"], meetings),
-            Table("What a style is worth", ["more of", "points"], styles),
+            Table("What a style is worth", ["more of", "points"], styles, "For a difference of the usual size."),
         ),
         [
             f"{result.pairs} of {result.matches_full} possible matches, schedule {result.schedule}.",

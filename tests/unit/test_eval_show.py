@@ -1,0 +1,122 @@
+"""Results of evals on a terminal: all that their page says above the pairs, within the width of the screen."""
+
+from dataclasses import replace
+from io import StringIO
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+from support.judged import JUDGE, chance, planted, sized
+
+from producer.cli import eval_show
+from producer.evals import calibrating, gold, pages, rewardbench, tournament, versus
+from producer.evals.layout import Figure, figures, interval, said
+from producer.evals.numbers import Result
+from producer.evals.rows import Judged, Row
+from producer.evals.schedule import Field, Prompt
+from producer.evals.tournament import Plan
+
+
+def rows(count: int = 60) -> list[Row]:
+    """Rows with labels, of subsets that RewardBench has and of one that it has not; the system's are longer."""
+    made = []
+    for number in range(count):
+        d, subset = 6 * (chance(number, "d") - 0.4), ("hep-go", "llmbar-adver-neighbor", "my-own")[number % 3]
+        odds = {"log_odds_ab": d, "log_odds_ba": -d, "position_bias": 0.0, "consistent": True}
+        winner = "A" if d > 0 else "B"
+        made.append(
+            Row(
+                id=str(number),
+                group=str(number),
+                label="A" if chance(number, "label") < 0.7 else "B",
+                subset=subset,
+                winner=winner,
+                probability_a=1 / (1 + 2.718281828**-d),
+                vote_ab=winner,
+                vote_ba=winner,
+                style_a=sized(100),
+                style_b=sized(110 + number % 7),
+                **odds,
+            )
+        )
+    return made
+
+
+def leaderboard() -> Result:
+    """A tournament of systems with long names."""
+    strengths = {name: float(number) for number, name in enumerate(("a-critic-of-8-billion", "another-7b", "third"))}
+    prompts = [Prompt(group=str(number), prompt="?") for number in range(30)]
+    answers = {name: ["-" * (9 + number % (4 + n)) for number in range(30)] for n, name in enumerate(strengths)}
+    field = Field(list(strengths), prompts, answers)
+    judged = tournament.play(field, Plan(), planted(strengths, 0))
+    return tournament.count(judged, field, Plan())
+
+
+RESULTS = [
+    versus.count(Judged(rows(), [JUDGE]), "system", "baseline"),
+    gold.count(Judged(rows(), [JUDGE])),
+    rewardbench.count(Judged(rows(), [JUDGE])),
+    calibrating.fit(Judged(rows(), [JUDGE])),
+    leaderboard(),
+]
+
+
+def shown(result: Result, width: int, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What stands on a screen."""
+    screen = Console(file=StringIO(), width=width, force_terminal=True, color_system=None, highlight=False)
+    monkeypatch.setattr(eval_show, "console", screen)
+    eval_show.conclude(result, as_json=False)
+    return screen.file.getvalue()
+
+
+def of_table(figure: Figure) -> str:
+    """A value and its interval in a table, without the share that a brief one leaves out."""
+    return str(figure.number.hits) if figure.brief else said(figure)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("result", RESULTS, ids=lambda result: result.kind)
+def test_a_terminal_shows_all_of_the_page_above_the_pairs(result: Result, width: int, monkeypatch: pytest.MonkeyPatch):
+    """Each value, interval and note is on the screen; no number is broken, and no table is wider than it is."""
+    laid_out = pages.page(result)
+    text = shown(result, width, monkeypatch)
+    words = " ".join(text.split())
+    for figure in (each for each in figures(laid_out) if each.number.n):
+        assert of_table(figure) in words, figure.label
+        assert figure.brief or f"({interval(figure).replace('%', '')})".removeprefix("()") in words, figure.label
+    for said_aloud in (laid_out.title, laid_out.headline, *laid_out.notes, JUDGE.caveat):
+        assert said_aloud in text
+    assert "…" not in text
+    prose = {laid_out.headline, *laid_out.notes, *(table.note for table in laid_out.tables)}
+    lines = [line for line in text.splitlines() if line not in prose and not line.startswith(("Judge:", "Mind:"))]
+    assert all(cell_len(line) <= width for line in lines)
+
+
+class TestNotes:
+    def test_rows_that_rewardbench_does_not_have_are_told(self):
+        """They are in no score, so a reader is told which they are, on the page as on a terminal."""
+        [_, _, found, _, _] = RESULTS
+        assert pages.page(found).notes == ["Rows of subsets that RewardBench does not have, in no score: my-own (20)."]
+
+    def test_a_temperature_says_when_it_is_not_to_be_used(self):
+        """One that is no better than 1 is to be left alone, and one without an interval wants more pairs."""
+        found = calibrating.fit(Judged(rows(), [JUDGE]))
+        sure, unsure = (found.temperature.model_copy(update={"low": low}) for low in (1.0, None))
+        told = [
+            pages.page(found.model_copy(update={"temperature": temperature, "better": better})).notes
+            for temperature, better in ((sure, True), (sure, False), (unsure, True))
+        ]
+        more = "These pairs do not tell how far off it may be: give more of them."
+        assert told == [[], ["Leave T at 1."], [more]]
+
+    def test_a_length_adjusted_rate_that_is_an_extrapolation_is_a_warning(self):
+        """The system's answers are longer on every prompt here."""
+        [found, *_] = RESULTS
+        [figure] = [each for each in pages.page(found).figures if each.label == "Length-adjusted win rate"]
+        assert figure.note.startswith("Warning: the system's answer is longer")
+
+
+def test_what_nothing_was_counted_of_is_left_out(monkeypatch: pytest.MonkeyPatch):
+    """A figure of no rows says nothing: where nothing is labelled, there is no accuracy."""
+    bare = [replace(row, label=None) for row in rows()]
+    assert "Accuracy" not in shown(gold.count(Judged(bare, [JUDGE])), 80, monkeypatch)
