@@ -412,8 +412,8 @@ class TestNights:
             asked = ("batch", "run", file, "--server", gate.url, "--metadata", "of=once")
             for kept in ("unheard", "unanswered"):
                 setattr(gate, kept, "POST /v1/batches")
+                before = gate.seen.count("POST /v1/batches")
                 with running(cli, tmp_path, *asked, key=service.key) as run:
-                    before = gate.seen.count("POST /v1/batches")
                     wait_until(
                         lambda: gate.seen.count("POST /v1/batches") > before,  # noqa: B023 - called at once
                         within=60,

@@ -45,8 +45,9 @@ class Gate:
                     answer = httpx2.request(
                         self.command, target + self.path, headers=headers, content=body, timeout=60, trust_env=False
                     )
-                gate.seen.append(named)
-                if named in {gate.unheard, gate.unanswered}:
+                kept = named in {gate.unheard, gate.unanswered}
+                gate.seen.append(named)  # last: whoever waits for it may let requests through again from here on
+                if kept:
                     gate.closed.wait()
                     self.close_connection = True
                     return

@@ -81,7 +81,7 @@ class Running:
     process: subprocess.Popen
     said: Path
 
-    def until(self, words: str, *, within: float = 60) -> str:
+    def until(self, words: str, *, within: float = 180) -> str:
         """Wait until it says something; returns all of what it said."""
 
         def heard() -> str | None:

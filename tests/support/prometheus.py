@@ -53,7 +53,7 @@ def reading(targets: Path, rules: Path, folder: Path) -> Iterator[Prometheus]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        wait_until(lambda: _answers(f"http://{address}/-/ready"), within=30, what="Prometheus answers")
+        wait_until(lambda: _answers(f"http://{address}/-/ready"), within=90, what="Prometheus answers")
         yield Prometheus(f"http://{address}")
     finally:
         server.terminate()

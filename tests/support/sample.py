@@ -51,7 +51,7 @@ def sample_receiver(secret: str, folder: Path) -> Iterator[Sample]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        wait_until(sample.listens, within=20, what="the sample receiver listens")
+        wait_until(sample.listens, within=60, what="the sample receiver listens")
         yield sample
     finally:
         program.terminate()

@@ -68,9 +68,9 @@ class Service:
         return httpx2.get(f"http://{self.metrics[part]}/metrics").raise_for_status().text
 
     def log(self, part: str) -> list[dict[str, Any]]:
-        """The JSON lines that a part has logged so far."""
-        lines = (self.folder / "logs" / f"{part}.log").read_text().splitlines()
-        return [json.loads(line) for line in lines if line.startswith("{")]
+        """The JSON lines that a part has logged so far, without one that it is at."""
+        whole, _, _ = (self.folder / "logs" / f"{part}.log").read_text().rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
 
 
 @contextmanager

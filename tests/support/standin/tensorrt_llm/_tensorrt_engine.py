@@ -243,7 +243,9 @@ class _Executor:
         """Leave the counts where a test asked for them."""
         if folder := behaviour().get("report"):
             counts = self.counts | {"stats_left": self.stats.qsize()}
-            (Path(folder) / f"{os.getpid()}.json").write_text(json.dumps(counts))
+            left = Path(folder) / f"{os.getpid()}.json"
+            left.with_suffix(".new").write_text(json.dumps(counts))
+            left.with_suffix(".new").rename(left)  # whoever waits for it finds it whole
 
 
 class LLM:
