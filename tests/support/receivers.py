@@ -65,9 +65,9 @@ class Call:
     def dribble(self, data: bytes) -> None:
         """Send a byte a second, over and over, for a long time."""
         for place in range(int(LONG_SECONDS)):
+            self.say(data[place % len(data) :][:1])
             if self._over.wait(1.0):
                 return
-            self.say(data[place % len(data) :][:1])
 
     def pour(self, data: bytes, most: int) -> None:
         """Send the same again and again until `most` bytes were taken, or the sender hangs up."""
