@@ -101,21 +101,22 @@ class TestCircuit:
     def test_after_several_failures_one_probe_goes_through(self, desk: Desk):
         """Five failures in a row open the circuit; when its time is up a single callback finds out how things are."""
         owe(desk, 1, 30)
-        for _ in range(5):
-            released = desk.release()
-            assert len(released) == 1
-            fail(desk, released)
-        assert desk.release() == []
-        assert desk.release(shift=9) == []
-        probe = desk.release(shift=11.1)
-        assert len(probe) == 1
-        assert desk.release(shift=11.1) == []
-        fail(desk, probe, shift=11.1)
-        assert desk.release(shift=11.1 + 19) == []
-        probe = desk.release(shift=11.1 + 22.1)
-        assert len(probe) == 1
-        desk.record(desk.claim_callback(probe[0]), 200, shift=40)
-        assert len(desk.release(shift=40)) == desk.cap
+        with desk.at_one_moment():
+            for _ in range(5):
+                released = desk.release()
+                assert len(released) == 1
+                fail(desk, released)
+            assert desk.release() == []
+            assert desk.release(shift=9) == []
+            probe = desk.release(shift=11.1)
+            assert len(probe) == 1
+            assert desk.release(shift=11.1) == []
+            fail(desk, probe, shift=11.1)
+            assert desk.release(shift=11.1 + 19) == []
+            probe = desk.release(shift=11.1 + 22.1)
+            assert len(probe) == 1
+            desk.record(desk.claim_callback(probe[0]), 200, shift=40)
+            assert len(desk.release(shift=40)) == desk.cap
 
     def test_what_was_under_way_ends_no_hold(self, desk: Desk):
         """A receiver that asked for an hour has it, whatever comes of those that were sent before."""

@@ -4,6 +4,7 @@ import math
 import threading
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -294,8 +295,10 @@ class TestTheProfileThatWrites:
 class TestAnEngineThatFails:
     def test_each_failure_counts_and_the_last_one_ends_it(self, court, engine):
         """A comparison is tried three times, with pauses between, and then errored with the engine's reason."""
+        failed: list[datetime] = []
 
         def fail(_: list[str]) -> None:
+            failed.append(court.connection.execute(text("SELECT clock_timestamp()")).scalar_one())
             raise EngineError("out of memory")
 
         engine.while_working = fail
@@ -305,7 +308,8 @@ class TestAnEngineThatFails:
                 court.sit()
             assert [each["reason"] for each in logs] == ["out of memory"]
             assert court.shards() == [("waiting", attempt)]
-            assert court.release() == []  # the pause is not over
+            due_at = court.connection.execute(text("SELECT due_at FROM shards")).scalar_one()
+            assert due_at - failed[-1] >= timedelta(seconds=2 ** (attempt - 1))
             court.end_the_pauses()
         court.sit()
         row = court.outcome()

@@ -2,13 +2,14 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from infra import callback_secrets, callbacks, docket
 from infra.addresses import Allowed
@@ -47,11 +48,30 @@ class Desk:
     url: str
     room: int = 100
     cap: int = 8
-    deadline_seconds: float = 5.0
+    deadline_seconds: float = 30.0
     default: str = field(default="", repr=False)
     """The secret of requests' own URLs."""
     secrets: dict[UUID, str] = field(default_factory=dict, repr=False)
     """Those of endpoints."""
+    _held: Connection | None = field(default=None, repr=False)
+
+    @contextmanager
+    def at_one_moment(self) -> Iterator[None]:
+        """Make all moves in one transaction, for which Postgres's time stands still, however long they take."""
+        with self.database.begin() as connection:
+            self._held = connection
+            try:
+                yield
+            finally:
+                self._held = None
+
+    @contextmanager
+    def _begin(self) -> Iterator[Connection]:
+        if self._held is not None:
+            yield self._held
+            return
+        with self.database.begin() as connection:
+            yield connection
 
     def add_endpoint(self, url: str, *events: EventType) -> UUID:
         """Register a receiver, and keep its secret."""
@@ -75,14 +95,14 @@ class Desk:
 
     def default_secret(self) -> str:
         """Make the secret of requests' own URLs."""
-        with self.database.begin() as connection:
+        with self._begin() as connection:
             secret, _ = callback_secrets.rotate(connection, SEALS, tenant="default", endpoint=None, grace_seconds=60)
         return secret
 
     def file(self, *, callback_url: str | None = None, lines: Sequence[int] = (SINGLE_LINE,), **options: Any) -> UUID:
         """File comparisons as one shard."""
         filing_id = new_filing_id()
-        with self.database.begin() as connection:
+        with self._begin() as connection:
             if callback_url is not None:
                 callback_endpoints.remember(
                     connection, tenant="default", filing_id=filing_id, url=callback_url, allowed=LOOPBACK
@@ -101,7 +121,7 @@ class Desk:
 
     def claim(self) -> docket.Claim:
         """Claim the one shard that is due."""
-        with self.database.begin() as connection:
+        with self._begin() as connection:
             [shard] = docket.release(connection, lane=Lane.INTERACTIVE, room=100, limit=100)
             claimed = docket.claim(connection, shard, worker="w", lease_seconds=60)
         assert claimed is not None
@@ -110,7 +130,7 @@ class Desk:
     def decide(self, *, good: bool = True, lines: Sequence[int] = (SINGLE_LINE,)) -> None:
         """Judge the one shard that is due."""
         claimed = self.claim()
-        with self.database.begin() as connection:
+        with self._begin() as connection:
             docket.finish(connection, claimed.lease, [an_outcome(line, good=good) for line in lines])
 
     def tell(self, count: int = 1, **filing: Any) -> list[UUID]:
@@ -123,17 +143,17 @@ class Desk:
 
     def fan_out(self, shift: float = 0.0) -> int:
         """Make callbacks of fresh events."""
-        with self.database.begin() as connection:
+        with self._begin() as connection:
             return callbacks.fan_out(connection, limit=1000, shift=shift)
 
     def release(self, shift: float = 0.0) -> list[UUID]:
         """Let callbacks go that are due."""
-        with self.database.begin() as connection:
+        with self._begin() as connection:
             return callbacks.release(connection, room=self.room, cap=self.cap, limit=1000, shift=shift)
 
     def claim_callback(self, callback: UUID) -> callbacks.Claim | None:
         """Claim a callback."""
-        with self.database.begin() as connection:
+        with self._begin() as connection:
             return callbacks.claim(connection, callback, lease_seconds=60)
 
     def record(self, claimed: callbacks.Claim, status: int | None = 500, **attempt: Any) -> callbacks.Recorded:
@@ -143,7 +163,7 @@ class Desk:
             delivered=delivered, reason="delivered" if delivered else "bad_status", status=status, seconds=0.1
         )
         shift = attempt.pop("shift", 0.0)
-        with self.database.begin() as connection:
+        with self._begin() as connection:
             return callbacks.record(connection, claimed, replace(said, **attempt), shift=shift)
 
     def courier(self, shift: float = 0.0) -> Courier:
@@ -166,14 +186,14 @@ class Desk:
 
     def sweep(self, shift: float = 0.0) -> tuple[int, int]:
         """Bring back what is lost and end what is hopeless."""
-        with self.database.begin() as connection:
+        with self._begin() as connection:
             return callbacks.reclaim(connection, limit=1000, shift=shift), callbacks.bury(
                 connection, limit=1000, shift=shift
             )
 
     def rows(self, statement: str, **parameters: Any) -> list[Any]:
         """Ask the database."""
-        with self.database.connect() as connection:
+        with self._begin() as connection:
             return list(connection.execute(text(statement), parameters))
 
     def one(self, statement: str, **parameters: Any) -> Any:
@@ -183,7 +203,7 @@ class Desk:
 
     def do(self, statement: str, **parameters: Any) -> None:
         """Change the database by hand."""
-        with self.database.begin() as connection:
+        with self._begin() as connection:
             connection.execute(text(statement), parameters)
 
     def states(self) -> list[str]:
