@@ -20,7 +20,8 @@ from infra.filed import Filed, from_row
 from worker.engines.simulated import SimulatedEngine, fingerprint
 from worker.prompts import build
 
-IMPATIENT = {"lease_seconds": 4.0, "heartbeat_seconds": 0.5, "sweep_seconds": 0.5, "hint_seconds": 3.0}
+# Of leases nobody waits for the end here: a worker that died is proved dead, and one that was kept waiting is not.
+IMPATIENT = {"lease_seconds": 60.0, "heartbeat_seconds": 0.5, "sweep_seconds": 0.5, "hint_seconds": 3.0}
 
 
 def lines(count: int, **changes: Any) -> bytes:
@@ -126,7 +127,7 @@ def test_the_official_openai_client_drives_it(service: Service, tmp_path: Path):
         )
         done = wait_until(
             lambda: found if (found := client.batches.retrieve(batch.id)).status == "completed" else None,
-            within=30,
+            within=60,
             what="the batch is completed",
         )
         assert done.request_counts is not None
@@ -390,12 +391,12 @@ class TestBrakes:
     def test_pausing_takes_everything_back_and_resuming_goes_on(self, slow: Clerk):
         """Within two seconds of a pause nothing of the batch is decided any more; resumed, it ends whole."""
         batch = slow.create(lines(120))
-        wait_until(lambda: slow.read(batch)["progress"]["decided"], within=30, what="judging has begun")
+        wait_until(lambda: slow.read(batch)["progress"]["decided"], within=60, what="judging has begun")
         assert slow.act(batch, "pause").json()["paused"] is True
         decided = slow.read(batch)["progress"]["decided"]
         # Nothing is out: the whole rest waits, and says why.
         assert slow.read(batch)["progress"]["waiting_for"] == "it is paused; resume it"
-        single = slow.service.file({"prompt": "meanwhile", "response_a": "a", "response_b": "b"}, wait=20)
+        single = slow.service.file({"prompt": "meanwhile", "response_a": "a", "response_b": "b"}, wait=60)
         assert single.status_code == 200
         assert slow.read(batch)["progress"]["decided"] == decided
         slow.act(batch, "resume")
@@ -405,9 +406,9 @@ class TestBrakes:
     def test_cancelling_keeps_what_was_decided(self, slow: Clerk):
         """A cancelled batch ends soon; its verdicts stay, and the rest is accounted for as cancelled."""
         batch = slow.create(lines(400))
-        wait_until(lambda: slow.read(batch)["progress"]["decided"], within=30, what="judging has begun")
+        wait_until(lambda: slow.read(batch)["progress"]["decided"], within=60, what="judging has begun")
         assert slow.act(batch, "cancel").json()["status"] == "cancelling"
-        ended = slow.until(batch, "cancelled", within=5)
+        ended = slow.until(batch, "cancelled")
         assert adds_up(ended)
         counts = Counter(each["status"] for each in slow.results(batch))
         assert counts["succeeded"] == ended["request_counts"]["succeeded"] > 0
@@ -442,29 +443,30 @@ class TestBrakes:
         shift = {"simulated_tokens_per_second": 10_000.0, **IMPATIENT}
         with running_service(folder, **shift) as service:
             clerk = Clerk(service)
-            batch = clerk.create(lines(300), window=window)
+            # More than are judged while processes start.
+            batch = clerk.create(lines(3000), window=window)
             probe = clerk.create(lines(2, prompt="probe"))
             clerk.until(probe, "completed")
             assert clerk.read(batch)["progress"]["decided"] == 0
             assert clerk.read(batch)["progress"]["waiting_for"] == "its window is closed"
         with running_service(folder, clock_shift_seconds=6 * 3600.0, **shift) as service:
             clerk = Clerk(service)
-            wait_until(lambda: clerk.read(batch)["progress"]["decided"], within=20, what="the window is open")
+            wait_until(lambda: clerk.read(batch)["progress"]["decided"], within=60, what="the window is open")
         with running_service(folder, clock_shift_seconds=8 * 3600.0, **shift) as service:
             clerk = Clerk(service)
             wait_until(
                 lambda: clerk.read(batch)["progress"]["waiting_for"] == "its window is closed",
-                within=20,
+                within=60,
                 what="the window is closed again",
             )
-            assert 0 < clerk.read(batch)["progress"]["decided"] < 300
+            assert 0 < clerk.read(batch)["progress"]["decided"] < 3000
 
     def test_the_deadline_expires_what_is_left(self, slow: Clerk):
         """After its completion window a batch ends as expired, with what was decided kept."""
         batch = slow.create(lines(400, prompt="late"), completion_window="1m")
-        wait_until(lambda: slow.read(batch)["progress"]["decided"], within=30, what="judging has begun")
+        wait_until(lambda: slow.read(batch)["progress"]["decided"], within=60, what="judging has begun")
         shorten(slow.service, batch)
-        ended = slow.until(batch, "expired", within=20)
+        ended = slow.until(batch, "expired")
         assert adds_up(ended)
         assert ended["request_counts"]["succeeded"] > 0
         errors = slow.http.get(f"/v1/files/{ended['error_file_id']}/content").text.splitlines()

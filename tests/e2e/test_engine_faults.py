@@ -11,6 +11,7 @@ from sqlalchemy import create_engine, text
 from support.service import QUESTION, Service, running_service
 from support.waiting import wait_until
 
+# A lease that runs out within seconds, for the one test that waits for that.
 IMPATIENT = {"lease_seconds": 4.0, "heartbeat_seconds": 0.5, "sweep_seconds": 0.5, "hint_seconds": 3.0}
 POISON = "<<poison>>"
 
@@ -18,6 +19,12 @@ POISON = "<<poison>>"
 def starts(service: Service) -> int:
     """How often a worker has come to be ready, which is when an engine was loaded."""
     return sum(line["event"] == "worker_ready" for line in service.log("worker"))
+
+
+def see_three_more(service: Service) -> None:
+    """Wait for the worker after the third that died: of these the dispatcher may have seen to the last."""
+    wait_until(lambda: starts(service) > 3, within=60, what="the next worker is ready")
+    assert starts(service) == 1 + 3
 
 
 def file_batch(service: Service, questions: list[str]) -> str:
@@ -64,7 +71,7 @@ def test_poison_is_found_and_the_others_are_judged(tmp_path: Path, request: pyte
         )
         assert (line, code, attempt) == (count // 3 + 1, "engine_crashed", 3)
         assert [message.count(f"attempt {number} until") for number in (1, 2, 3)] == [1, 1, 1]
-        assert starts(service) == 1 + 3
+        see_three_more(service)
         assert query(service, "SELECT count(*), count(DISTINCT (filing_id, line)) FROM outcomes") == [(count, count)]
 
 
@@ -79,7 +86,7 @@ def test_poison_among_single_comparisons(tmp_path: Path):
         ends = {n: service.read(each, wait=60) for each, n in filed.items()}
         assert ends[20]["error"]["code"] == "engine_crashed"
         assert Counter(each["status"] for each in ends.values()) == {"succeeded": 59, "errored": 1}
-        assert starts(service) == 1 + 3
+        see_three_more(service)
 
 
 @pytest.mark.timeout(300)
@@ -98,7 +105,7 @@ def test_without_proof_the_lease_brings_it_back(tmp_path: Path):
 def test_an_engine_that_hangs_is_ended(tmp_path: Path):
     """A worker whose engine does not come back ends itself: the line at which it hangs is found as poison is."""
     with running_service(
-        tmp_path / "data", simulated_hang="<<hang>>", engine_deadline_seconds=1.0, heartbeat_seconds=0.5
+        tmp_path / "data", simulated_hang="<<hang>>", engine_deadline_seconds=4.0, heartbeat_seconds=0.5
     ) as service:
         batch = ended(service, file_batch(service, ["One?", "<<hang>>", "Three?"]), within=120)
         assert (batch["request_counts"]["succeeded"], batch["request_counts"]["errored"]) == (2, 1)
@@ -107,7 +114,7 @@ def test_an_engine_that_hangs_is_ended(tmp_path: Path):
         ]
         hangs = [line for line in service.log("worker") if line["event"] == "engine_hangs"]
         assert len(hangs) == 3
-        assert all(1.0 <= line["seconds"] < 30 and line["shards"] for line in hangs)
+        assert all(4.0 <= line["seconds"] < 60 and line["shards"] for line in hangs)
 
 
 @pytest.mark.timeout(300)
@@ -117,17 +124,17 @@ def test_a_drain_that_takes_too_long_is_cut_short(tmp_path: Path):
         tmp_path / "data", simulated_tokens_per_second=0.01, drain_seconds=1.0, lease_seconds=60.0
     ) as service:
         filed = service.file().json()["id"]
-        wait_until(lambda: service.read(filed)["status"] == "running", within=20, what="a worker claims it")
+        wait_until(lambda: service.read(filed)["status"] == "running", within=60, what="a worker claims it")
         [(first,)] = query(service, "SELECT lease_owner FROM shards")
         service.signal("worker", signal.SIGTERM)
         wait_until(
             lambda: any(line["event"] == "drain_cut_short" for line in service.log("worker")),
-            within=30,
+            within=60,
             what="the drain is cut short",
         )
         wait_until(
             lambda: query(service, "SELECT lease_owner FROM shards") not in ([(first,)], [(None,)]),
-            within=30,
+            within=60,
             what="the next worker claims it",
         )
         assert query(service, "SELECT attempt, losses FROM shards") == [(1, [])]

@@ -76,7 +76,7 @@ def test_bad_lines_cost_the_good_ones_nothing(service: Service):
 def test_no_text_speaks_for_the_judge(service: Service, name: str, profile: str):
     """A candidate that holds a verdict, control tokens or sections is judged like any other, by the engine's odds."""
     body = {**QUESTION, "response_a": INJECTIONS[name], "profile": profile}
-    decided = service.file(body, wait=20).json()
+    decided = service.file(body, wait=60).json()
     assert decided["status"] == "succeeded", decided
     for ballot in decided["verdict"]["ballots"]:
         # A ballot read from the text that was sent would have no odds, or odds that speak against it.
@@ -89,7 +89,7 @@ def test_nothing_of_it_is_in_the_logs(service: Service):
     body = json.dumps({**QUESTION, "prompt": word, "winner": word, "metadata": {word: word}})
     lines = f"{body}\n{body}}}\n".encode()
     answers = [
-        service.file({**QUESTION, "prompt": word}, wait=20),
+        service.file({**QUESTION, "prompt": word}, wait=60),
         service.http.post("/v1/comparisons", content=body, headers=JSON),
         service.http.post("/v1/comparisons", content=body + "}", headers=JSON),
         service.http.post("/v1/files", files={"file": ("x", lines)}, data={"purpose": "batch"}),
@@ -100,7 +100,7 @@ def test_nothing_of_it_is_in_the_logs(service: Service):
         asked = answer.headers["x-request-id"]
         wait_until(
             lambda asked=asked: any(line.get("request_id") == asked for line in service.log("api")),
-            within=20,
+            within=60,
             what="the request is logged",
         )
     logs = list((service.folder / "logs").glob("*.log"))

@@ -17,16 +17,16 @@ class TestFiling:
         assert filed.status_code == 202
         assert filed.json()["status"] in {"queued", "running"}
         assert filed.headers["location"] == f"/v1/comparisons/{filed.json()['id']}"
-        decided = service.read(filed.json()["id"], wait=10)
+        decided = service.read(filed.json()["id"], wait=60)
         assert decided["status"] == "succeeded"
         assert decided["verdict"]["winner"] in {"A", "B"}
         assert [ballot["order"] for ballot in decided["verdict"]["ballots"]] == ["ab", "ba"]
 
     def test_waiting_gives_the_verdict_in_one_request(self, service: Service):
         """With Prefer: wait the answer is 200 and carries the verdict."""
-        answer = service.file(wait=10)
+        answer = service.file(wait=60)
         assert answer.status_code == 200
-        assert answer.headers["preference-applied"] == "wait=10"
+        assert answer.headers["preference-applied"] == "wait=60"
         assert answer.json()["verdict"]["judge"]["simulated"] is True
 
     def test_waiting_ends_when_the_time_is_up(self, service_at_rest: Service):
@@ -34,18 +34,18 @@ class TestFiling:
         started = time.monotonic()
         answer = service_at_rest.file(wait=0.3)
         assert answer.status_code == 202
-        assert 0.3 <= time.monotonic() - started < 5
+        assert 0.3 <= time.monotonic() - started < 30
 
     def test_what_the_caller_sent_along_comes_back(self, service: Service):
         """custom_id and metadata are given back as they were."""
         sent = {"custom_id": "é-1", "metadata": {"run": "one", "note": "ünï 😀"}}
-        answer = service.file({**QUESTION, **sent}, wait=10).json()
+        answer = service.file({**QUESTION, **sent}, wait=60).json()
         assert answer["custom_id"] == sent["custom_id"]
         assert answer["metadata"] == sent["metadata"]
 
     def test_one_order_makes_one_ballot(self, service: Service):
         """A caller may ask one order only; then nothing is said of consistency."""
-        verdict = service.file({**QUESTION, "order": "ba"}, wait=10).json()["verdict"]
+        verdict = service.file({**QUESTION, "order": "ba"}, wait=60).json()["verdict"]
         assert [ballot["order"] for ballot in verdict["ballots"]] == ["ba"]
         assert verdict["consistent"] is None
         assert verdict["position_bias"] is None
@@ -62,15 +62,15 @@ class TestFiling:
             "response_a": [{"role": "assistant", "content": "Red"}],
             "response_b": "Blue",
         }
-        assert service.file(body, wait=10).json()["status"] == "succeeded"
+        assert service.file(body, wait=60).json()["status"] == "succeeded"
 
     def test_an_empty_response_is_judged(self, service: Service):
         """A system that said nothing is judged for it."""
-        assert service.file({**QUESTION, "response_b": ""}, wait=10).json()["status"] == "succeeded"
+        assert service.file({**QUESTION, "response_b": ""}, wait=60).json()["status"] == "succeeded"
 
     def test_a_prompt_too_long_is_errored_with_both_lengths(self, service: Service):
         """Nothing is cut: the error names the prompt's length and the judge's limit."""
-        error = service.file({**QUESTION, "prompt": "word " * 100_000}, wait=10).json()["error"]
+        error = service.file({**QUESTION, "prompt": "word " * 100_000}, wait=60).json()["error"]
         assert error["code"] == "context_length_exceeded"
         assert "8192" in error["message"]
 
@@ -179,12 +179,12 @@ class TestCancelling:
     def test_what_is_being_judged_can_be_called_off(self, service_at_rest: Service):
         """Cancelling takes the comparison from the worker that holds it."""
         filed = service_at_rest.file().json()["id"]
-        wait_until(lambda: service_at_rest.read(filed)["status"] == "running", within=10, what="a worker claims it")
+        wait_until(lambda: service_at_rest.read(filed)["status"] == "running", within=60, what="a worker claims it")
         assert service_at_rest.http.post(f"/v1/comparisons/{filed}/cancel").json()["status"] == "cancelled"
 
     def test_what_has_ended_cannot(self, service: Service):
         """A verdict is not taken back: cancelling a decided comparison is a conflict."""
-        filed = service.file(wait=10).json()["id"]
+        filed = service.file(wait=60).json()["id"]
         answer = service.http.post(f"/v1/comparisons/{filed}/cancel")
         assert answer.status_code == 409
         assert answer.json()["code"] == "already_decided"
@@ -276,7 +276,7 @@ class TestBadInput:
         headers = {**service.headers, "Host": address.netloc, "Content-Type": "application/json"}
         headers["Content-Length"] = str(4 * 1024 * 1024 + 1)
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+        with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
             connection.sendall(f"POST /v1/comparisons HTTP/1.1\r\n{head}\r\n".encode())
             answer = connection.makefile("rb").read()
         assert answer.startswith(b"HTTP/1.1 413 ")
@@ -331,11 +331,11 @@ class TestHealth:
 
     def test_a_request_id_follows_the_comparison_into_the_workers_log(self, service: Service):
         """The id that a caller sends stands in the lines of the API and of the worker."""
-        answer = service.file(wait=10, x_request_id="trace-me-123")
+        answer = service.file(wait=60, x_request_id="trace-me-123")
         assert answer.headers["x-request-id"] == "trace-me-123"
         for part in ("api", "worker"):
             wait_until(
                 lambda part=part: any(line.get("request_id") == "trace-me-123" for line in service.log(part)),
-                within=5,
+                within=60,
                 what=f"the request id in the log of the {part}",
             )

@@ -129,7 +129,7 @@ def send_bad_messages(service: Service) -> None:
             f"{{{canary('BrokenJson')}", headers=task, content_type="application/json", content_encoding="utf-8"
         )
         producer.publish(canary("Yaml"), headers=task, content_type="application/x-yaml", content_encoding="utf-8")
-    wait_until(lambda: _queue_is_empty(service.redis_url), within=30, what="the worker takes every message")
+    wait_until(lambda: _queue_is_empty(service.redis_url), within=60, what="the worker takes every message")
 
 
 def _queue_is_empty(url: str) -> bool:
@@ -163,7 +163,7 @@ def test_nothing_that_was_sent_is_logged(tmp_path: Path):
     with running_service(tmp_path / "data", simulated_tokens_per_second=1500.0, **IMPATIENT) as service:
         filed = send_good_things(service)
         wait_until(
-            lambda: any(service.read(each)["status"] == "running" for each in filed), within=30, what="work begins"
+            lambda: any(service.read(each)["status"] == "running" for each in filed), within=60, what="work begins"
         )
         service.signal("worker", signal.SIGKILL)
         for each in filed:
@@ -172,10 +172,11 @@ def test_nothing_that_was_sent_is_logged(tmp_path: Path):
         send_no_http(service)
         send_bad_messages(service)
 
-        service.signal("postgres", signal.SIGQUIT)
         seen: list[int] = []
 
         def taken_again() -> bool:
+            if 503 not in seen:  # it may be back before anybody asks
+                service.signal("postgres", signal.SIGQUIT)
             answer = service.file(question("Outage"), idempotency_key=f"{canary('OutageKey')}-{len(seen)}")
             seen.append(answer.status_code)
             return answer.status_code == 202 and 503 in seen
@@ -215,7 +216,7 @@ def test_nothing_of_a_callback_is_logged(tmp_path: Path):
 
         wanted = {"callbacks_ready", "callback_delivered", "callback_failed", "message_refused"}
         wait_until(
-            lambda: wanted <= said() and len(inbox.messages) > 3, within=30, what="every kind of ending is logged"
+            lambda: wanted <= said() and len(inbox.messages) > 3, within=60, what="every kind of ending is logged"
         )
         client.close()
     signatures = {each.headers["webhook-signature"].removeprefix("v1,") for each in inbox.messages}

@@ -17,8 +17,9 @@ IMPATIENT = {"lease_seconds": 4.0, "heartbeat_seconds": 0.5, "sweep_seconds": 0.
 
 @pytest.fixture
 def slow_service(tmp_path: Path):
-    """A service whose engine takes about two seconds for a comparison."""
-    with running_service(tmp_path / "data", simulated_tokens_per_second=250.0, **IMPATIENT) as running:
+    """A service whose engine takes about five seconds for a comparison, with leases that nobody waits for."""
+    patient = {**IMPATIENT, "lease_seconds": 60.0}
+    with running_service(tmp_path / "data", simulated_tokens_per_second=100.0, **patient) as running:
         yield running
 
 
@@ -41,11 +42,11 @@ def outcomes(service: Service, comparison_id: str) -> list[tuple[str, int]]:
 
 
 def test_a_killed_workers_comparison_is_decided_by_the_next(slow_service: Service):
-    """After kill -9 in the middle of judging the lease runs out, another worker claims, and there is one verdict."""
+    """After kill -9 in the middle of judging the next worker proves it and claims, and there is one verdict."""
     filed = slow_service.file().json()["id"]
-    wait_until(lambda: slow_service.read(filed)["status"] == "running", within=20, what="a worker claims it")
+    wait_until(lambda: slow_service.read(filed)["status"] == "running", within=60, what="a worker claims it")
     slow_service.signal("worker", signal.SIGKILL)
-    assert slow_service.read(filed, wait=40)["status"] == "succeeded"
+    assert slow_service.read(filed, wait=60)["status"] == "succeeded"
     assert outcomes(slow_service, filed) == [("succeeded", 2)]
 
 
@@ -53,14 +54,14 @@ def test_a_frozen_worker_wakes_to_find_its_work_done(tmp_path: Path):
     """SIGSTOP past the lease, then SIGCONT: what the woken worker writes is refused, and the outcome stands."""
     with running_service(tmp_path / "data", simulated_tokens_per_second=100.0, **IMPATIENT) as service:
         filed = service.file().json()["id"]
-        wait_until(lambda: service.read(filed)["status"] == "running", within=20, what="a worker claims it")
+        wait_until(lambda: service.read(filed)["status"] == "running", within=60, what="a worker claims it")
         service.signal("worker", signal.SIGSTOP)
-        wait_until(lambda: service.read(filed)["status"] == "queued", within=20, what="the lease runs out")
+        wait_until(lambda: service.read(filed)["status"] == "queued", within=60, what="the lease runs out")
         cancelled = service.http.post(f"/v1/comparisons/{filed}/cancel").json()
         service.signal("worker", signal.SIGCONT)
         wait_until(
             lambda: any(line["event"] == "stale_write_refused" for line in service.log("worker")),
-            within=20,
+            within=60,
             what="the woken worker's write is refused",
         )
         assert service.read(filed) == cancelled
@@ -71,7 +72,7 @@ def test_a_worker_told_to_end_burns_no_attempt(slow_service: Service):
     """SIGTERM: what is begun is finished, what is not goes back uncounted, and nothing is decided twice."""
     filed = [slow_service.file().json()["id"] for _ in range(4)]
     wait_until(
-        lambda: any(slow_service.read(each)["status"] == "running" for each in filed), within=20, what="work begins"
+        lambda: any(slow_service.read(each)["status"] == "running" for each in filed), within=60, what="work begins"
     )
     slow_service.signal("worker", signal.SIGTERM)
     for each in filed:
@@ -111,7 +112,7 @@ def test_redis_emptied_with_work_on_the_way(tmp_path: Path):
         service.signal("worker", signal.SIGSTOP)  # it would take every hint out of the queue before it is emptied
         filed = [service.file().json()["id"] for _ in range(20)]
         with redis.Redis.from_url(service.redis_url) as client:
-            wait_until(lambda: client.llen("nightcourt:interactive") > 1, within=20, what="hints are in the queue")
+            wait_until(lambda: client.llen("nightcourt:interactive") > 1, within=60, what="hints are in the queue")
             client.flushall()
         service.signal("worker", signal.SIGCONT)
         for each in filed:
@@ -122,10 +123,11 @@ def test_redis_emptied_with_work_on_the_way(tmp_path: Path):
 def test_the_database_restarted_under_everything(quick_service: Service):
     """Postgres is killed and comes back: the API answers 503 meanwhile, and goes on without being restarted."""
     api = quick_service.pid("api")
-    quick_service.signal("postgres", signal.SIGQUIT)
     seen = set()
 
     def taken_again():
+        if 503 not in seen:  # it may be back before anybody asks
+            quick_service.signal("postgres", signal.SIGQUIT)
         answer = quick_service.file()
         seen.add(answer.status_code)
         return answer.json() if answer.status_code == 202 and len(seen) > 1 else None

@@ -135,10 +135,10 @@ class TestStack:
         dispatcher = stack["dispatcher"]
         dispatcher.process.send_signal(signal.SIGSTOP)
         try:
-            wait_until(lambda: not dispatcher.healthy(within="1"), within=20, what="the pulse stops")
+            wait_until(lambda: not dispatcher.healthy(within="1"), within=120, what="the pulse stops")
         finally:
             dispatcher.process.send_signal(signal.SIGCONT)
-        wait_until(lambda: dispatcher.healthy(within="1"), within=20, what="the pulse is back")
+        wait_until(lambda: dispatcher.healthy(within="1"), within=120, what="the pulse is back")
 
     def test_it_ends_when_it_is_told_to(self, stack):
         """SIGTERM ends each of them well, judges first."""

@@ -25,8 +25,8 @@ from infra.environment import child_environment
 from schemas.engine import BuildOrder, Limits
 from worker.commands.build import build
 
-IMPATIENT = {"lease_seconds": 4.0, "heartbeat_seconds": 0.5, "sweep_seconds": 0.5, "hint_seconds": 3.0}
-PATIENT = {"lease_seconds": 30.0, "heartbeat_seconds": 1.0, "engine_timeout_seconds": 60.0}
+IMPATIENT = {"lease_seconds": 60.0, "heartbeat_seconds": 0.5, "sweep_seconds": 0.5, "hint_seconds": 3.0}
+PATIENT = {"lease_seconds": 60.0, "heartbeat_seconds": 1.0, "engine_timeout_seconds": 60.0}
 
 
 @pytest.fixture(scope="module")
@@ -113,9 +113,9 @@ def test_thousands_of_comparisons_through_threads(
         running_service(tmp_path / "data", **engine | PATIENT) as service,
     ):
         judge_many(service, tmp_path, many)
-        alone = service.file(wait=30).json()
+        alone = service.file(wait=60).json()
         service.signal("worker", signal.SIGTERM)
-        counts = wait_until(lambda: counted(tmp_path), within=30, what="the executor leaves its counts")
+        counts = wait_until(lambda: counted(tmp_path), within=60, what="the executor leaves its counts")
     assert counts["requests"] == 2 * many + 2
     assert counts["duplicate_ids"] == 0
     assert counts["aborted"] == 0
@@ -133,12 +133,12 @@ def test_refusals_and_lateness_cost_attempts_and_nothing_else(engine: dict[str, 
     """Refused and late requests fail their step, are called off and tried again; every line is decided once."""
     with (
         gpu_host(report=str(tmp_path), refuse_every=401, late_every=577),
-        running_service(tmp_path / "data", **engine, max_attempts=5) as service,
+        running_service(tmp_path / "data", **engine | {"engine_timeout_seconds": 5.0}, max_attempts=5) as service,
     ):
         judge_many(service, tmp_path, 800)
         failed = [line for line in service.log("worker") if line["event"] == "attempt_failed"]
         service.signal("worker", signal.SIGTERM)
-        counts = wait_until(lambda: counted(tmp_path), within=30, what="the executor leaves its counts")
+        counts = wait_until(lambda: counted(tmp_path), within=60, what="the executor leaves its counts")
     assert counts["aborted"] > 0
     assert counts["duplicate_ids"] == 0
     assert {line["error"] for line in failed} == {"EngineError"}
@@ -149,7 +149,7 @@ def test_an_executor_that_dies_takes_its_process_along(engine: dict[str, Any], t
     marker = tmp_path / "died"
     with (
         gpu_host(report=str(tmp_path), die_after=500, die_once=str(marker), tokens_per_second=200_000),
-        running_service(tmp_path / "data", **engine, max_attempts=5) as service,
+        running_service(tmp_path / "data", **engine | PATIENT, max_attempts=5) as service,
     ):
         first = service.pid("worker")
         judge_many(service, tmp_path, 800)
@@ -173,7 +173,7 @@ def test_an_engine_that_answers_nothing_ends_its_process(deaf: Service) -> None:
     """After the time that a step may take, the worker ends rather than hold work that nobody does."""
     first = deaf.pid("worker")
     deaf.file()
-    wait_until(lambda: deaf.pid("worker") != first, within=60, what="another worker starts")
+    wait_until(lambda: deaf.pid("worker") != first, within=120, what="another worker starts")
     assert any(line["event"] == "engine_gone" for line in deaf.log("worker"))
 
 
@@ -185,7 +185,7 @@ def test_a_worker_on_the_wrong_gpu_says_so_and_ends(engine_folder: Path) -> None
             [sys.executable, "-m", "worker.app"],
             env=child_environment(settings),
             capture_output=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
     assert ended.returncode == 2

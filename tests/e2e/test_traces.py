@@ -49,7 +49,7 @@ def trace_of(collector: Collector, path: str, shard: int | None = None, *, spans
         found = [each for each in seen if roots and each.trace == roots[-1].trace]
         return found if len(found) >= spans else []
 
-    return wait_until(whole, within=20, what=f"a trace of {path} has {spans} spans")
+    return wait_until(whole, within=60, what=f"a trace of {path} has {spans} spans")
 
 
 def tree(spans: list[Seen]) -> dict[str, list[str]]:
@@ -63,7 +63,7 @@ def tree(spans: list[Seen]) -> dict[str, list[str]]:
 
 def test_a_comparison_is_one_tree(traced: Service, collector: Collector, inbox: Inbox):
     """HTTP, dispatcher, worker, engine and callback: each its span, of its process, below the one that caused it."""
-    assert traced.file({**QUESTION, "callback_url": inbox.url}, wait=20).json()["status"] == "succeeded"
+    assert traced.file({**QUESTION, "callback_url": inbox.url}, wait=60).json()["status"] == "succeeded"
     spans = trace_of(collector, "POST /v1/comparisons", spans=5)
     assert tree(spans) == {
         "-": ["POST /v1/comparisons"],
@@ -89,12 +89,13 @@ def test_a_comparison_is_one_tree(traced: Service, collector: Collector, inbox: 
     assert by_name["engine score"].attributes == {"nightcourt.prompts": 2}
     assert by_name["callback attempt"].attributes["nightcourt.result"] == "delivered"
     assert not any(each.failed for each in spans)
-    assert by_name["POST /v1/comparisons"].seconds > judged.seconds > by_name["engine score"].seconds >= 0
+    # Who waits is answered as soon as the verdict is stored, which a busy worker's run may outlast.
+    assert min(by_name["POST /v1/comparisons"].seconds, judged.seconds) > by_name["engine score"].seconds >= 0
 
 
 def test_every_attempt_is_seen(traced: Service, collector: Collector):
     """Where the engine fails, the trace shows each attempt, its release and the kind of its failure."""
-    answer = traced.file({**QUESTION, "prompt": f"Which? {FAIL}"}, wait=20).json()
+    answer = traced.file({**QUESTION, "prompt": f"Which? {FAIL}"}, wait=60).json()
     assert answer["error"]["code"] == "engine_failed"
     spans = trace_of(collector, "POST /v1/comparisons", spans=7)
     attempts = [each for each in spans if each.name == "judge shard"]
@@ -118,7 +119,7 @@ def test_a_batchs_shards_have_traces_of_their_own(traced: Service, collector: Co
     def runs() -> list[Seen]:
         return [each for each in collector.spans() if (request.trace, request.id) in each.links]
 
-    wait_until(lambda: sum(run.attributes["nightcourt.decided"] for run in runs()) == 2100, within=20, what="all runs")
+    wait_until(lambda: sum(run.attributes["nightcourt.decided"] for run in runs()) == 2100, within=60, what="all runs")
     assert {run.name for run in runs()} == {"judge shard"}
     assert len({run.trace for run in runs()} | {request.trace}) == len(runs()) + 1 > 3
     assert not any(run.parent for run in runs())
@@ -135,9 +136,9 @@ def test_a_callers_trace_goes_on(traced: Service, collector: Collector):
         return {each.trace for each in collector.spans() if each.name == "POST /v1/comparisons" and not each.parent}
 
     before = begun()
-    assert traced.file(traceparent=CALLERS, wait=20).status_code == 200
-    assert traced.file(traceparent=CALLERS.upper(), wait=20).status_code == 200
-    wait_until(lambda: taken() and begun() > before, within=20, what="one trace goes on, and one begins")
+    assert traced.file(traceparent=CALLERS, wait=60).status_code == 200
+    assert traced.file(traceparent=CALLERS.upper(), wait=60).status_code == 200
+    wait_until(lambda: taken() and begun() > before, within=60, what="one trace goes on, and one begins")
     assert [each.name for each in taken()] == ["POST /v1/comparisons"]
     assert len(begun() - before) == 1
 

@@ -113,7 +113,7 @@ class Container:
             env=self.environment,
             capture_output=True,
             check=False,
-            timeout=30,
+            timeout=120,
         )
         return ended.returncode == 0
 
@@ -121,7 +121,7 @@ class Container:
         """What `docker compose run` of another command in this service says on standard output."""
         program = [str(self.programs / command[0]), *command[1:]]
         return subprocess.run(
-            program, cwd=self.scratch, env=self.environment, capture_output=True, check=True, timeout=60, text=True
+            program, cwd=self.scratch, env=self.environment, capture_output=True, check=True, timeout=120, text=True
         ).stdout
 
     def end(self) -> int:

@@ -60,8 +60,9 @@ class Service:
         return self._pids[part]
 
     def signal(self, part: str, number: signal.Signals) -> None:
-        """Send a signal to a part."""
-        os.kill(self.pid(part), number)
+        """Send a signal to a part, unless it is between two lives."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid(part), number)
 
     def numbers(self, part: str) -> str:
         """What a part serves to Prometheus, as text."""
