@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 from support.canaries import nothing_leaks, pytest_runtest_logreport
@@ -17,6 +18,9 @@ from infra.migrating import migrate
 
 __all__ = ["nothing_leaks", "pytest_runtest_logreport"]
 """What pytest finds here and has to run: see `support/canaries.py`."""
+
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")  # a busy machine is no finding, however long it takes over an example
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -2,11 +2,14 @@
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
 from chaos.proxy import Link, Proxy
+
+from infra.local.finding import free_port
 
 
 @pytest.fixture
@@ -33,7 +36,7 @@ def link() -> Iterator[Link]:
 
 def connect(link: Link) -> socket.socket:
     """Come in at a link."""
-    return socket.create_connection(("127.0.0.1", link.port), timeout=5)
+    return socket.create_connection(("127.0.0.1", link.port), timeout=60)
 
 
 def test_all_of_it_comes_through(link: Link):
@@ -75,7 +78,7 @@ def test_a_black_hole_says_nothing_until_it_is_mended(link: Link):
                     connection.recv(3)
             link.mend()
             for connection in (old, new):
-                connection.settimeout(5)
+                connection.settimeout(60)
                 assert connection.recv(3) == b"two"
 
 
@@ -83,20 +86,16 @@ def test_a_slow_link_is_slow(link: Link):
     """What is slow by 0.2 s is there after twice that: there and back."""
     with connect(link) as connection:
         link.slow(0.2)
+        began = time.monotonic()
         connection.sendall(b"one")
-        connection.settimeout(0.3)
-        with pytest.raises(TimeoutError):
-            connection.recv(3)
-        connection.settimeout(5)
         assert connection.recv(3) == b"one"
+        assert time.monotonic() - began >= 0.4
 
 
 def test_a_store_that_is_not_there_is_a_reset(link: Link):
     """Whoever comes in while nobody listens behind is sent away."""
-    with socket.create_server(("127.0.0.1", 0)) as nobody:
-        port = nobody.getsockname()[1]
     proxy = Proxy()
-    link = proxy.link(port)
+    link = proxy.link(free_port())
     with pytest.raises(ConnectionResetError), connect(link) as connection:
         connection.recv(1)
     proxy.close()

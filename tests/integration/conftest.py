@@ -47,7 +47,7 @@ def meanwhile(database: Engine) -> Iterator[Callable[..., Future[Any]]]:
 
     def start(move: Callable[..., Any], *arguments: Any, **options: Any) -> Future[Any]:
         future = pool.submit(move, *arguments, **options)
-        wait_until(lambda: future.done() or waits(), within=10, every=0.005, what="it waits")
+        wait_until(lambda: future.done() or waits(), within=60, every=0.005, what="it waits")
         assert not future.done(), "it did not wait"
         return future
 

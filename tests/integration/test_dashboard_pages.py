@@ -158,7 +158,7 @@ class TestCallbacks:
             before = reads(connection, "callbacks")
             desk.run(look)
             # A connection that ends tells what it has read.
-            wait_until(lambda: reads(connection, "callbacks") > before, within=10, what="the reads are told")
+            wait_until(lambda: reads(connection, "callbacks") > before, within=60, what="the reads are told")
             assert reads(connection, "callbacks") - before < 5000
 
 

@@ -69,9 +69,9 @@ class TestAWorkerThatIsToEnd:
         with ThreadPoolExecutor(1) as pool:
             with gate.alone(Lane.INTERACTIVE):
                 sitting = pool.submit(court.sit)
-                wait_until(lambda: any(gate._lines.values()), within=10, every=0.005, what="it stands in line")
+                wait_until(lambda: any(gate._lines.values()), within=60, every=0.005, what="it stands in line")
                 court.bench.draining.set()
-            sitting.result(10)
+            sitting.result(60)
         assert engine.asked == []
         assert state(court) == ("waiting", 0, None)
 
@@ -86,10 +86,10 @@ class TestItsRoom:
                 rest = {"slots": 4, "bulk_slots": 3, "every": 3600, "stop": stop}
                 pool.submit(keep_beating, court.bench, court.bench.database, **rest)
                 try:
-                    wait_until(lambda: present(court) == 1, within=10, what="it is on the roster")
+                    wait_until(lambda: present(court) == 1, within=60, what="it is on the roster")
                     court.connection.execute(text("UPDATE shards SET lease_until = now()"))
                     court.bench.draining.set()
-                    wait_until(lambda: present(court) == 0, within=10, what="it has left the roster")
+                    wait_until(lambda: present(court) == 0, within=60, what="it has left the roster")
                 finally:
                     stop.set()
                     court.bench.draining.set()
@@ -113,12 +113,12 @@ class TestItsRoom:
             with ThreadPoolExecutor(1) as pool:
                 pool.submit(dispatcher.run, desk, stop)
                 try:
-                    wait_until(lambda: len(released(connection)) == 8, within=10, what="both have all they may")
+                    wait_until(lambda: len(released(connection)) == 8, within=60, what="both have all they may")
                     roster.leave(connection, worker="leaves")
                     for shard in released(connection):
                         claim = docket.claim(connection, shard, worker="leaves", lease_seconds=60)
                         docket.give_back(connection, claim.lease)
-                    wait_until(lambda: len(released(connection)) >= 4, within=10, what="the one that stays has more")
+                    wait_until(lambda: len(released(connection)) >= 4, within=60, what="the one that stays has more")
                 finally:
                     stop.set()
         assert len(released(connection)) == 4

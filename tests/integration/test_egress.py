@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import trustme
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.receivers import CHUNK, Behaviour, Call, Receiver, answering, blackhole, saying, self_signed, serving
 from support.sockets import connects
@@ -320,7 +320,7 @@ ANSWERS = st.lists(
 
 
 class TestAnything:
-    @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=300)
     @given(answer=ANSWERS)
     def test_any_bytes_at_all_end_in_a_reply(self, answer):
         """Whatever comes back, nothing is raised, and a status is given only with an answer."""

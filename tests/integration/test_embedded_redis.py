@@ -84,7 +84,7 @@ def test_what_was_said_survives_an_end_and_a_kill(folder: Path) -> None:
         client.set("hard", "kill")
     time.sleep(1.5)
     os.kill(second.child.pid, signal.SIGKILL)
-    assert wait_until(second.child.poll, within=5, what="Redis to be dead") == -signal.SIGKILL
+    assert wait_until(second.child.poll, within=60, what="Redis to be dead") == -signal.SIGKILL
     third = start_redis(folder, port=second.port)
     assert third.url == second.url
     with redis.Redis.from_url(third.url, decode_responses=True) as client:

@@ -154,7 +154,7 @@ class TestTheQueue:
         edge.file(key)
         assert edge.file(key).status_code == 429
         connection.execute(text("UPDATE shards SET state = 'done', ended_at = now()"))
-        wait_until(lambda: edge.file(key).status_code == 202, within=20, every=0.3, what="there is room")
+        wait_until(lambda: edge.file(key).status_code == 202, within=60, every=0.3, what="there is room")
 
     def test_what_was_filed_before_is_answered_all_the_same(self, edge: Edge):
         """A key to send it again by is no way past the limit, and no way to lose an answer."""
@@ -249,7 +249,7 @@ class TestBatches:
         connection.execute(limits._ONE_AT_A_TIME, {"tenant": "default"})
         with ThreadPoolExecutor(20) as pool:
             made = [pool.submit(edge.batch, key, file) for _ in range(20)]
-            wait_until(lambda: connection.execute(_QUEUING).scalar() == 1, within=10, what="one waits for the lock")
+            wait_until(lambda: connection.execute(_QUEUING).scalar() == 1, within=60, what="one waits for the lock")
             assert [edge.file(other).status_code for _ in range(20)] == [202] * 5 + [429] * 15
             connection.execute(text("COMMIT"))
             statuses = [each.result().status_code for each in made]
@@ -299,7 +299,7 @@ class TestStreams:
                 with http.stream("GET", "/dashboard/events") as answer:
                     return answer.status_code == 200
 
-            wait_until(room, within=10, what="there is room")
+            wait_until(room, within=60, what="there is room")
 
 
 class TestReports:
@@ -323,8 +323,8 @@ class TestReports:
                 for tenant, key in zip(asked, keys, strict=True)
             ]
             told = re.compile(r"^nightcourt_http_requests_under_way 5\.0$", re.MULTILINE)
-            wait_until(lambda: told.search(http.get("/metrics").text), within=10, what="four are under way")
-            wait_until(lambda: connection.execute(_READING).scalar() == 2, within=30, what="two are read")
+            wait_until(lambda: told.search(http.get("/metrics").text), within=60, what="four are under way")
+            wait_until(lambda: connection.execute(_READING).scalar() == 2, within=60, what="two are read")
             assert [http.get("/v1/files", headers=keys[0]).status_code for _ in range(20)] == [200] * 20
             assert connection.execute(_READING).scalar() == 2
             connection.execute(text("COMMIT"))
@@ -348,7 +348,7 @@ class TestReports:
             connection.execute(text("BEGIN"))
             connection.execute(text("LOCK TABLE comparisons, outcomes IN ACCESS EXCLUSIVE MODE"))
             first = pool.submit(http.get, path.format(ids.batch_id(batch)), headers=key)
-            wait_until(lambda: connection.execute(_BEHIND).scalar(), within=30, what="the first one is made")
+            wait_until(lambda: connection.execute(_BEHIND).scalar(), within=60, what="the first one is made")
             with pytest.raises(httpx2.ReadTimeout):
                 http.get(path.format(ids.batch_id(batch)), headers=key, timeout=1)
             connection.execute(text("COMMIT"))
@@ -358,7 +358,7 @@ class TestReports:
                 counted = [line for line in http.get("/metrics").text.splitlines() if path.format("{batch_id}") in line]
                 return any('status="499"' in line for line in counted)
 
-            wait_until(given_up, within=10, what="the second is given up")
+            wait_until(given_up, within=60, what="the second is given up")
 
 
 class TestTokens:
@@ -371,7 +371,7 @@ class TestTokens:
         other = edge.key(tenant="other", tokens_per_day=1000)
         edge.file(other)
         connection.execute(text(judged + " WHERE tenant = 'other'"))
-        wait_until(lambda: edge.file(other).status_code == 429, within=20, every=0.3, what="the tokens are counted")
+        wait_until(lambda: edge.file(other).status_code == 429, within=60, every=0.3, what="the tokens are counted")
         status, code, wait = refusal(edge.file(other))
         assert (status, code) == (429, "tokens_used_up")
         assert 0 < wait <= 86400

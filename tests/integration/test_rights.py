@@ -118,7 +118,7 @@ def humble(postgres: Postgres, template: str) -> Iterator[str]:
         connection.execute(text("CREATE ROLE humble LOGIN PASSWORD 'humble'"))
         connection.execute(text("CREATE DATABASE humble OWNER humble"))
         yield f"postgresql://humble:humble@127.0.0.1:{make_url(postgres.url).port}/humble"
-        connection.execute(text("DROP DATABASE humble"))
+        connection.execute(text("DROP DATABASE humble WITH (FORCE)"))  # whoever was connected may be on their way out
         connection.execute(text("DROP ROLE humble"))
     admin.dispose()
 

@@ -5,7 +5,6 @@ import http.server
 import json
 import os
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -89,10 +88,17 @@ def program(name: str, code: str, grace_seconds: float = 5.0) -> Program:
     return Program(name, (sys.executable, "-c", code), grace_seconds)
 
 
-def stack(folder: Path, *, worker: str = SLEEPER, migrate: str = MIGRATE, **options: object) -> Stack:
+def stack(
+    folder: Path,
+    *,
+    worker: str = SLEEPER,
+    migrate: str = MIGRATE,
+    settings: Settings | None = None,
+    **options: object,
+) -> Stack:
     """A stack of real services and small programs, in this process."""
     return Stack(
-        Settings(engine="simulated"),
+        settings or Settings(engine="simulated"),
         folder,
         migrate=program("migrate", migrate),
         applications=[program("api", API), program("worker", worker)],
@@ -220,14 +226,14 @@ def test_it_ends_well_in_the_middle_of_its_start(
 
 def test_a_second_signal_hurries(folder: Path, drive: Callable[..., Driver]) -> None:
     """A worker that will not end is killed at the second Ctrl-C, and Postgres still ends properly."""
-    driver = drive(worker=STUBBORN, grace=60.0)
+    driver = drive(worker=STUBBORN, grace=240.0)
     driver.hear("ready")
     driver.process.send_signal(signal.SIGINT)
     driver.hear("stopped", name="api")
     began = time.monotonic()
     driver.process.send_signal(signal.SIGINT)
     assert driver.end() == 0
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 120
     assert "hurrying" in [event["kind"] for event in driver.heard]
     assert "database system is shut down" in (folder / "logs" / "postgres.log").read_text()
 
@@ -252,7 +258,7 @@ def test_a_killed_supervisor_takes_everything_with_it(folder: Path, drive: Calla
     driver.process.wait()
     assert running_stack(folder) is None
     assert (folder / "stack.json").exists()
-    wait_until(lambda: not processes_of(folder), within=8, what="all processes to be gone")
+    wait_until(lambda: not processes_of(folder), within=60, what="all processes to be gone")
     again = drive()
     again.hear("ready")
     again.process.send_signal(signal.SIGTERM)
@@ -285,7 +291,7 @@ def test_a_killed_part_is_started_again(folder: Path) -> None:
         def again() -> set[object]:
             return {fields["name"] for kind, fields in events if kind == "started" and fields["again"]}
 
-        wait_until(lambda: again() == {"worker", "redis", "postgres"}, within=15, what="all to be back")
+        wait_until(lambda: again() == {"worker", "redis", "postgres"}, within=60, what="all to be back")
         reasons = {fields["name"]: fields["reason"] for kind, fields in events if kind == "died"}
         assert reasons["worker"] == "by signal 9 (Killed)"
         # The same URLs: a migration connects to both.
@@ -368,7 +374,7 @@ def test_a_part_that_cannot_be_started_again_is_tried_again(tmp_path: Path, monk
         sleeper.look_after(was_ready=True)
         return sleeper.running is not None and len(reasons) == 2
 
-    wait_until(lives_again, within=20, what="its next life")
+    wait_until(lives_again, within=60, what="its next life")
     assert reasons == ["by signal 9 (Killed)", "[Errno 11] Resource temporarily unavailable"]
     sleeper.running.kill()
 
@@ -380,11 +386,11 @@ def test_logs_stay_small_while_it_runs(folder: Path, monkeypatch: pytest.MonkeyP
     said = "import itertools, time\nfor line in itertools.count():\n    print(line, flush=True)\n    time.sleep(0.0001)"
     with stack(folder, worker=said):
         log, kept = folder / "logs" / "worker.log", folder / "logs" / "worker.log.1"
-        wait_until(kept.exists, within=20, what="the log to be cut")
+        wait_until(kept.exists, within=60, what="the log to be cut")
         first = kept.read_bytes()
-        wait_until(lambda: kept.read_bytes() != first, within=20, what="the log to be cut again")
+        wait_until(lambda: kept.read_bytes() != first, within=60, what="the log to be cut again")
         assert stat.S_IMODE(kept.stat().st_mode) == 0o600
-        assert b"\0" not in wait_until(log.read_bytes, within=20, what="the worker to write on")
+        assert b"\0" not in wait_until(log.read_bytes, within=60, what="the worker to write on")
 
 
 def test_postgres_has_room_for_the_workers(folder: Path) -> None:
@@ -485,16 +491,10 @@ def test_a_busy_port_is_an_error_only_where_it_was_asked_for(folder: Path) -> No
         asked = Settings(engine="simulated", port=busy)
         with pytest.raises(LocalStackError, match=rf"port {busy} on 127.0.0.1 is busy"):
             Stack(asked, folder).start()
-    with socket.socket() as usual:
-        usual.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            usual.bind(("127.0.0.1", 8300))
-            usual.listen(1)
-        except OSError:
-            # Somebody else keeps it busy for us.
-            pass
-        with stack(folder, port=None) as running:
-            assert not running.info.api_url.endswith(":8300")
+        usual = Settings(engine="simulated")
+        usual.__dict__["port"] = busy  # as if it were the usual one, which others may be using just now: nobody set it
+        with stack(folder, port=None, settings=usual) as running:
+            assert not running.info.api_url.endswith(f":{busy}")
 
 
 def test_children_see_the_callers_settings_and_none_of_libpqs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -508,7 +508,7 @@ def test_children_see_the_callers_settings_and_none_of_libpqs(folder: Path, monk
         "seen.with_suffix('.new').rename(seen)\n" + SLEEPER
     )
     with stack(folder, worker=worker):
-        wait_until((folder / "seen").exists, within=5, what="the worker's environment")
+        wait_until((folder / "seen").exists, within=60, what="the worker's environment")
         seen = json.loads((folder / "seen").read_text())
     assert seen["SOMETHING_ELSE"] == "stays"
     assert "PGSSLMODE" not in seen
@@ -540,15 +540,15 @@ def test_a_child_leaves_no_descendants(tmp_path: Path) -> None:
     )
     child = start_child("stubborn", [sys.executable, "-c", code], log=tmp_path / "log")
     process = psutil.Process(child.pid)
-    family = wait_until(lambda: len(process.children()) == 2 and process.children(), within=10, what="both children")
+    family = wait_until(lambda: len(process.children()) == 2 and process.children(), within=60, what="both children")
     assert child.stop(signal.SIGTERM, 0.2) == -signal.SIGKILL
-    wait_until(lambda: not any(lives(each.pid) for each in family), within=20, what="the children to be gone")
+    wait_until(lambda: not any(lives(each.pid) for each in family), within=60, what="the children to be gone")
 
 
 def test_a_group_is_cleared_when_its_leader_ends_by_itself(tmp_path: Path) -> None:
     """What a child started and left running in its group goes when it goes."""
     code = "import subprocess; print(subprocess.Popen(['/bin/sleep', '63']).pid, flush=True)"
     child = start_child("careless", [sys.executable, "-c", code], log=tmp_path / "log")
-    assert child.wait(10) == 0
+    assert child.wait(60) == 0
     left = int(child.tail())
-    wait_until(lambda: not lives(left), within=20, what="what it left behind to be gone")
+    wait_until(lambda: not lives(left), within=60, what="what it left behind to be gone")

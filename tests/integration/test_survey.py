@@ -134,10 +134,10 @@ def test_the_survey_is_taken_again_and_again(database: Engine, database_url: str
     thread = threading.Thread(target=survey.keep_taking, args=(own, meters, stop), kwargs=fields)
     thread.start()
     try:
-        wait_until(lambda: series(meters)["nightcourt_disk_free_bytes", ()] > 0, within=10, what="a survey is taken")
+        wait_until(lambda: series(meters)["nightcourt_disk_free_bytes", ()] > 0, within=60, what="a survey is taken")
     finally:
         stop.set()
-        thread.join(timeout=10)
+        thread.join(timeout=60)
         own.dispose()
     read = series(meters)
     assert not thread.is_alive()
@@ -160,7 +160,7 @@ def test_postgres_away_ends_no_survey(monkeypatch: pytest.MonkeyPatch):
             wait_until(lambda: len(logs) > 1, within=30, what="a survey fails a second time")
         finally:
             stop.set()
-            thread.join(timeout=10)
+            thread.join(timeout=60)
     assert not thread.is_alive()
     assert {line["event"] for line in logs} == {"survey_failed"}
     assert series(meters)["nightcourt_docket_read_timestamp_seconds", ()] == 0

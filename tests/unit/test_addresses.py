@@ -419,7 +419,7 @@ URLS = st.one_of(
 
 
 class TestAnything:
-    @settings(max_examples=1000, deadline=None)
+    @settings(max_examples=1000)
     @given(url=URLS)
     def test_any_text_is_refused_or_read_in_one_way(self, url):
         """Nothing but a refusal is raised, and what passes means the same to us and to two other parsers."""

@@ -4,7 +4,7 @@ import math
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.verdict import Ballot, Tally
@@ -15,7 +15,6 @@ FINITE = st.floats(allow_nan=False, allow_infinity=False)
 # Sixteenths within the reach of a model: their sums and halves are exact, so that "equal" can mean equal.
 EXACT = st.integers(-800, 800).map(lambda sixteenths: sixteenths / 16)
 MARGINS = st.none() | st.floats(0, 0.4999)
-UNHURRIED = settings(deadline=None)
 MIRROR = {"A": "B", "B": "A", "tie": "tie"}
 
 
@@ -150,7 +149,6 @@ class TestVotesWithoutOdds:
 
 
 class TestForAllNumbers:
-    @UNHURRIED
     @given(s1=FINITE, s2=FINITE, temperature=st.floats(0.01, 100), margin=MARGINS)
     def test_swapping_the_responses_mirrors_the_verdict(self, s1, s2, temperature, margin):
         """Had the responses been filed the other way round, each order's odds would have been the other's."""
@@ -163,7 +161,6 @@ class TestForAllNumbers:
         if margin is None or abs(abs(one.probability_a - 0.5) - margin) > 1e-12:
             assert other.winner == MIRROR[one.winner]
 
-    @UNHURRIED
     @given(s1=FINITE, s2=FINITE, margin=MARGINS)
     def test_the_order_of_the_ballots_does_not_matter(self, s1, s2, margin):
         """It is the same verdict whichever order was asked first."""
@@ -172,7 +169,6 @@ class TestForAllNumbers:
         other = count(cast[::-1], temperature=1.0, tie_margin=margin)
         assert other.model_dump(exclude={"ballots"}) == one.model_dump(exclude={"ballots"})
 
-    @UNHURRIED
     @given(s1=FINITE, s2=FINITE, temperature=st.floats(0.01, 100))
     def test_the_probability_is_always_one(self, s1, s2, temperature):
         """Whatever finite odds a model gives, the probability is a number from 0 to 1."""
@@ -182,7 +178,6 @@ class TestForAllNumbers:
         ):
             assert 0.0 <= tally.probability_a <= 1.0
 
-    @UNHURRIED
     @given(s1=EXACT, s2=EXACT, bias=EXACT)
     def test_a_leaning_to_one_slot_cancels_exactly(self, s1, s2, bias):
         """Adding the same to both orders' odds moves the position bias by it, and the preference not at all."""
@@ -191,19 +186,16 @@ class TestForAllNumbers:
         assert leaning.winner == fair.winner
         assert leaning.position_bias == fair.position_bias + bias
 
-    @UNHURRIED
     @given(s1=EXACT, s2=EXACT)
     def test_consistent_means_that_the_signs_differ(self, s1, s2):
         """Both orders prefer the same response just when their odds have opposite signs."""
         assert both(s1, s2).consistent is (s1 * s2 < 0)
 
-    @UNHURRIED
     @given(s1=EXACT, s2=EXACT)
     def test_without_a_margin_the_winner_is_the_probable_one(self, s1, s2):
         """The winner is on the side of the preference, and a tie means that there is none."""
         assert both(s1, s2).winner == ("A" if s1 > s2 else "B" if s1 < s2 else "tie")
 
-    @UNHURRIED
     @given(s1=EXACT, s2=EXACT, narrow=st.floats(0, 0.4999), wide=st.floats(0, 0.4999))
     def test_a_wider_margin_never_makes_fewer_ties(self, s1, s2, narrow, wide):
         """What is a tie at one margin is a tie at each wider one, and no margin turns a winner round."""

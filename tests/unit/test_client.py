@@ -316,7 +316,7 @@ def test_no_server_says_where_and_how_to_start_one(call: Caller) -> None:
 
 def test_a_silent_server_is_unreachable(court: Court, call: Caller) -> None:
     """An answer that does not come within `timeout` is a failure like any other."""
-    court.script = [says(after=0.5)]
+    court.script = [says(after=5)]
     with pytest.raises(ServerUnreachable, match=r"timed out|ReadTimeout"):
         call(court.url, "get", ID, client={"timeout": 0.2, "max_retries": 1})
     assert len(court.asked) == 2
@@ -325,9 +325,9 @@ def test_a_silent_server_is_unreachable(court: Court, call: Caller) -> None:
 def test_a_held_answer_has_more_time(court: Court, call: Caller) -> None:
     """While the server was asked to hold its answer, the client's patience starts when that is over."""
     court.script = [says(after=0.3)]
-    assert call(court.url, "get", ID, wait=1, client={"timeout": 0.05}).status.final
+    assert call(court.url, "get", ID, wait=15, client={"timeout": 0.05}).status.final
     assert call(court.url, "get", ID, wait=3600, client={"timeout": 0.05}).status.final
-    assert [asked.headers["prefer"] for asked in court.asked] == ["wait=1.000", "wait=60.000"]
+    assert [asked.headers["prefer"] for asked in court.asked] == ["wait=15.000", "wait=60.000"]
 
 
 @pytest.mark.parametrize(
@@ -424,8 +424,8 @@ def test_judging_is_filing_and_waiting(court: Court, call: Caller) -> None:
     assert filed.body == {**PAIR, "tie_margin": 0.1}
     assert filed.headers["prefer"] == "wait=20.000"
     assert (polled.method, polled.path) == ("GET", f"/v1/comparisons/{ID}")
-    assert call(court.url, "judge", *PAIR.values(), timeout=3).status == "succeeded"
-    assert 2.5 < float(court.asked[2].headers["prefer"].removeprefix("wait=")) <= 3
+    assert call(court.url, "judge", *PAIR.values(), timeout=19).status == "succeeded"
+    assert 9 < float(court.asked[2].headers["prefer"].removeprefix("wait=")) <= 19
     assert len(court.asked) == 3
 
 
@@ -436,7 +436,7 @@ def test_waiting_for_a_turn_is_no_more_time(court: Court, call: Caller) -> None:
     assert [type(each) for each in found] == [NotDecided] * 3
     filed = [asked for asked in court.asked if asked.method == "POST"]
     first, *others = [float(asked.headers.get("prefer", "wait=0").removeprefix("wait=")) for asked in filed]
-    assert 1.2 < first <= 1.8
+    assert first <= 1.8
     assert max(others) < first - 0.6
     assert len(court.asked) < 6
     court.script = [says("queued", after=1.2)]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.docket import Filed
@@ -85,7 +85,6 @@ class TestTheCard:
         assert f"[The Start of Assistant A's Answer]\na {hostile} a\n[The End" in text
         assert f"[The Start of Assistant B's Answer]\nb {hostile} b\n[The End" in text
 
-    @settings(deadline=None)
     @given(question=st.text(), a=st.text(), b=st.text())
     def test_any_text_arrives_as_it_is(self, question, a, b):
         """Whatever the texts are, the prompt is the frame with these very texts in it."""

@@ -5,7 +5,7 @@ import uuid
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -36,7 +36,6 @@ def problem_of(fields: Any) -> Problem:
 
 
 class TestIds:
-    @settings(deadline=None)
     @given(filing=st.uuids(), line=st.integers(0, 999_999_999))
     def test_they_come_back_as_they_went(self, filing, line):
         """Reading a spelt id gives the key that it was spelt from."""

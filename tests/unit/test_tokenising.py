@@ -35,7 +35,7 @@ class TestFromAFolder:
         assert toy_tokenizer().decode(ids).endswith("assistant\n[[")
 
     @given(text=st.lists(st.sampled_from([*SPECIAL, "a", " ", "\n", "|>", "<|", "\U0001f600"])).map("".join))
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     def test_no_content_becomes_a_control_token(self, tokenizer, text):
         """However a text puts their spellings together, the turns stay what the template made them."""
         ids = tokenizer.encode(conversation(text))
