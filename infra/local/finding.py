@@ -4,9 +4,11 @@ import errno
 import os
 import secrets
 import socket
+from collections import deque
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from infra.local import LocalStackError
 
@@ -17,6 +19,9 @@ _TRIES = 20
 _USUAL_FIRST_OF_CLIENTS = 32768
 _LISTENING = "0A"
 """In the kernel's table of sockets."""
+_CHOSEN_MOST = 64
+_chosen: deque[socket.socket] = deque()
+"""Holds the ports that were chosen of late: seconds pass before their servers are there."""
 
 
 def wheel_file(distribution: str, path: str, *, otherwise: str) -> Path:
@@ -64,7 +69,8 @@ def free_port(host: str = LOOPBACK) -> int:
 
     It is none of those that the kernel gives to outgoing connections, where it leaves others: one of them may be
     given away before the server is there or while it starts again, and a client that tries and tries to reach a
-    server that is away is given the server's own port in the end, and is connected to itself.
+    server that is away is given the server's own port in the end, and is connected to itself. Nor is it one that
+    another process has chosen, whose server is still to come.
 
     Raises:
         LocalStackError: The host is none of this machine's.
@@ -72,9 +78,27 @@ def free_port(host: str = LOOPBACK) -> int:
     ours = _first_of_clients() - _FIRST_PORT
     for _ in range(_TRIES if ours > 0 else 0):
         port = _FIRST_PORT + secrets.randbelow(ours)
-        if is_free(host, port):
+        if _choose(host, port):
             return port
     return _listen_once(host, 0)
+
+
+def _choose(host: str, port: int) -> bool:
+    """Bind a port that nobody has, and let servers that reuse an address, as all of ours do, listen there beside."""
+    family, kind, protocol, _, address = _resolved(host, port)
+    holder = socket.socket(family, kind, protocol)
+    try:
+        holder.bind(address)
+    except OSError as error:
+        holder.close()
+        if error.errno == errno.EADDRINUSE:
+            return False
+        raise LocalStackError(f"cannot listen on {host}, port {port}: {error}") from error
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    _chosen.append(holder)
+    if len(_chosen) > _CHOSEN_MOST:
+        _chosen.popleft().close()
+    return True
 
 
 def is_free(host: str, port: int) -> bool:
@@ -97,7 +121,7 @@ class _BusyError(LocalStackError):
 def _listen_once(host: str, port: int) -> int:
     """Listen for a moment, and say where: a port of the kernel's choice for 0."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, address = _resolved(host, port)
         with socket.socket(family, kind, protocol) as probe:
             # As servers do: else a port would count as busy for a minute after its last server ended.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -108,6 +132,13 @@ def _listen_once(host: str, port: int) -> int:
         failure = _BusyError if error.errno == errno.EADDRINUSE else LocalStackError
         raise failure(f"cannot listen on {host}, port {port}: {error}") from error
     return chosen
+
+
+def _resolved(host: str, port: int) -> tuple[int, int, int, str, tuple[Any, ...]]:
+    try:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise LocalStackError(f"cannot listen on {host}, port {port}: {error}") from error
 
 
 def _first_of_clients() -> int:

@@ -1,9 +1,12 @@
 """Ports that nobody uses."""
 
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from support.program import ROOT
 
 from infra.local import finding
 from infra.local.finding import choose_port, free_port, is_free
@@ -21,6 +24,23 @@ def test_where_clients_may_be_given_every_port_there_is_one_all_the_same(monkeyp
     """Kernels are tuned to give clients every port from 1024 on; a server still finds a place there."""
     monkeypatch.setattr(finding, "_first_of_clients", lambda: 1024)
     assert is_free("127.0.0.1", free_port())
+
+
+def test_a_port_that_another_process_has_chosen_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its server is still to come, and can listen there then, more than once."""
+    choose = "import sys; from infra.local.finding import free_port; print(free_port(), flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", choose], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        chosen = int(other.stdout.readline())
+        monkeypatch.setattr(finding, "_FIRST_PORT", chosen)
+        monkeypatch.setattr(finding, "_first_of_clients", lambda: chosen + 1)
+        assert free_port() != chosen
+        for _ in range(2):
+            with socket.create_server(("127.0.0.1", chosen)) as server:
+                socket.create_connection(server.getsockname()).close()
+                server.accept()[0].close()
+        other.stdin.close()
 
 
 def test_a_free_port_is_not_one_where_somebody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
