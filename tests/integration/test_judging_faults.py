@@ -95,7 +95,7 @@ class TestServer:
         monkeypatch.setattr(remote, "_FIRST_PAUSE", 0.01)
         monkeypatch.setattr(openai_server, "_DOUBT_SECONDS", 0.05)
         opened = OpenAIServerEngine(
-            server.url, tokenizer=write_tokenizer(tmp_path), request_seconds=0.5, patience_seconds=0.5
+            server.url, tokenizer=write_tokenizer(tmp_path), request_seconds=1.0, patience_seconds=1.0
         )
         yield opened
         opened.close()

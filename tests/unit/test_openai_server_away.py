@@ -26,7 +26,7 @@ def engine(server: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(remote, "_FIRST_PAUSE", 0.01)
     monkeypatch.setattr(openai_server, "_DOUBT_SECONDS", 0.05)
     opened = OpenAIServerEngine(
-        server.url, tokenizer=write_tokenizer(tmp_path), request_seconds=0.2, patience_seconds=1.0
+        server.url, tokenizer=write_tokenizer(tmp_path), request_seconds=0.5, patience_seconds=1.5
     )
     server.asked.clear()
     yield opened
