@@ -101,7 +101,7 @@ def test_a_batch_is_seen_to_get_on_and_to_end(site: str, key: str, browser: Brow
     browser.until("document.querySelector('#live_stand .status').textContent === 'completed'")
     assert browser.run(decided) == LINES
     assert browser.run("document.querySelector('#news').textContent").startswith("completed")
-    assert browser.run("document.getElementById('pulse').hidden")
+    browser.until("document.getElementById('pulse').hidden")  # which is told after the last of it
     assert not browser.run("document.getElementById('stale').hidden")
     assert browser.run("document.activeElement.tagName") == "SUMMARY"
     assert [error for error in browser.errors if "401" not in error] == []

@@ -73,14 +73,15 @@ def test_a_line_in_small_packets_takes_no_longer_than_lines():
     packet, packets = 64, 32_768
 
     async def seconds(data: bytes) -> float:
-        began = time.process_time()
+        began = time.thread_time()
         read = [len(line) async for lines in files._lines(pieces(data, packet), LIMITS) for _, line in lines]
         assert sum(read) == data.count(b"x")
-        return time.process_time() - began
+        return time.thread_time() - began
 
-    many = asyncio.run(seconds((b"x" * 1023 + b"\n") * (packet * packets // 1024)))
-    one = asyncio.run(seconds(b"x" * packet * packets))
-    assert one < 10 * many
+    def shortest(data: bytes) -> float:
+        return min(asyncio.run(seconds(data)) for _ in range(3))  # what else comes between makes it longer alone
+
+    assert shortest(b"x" * packet * packets) < 10 * shortest((b"x" * 1023 + b"\n") * (packet * packets // 1024))
 
 
 def test_a_report_counts_the_lines_that_are_no_comparison(database_url: str):
