@@ -35,7 +35,6 @@ def events(log: Path) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_machines_cut_off_and_joined_again(tmp_path: Path):
     """One worker loses Redis, one Postgres, one both, for longer than a lease; all of them work again afterwards."""
     if (reason := why_not()) is not None:

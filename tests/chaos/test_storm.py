@@ -29,7 +29,7 @@ def ride_and_check(folder: Path, seed: int, size: storm.Size, capsys: pytest.Cap
     assert all(finding.checked for finding in findings)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_a_short_storm(tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest):
     """A storm of half a minute with a fault of every kind of process, both stores and a link."""
     ride_and_check(tmp_path / "stage", request.config.getoption("--storm-seed") or 1, storm.SHORT, capsys)

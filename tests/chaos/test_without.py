@@ -84,7 +84,6 @@ def names_of_broken(folder: Path, without: str | None, fault: Fault, poison: int
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(("without", "fault", "poison", "broken"), [FREEZE, KILL, POISON])
 def test_without_it_the_suite_fails(tmp_path: Path, without: str, fault: Fault, poison: int, broken: set[str]):
     """The real processes, with one condition of the docket's SQL taken out, break what that one is for."""
@@ -92,7 +91,6 @@ def test_without_it_the_suite_fails(tmp_path: Path, without: str, fault: Fault, 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(("without", "fault", "poison", "broken"), [FREEZE, KILL, POISON])
 def test_with_it_the_same_breaks_nothing(tmp_path: Path, without: str, fault: Fault, poison: int, broken: set[str]):
     """It was not the fault that broke it."""

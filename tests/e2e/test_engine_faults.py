@@ -55,7 +55,6 @@ def query(service: Service, statement: str) -> list[tuple[Any, ...]]:
         database.dispose()
 
 
-@pytest.mark.timeout(600)
 def test_poison_is_found_and_the_others_are_judged(tmp_path: Path, request: pytest.FixtureRequest):
     """A line that crashes the engine each time is errored alone, after three starts of the engine and no more."""
     count = 5000 if request.config.getoption("--full") else 600
@@ -75,7 +74,6 @@ def test_poison_is_found_and_the_others_are_judged(tmp_path: Path, request: pyte
         assert query(service, "SELECT count(*), count(DISTINCT (filing_id, line)) FROM outcomes") == [(count, count)]
 
 
-@pytest.mark.timeout(300)
 def test_poison_among_single_comparisons(tmp_path: Path):
     """Comparisons that are filed singly, and are in the process when it crashes time and again, are all judged."""
     with running_service(tmp_path / "data", simulated_poison=POISON, simulated_tokens_per_second=20_000.0) as service:
@@ -89,7 +87,6 @@ def test_poison_among_single_comparisons(tmp_path: Path):
         see_three_more(service)
 
 
-@pytest.mark.timeout(300)
 def test_without_proof_the_lease_brings_it_back(tmp_path: Path):
     """Where nothing proves that a worker is dead, its lease has to run out, and poison is found all the same."""
     with running_service(tmp_path / "data", simulated_poison=POISON, presence_dir="/proc/none", **IMPATIENT) as service:
@@ -101,7 +98,6 @@ def test_without_proof_the_lease_brings_it_back(tmp_path: Path):
         assert any(line["event"] == "presence_not_held" for line in service.log("worker"))
 
 
-@pytest.mark.timeout(300)
 def test_an_engine_that_hangs_is_ended(tmp_path: Path):
     """A worker whose engine does not come back ends itself: the line at which it hangs is found as poison is."""
     with running_service(
@@ -117,7 +113,6 @@ def test_an_engine_that_hangs_is_ended(tmp_path: Path):
         assert all(4.0 <= line["seconds"] < 60 and line["shards"] for line in hangs)
 
 
-@pytest.mark.timeout(300)
 def test_a_drain_that_takes_too_long_is_cut_short(tmp_path: Path):
     """Told to end while a step takes hours, a worker gives its work back in time, and no attempt is burnt."""
     with running_service(
