@@ -31,10 +31,10 @@ _ORDER = (
 """Times of which the first has to be well under the second: (first, factor, second, why)."""
 
 _ENGINE_TIMES = {
-    "openai_server": (("engine_request_seconds", 0.0), ("engine_patience_seconds", 0.0)),
+    "openai_server": (("engine_request_seconds", 0.0), ("engine_patience_seconds", 1.0)),
     "tensorrt_llm": (("engine_timeout_seconds", 205.0),),
 }
-"""What an engine itself waits for, at the longest, and how much longer where the model writes."""
+"""What an engine itself waits for, at the longest, and how much longer a call of it may take than that."""
 
 
 def _keys(value: SecretStr | None, file: Path | None) -> list[str]:
@@ -334,10 +334,10 @@ class Settings(BaseSettings):
                     f"NIGHTCOURT_{smaller.upper()} ({low:g}) must be under "
                     f"{bound if factor == 1 else 'half of ' + bound}: {why}"
                 )
-        for name, writing in _ENGINE_TIMES.get(self.engine, ()):
-            if getattr(self, name) + writing >= self.engine_deadline_seconds:
+        for name, more in _ENGINE_TIMES.get(self.engine, ()):
+            if getattr(self, name) + more >= self.engine_deadline_seconds:
                 raise ValueError(
-                    f"NIGHTCOURT_{name.upper()} ({getattr(self, name):g}) must be{f' {writing:g} s' if writing else ''}"
+                    f"NIGHTCOURT_{name.upper()} ({getattr(self, name):g}) must be{f' {more:g} s' if more else ''}"
                     f" under NIGHTCOURT_ENGINE_DEADLINE_SECONDS ({self.engine_deadline_seconds:g}): an engine that "
                     "fails in time must not be taken for one that hangs"
                 )

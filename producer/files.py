@@ -233,8 +233,10 @@ async def _lines(pieces: AsyncIterator[bytes], limits: "Limits") -> AsyncIterato
             rest += ended
             whole = bytes(rest).split(b"\n")
             rest.clear()
-            yield _numbered(whole, number + 1, limits)
-            number += len(whole)
+            for at in range(0, len(whole), _PIECE_LINES):  # a piece may be of very short lines
+                some = whole[at : at + _PIECE_LINES]
+                yield _numbered(some, number + 1, limits)
+                number += len(some)
         rest += begun
         if len(rest) > limits.line_bytes:
             raise _too_long(number + 1, limits)

@@ -29,6 +29,7 @@ WELL = {
     'nightcourt_leases_lapsed_total{of="shard"}': STEADY,
     "nightcourt_stale_writes_refused_total": STEADY,
     'nightcourt_engine_errors_total{kind="failed"}': STEADY,
+    'nightcourt_engine_errors_total{kind="away"}': STEADY,
     'nightcourt_engine_errors_total{kind="out_of_memory"}': RISING,
     'nightcourt_engine_step_seconds_count{kind="score"}': RISING,
     'nightcourt_dispatcher_turn_seconds_count{instance="dispatcher"}': RISING,
@@ -118,7 +119,9 @@ NIGHTS: dict[str, tuple[list[str], dict[str, str]]] = {
 """For nights, what is otherwise in them, and which alerts fire in their course."""
 
 
-def world(firing: list[str], changes: dict[str, str], *, within: str = "15s", name: str = "") -> dict[str, object]:
+def world(
+    firing: list[str], changes: dict[str, str], *, within: str = "15s", name: str = "", minutes: int = 40
+) -> dict[str, object]:
     """One of promtool's tests: these alerts fire within some time before the end, and no others."""
     assert set(changes) <= set(WELL)
     return {
@@ -128,7 +131,7 @@ def world(firing: list[str], changes: dict[str, str], *, within: str = "15s", na
         "promql_expr_test": [
             {
                 "expr": f'count by (alertname) (last_over_time(ALERTS{{alertstate="firing"}}[{within}]))',
-                "eval_time": "40m",
+                "eval_time": f"{minutes}m",
                 "exp_samples": [{"labels": f'{{alertname="{each}"}}', "value": 1} for each in sorted(firing)],
             }
         ],
@@ -151,6 +154,16 @@ class TestAlerts:
         """Prometheus' own tool works them out over forty minutes of numbers."""
         assert set(ILL) == set(ALERTS)
         check([world([], {}), *(world([alert], changes) for alert, changes in ILL.items())], tmp_path)
+
+    @pytest.mark.parametrize("minutes", range(30, 40, 2))
+    def test_an_engines_server_that_is_away_is_told_of_all_the_time(self, tmp_path: Path, minutes: int):
+        """Each call of the engine waits for five minutes, so that there is a failure as often as that and no more."""
+        once_in_five_minutes = " ".join(f"{count}x20" for count in range(8))
+        away = {
+            'nightcourt_engine_errors_total{kind="away"}': once_in_five_minutes,
+            'nightcourt_engine_step_seconds_count{kind="score"}': once_in_five_minutes,
+        }
+        check([world(["NightcourtEngineFails"], away, minutes=minutes)], tmp_path)
 
     def test_a_night_pages_nobody_for_judges_that_are_on_their_way(self, tmp_path: Path):
         """Judges have their fifteen minutes to start; what stands still beyond that is told, and once."""

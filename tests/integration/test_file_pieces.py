@@ -68,6 +68,16 @@ def test_lines_that_are_no_comparison_are_read_so_many_at_a_time(database_url: s
     assert (spans[0].first, [span.last + 1 for span in spans[:-1]]) == (1, [span.first for span in spans[1:]])
 
 
+def test_a_packet_of_very_short_lines_is_taken_a_few_thousand_at_a_time():
+    """Compressed, millions of them come in one piece: numbered all at once, they would have all of the memory."""
+
+    async def sizes() -> list[int]:
+        return [len(lines) async for lines in files._lines(pieces(b"a\n" * 10_000, 20_000), LIMITS)]
+
+    assert sum(asyncio.run(sizes())) == 10_000
+    assert max(asyncio.run(sizes())) == 2_048
+
+
 def test_a_line_in_small_packets_takes_no_longer_than_lines():
     """A line that comes a few bytes at a time is added to, not read anew from its beginning at each."""
     packet, packets = 64, 32_768

@@ -1,13 +1,15 @@
 """A server that fails is asked first what it has answered before: only then is a prompt to blame for a failure."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 from support.model_server import ModelServer, Trouble, serving, write_tokenizer
 
 from worker.engines import openai_server, remote
-from worker.engines.base import VERDICT_OPENING, EngineAwayError, EngineError, Prompt, Score
+from worker.engines.base import VERDICT_OPENING, EngineAwayError, EngineError, EngineGoneError, Prompt, Score
 from worker.engines.openai_server import OpenAIServerEngine
 
 ASKED = Prompt((("user", "Which?"),), VERDICT_OPENING)
@@ -53,6 +55,21 @@ def test_a_call_takes_no_longer_for_having_waited(server: ModelServer, engine: O
     assert engine.score([prompt])
 
 
+def test_all_who_wait_have_one_wait(server: ModelServer, engine: OpenAIServerEngine) -> None:
+    """A server that is ill is not asked by each of many threads what one asks for all of them."""
+    prompt = engine.encode(ASKED)
+    server.troubles.append(Trouble(answer=lambda _: {}))
+    with pytest.raises(EngineError):
+        engine.score([prompt])
+    server.troubles.extend([Trouble(status=500)] * 10_000)
+    server.asked.clear()
+    with ThreadPoolExecutor(8) as threads:
+        for each in [threads.submit(engine.score, [prompt]) for _ in range(8)]:
+            with pytest.raises(EngineAwayError):
+                each.result()
+    assert server.busiest <= 2
+
+
 @pytest.mark.parametrize("trouble", [Trouble(status=500), Trouble(status=401), Trouble(cut=True), Trouble(late=9)])
 def test_nothing_is_put_to_a_server_that_fails_at_everything(
     server: ModelServer, engine: OpenAIServerEngine, trouble: Trouble
@@ -65,7 +82,7 @@ def test_nothing_is_put_to_a_server_that_fails_at_everything(
     assert not isinstance(caught.value, EngineAwayError)
     server.asked.clear()
     for call in (lambda: engine.score([prompt]), lambda: engine.generate(prompt, 5)):
-        with pytest.raises(EngineAwayError, match="does not answer now"):
+        with pytest.raises(EngineAwayError, match="fails still"):
             call()
     assert prompt not in [each["prompt"] for each in server.asked]
     assert server.troubles
@@ -76,16 +93,29 @@ def test_nothing_is_put_to_a_server_that_fails_at_everything(
     assert [each["prompt"] for each in server.asked] == [prompt]
 
 
-def test_a_server_that_comes_back_with_another_model_is_not_asked(
-    server: ModelServer, engine: OpenAIServerEngine
+def refuse(server: ModelServer) -> None:
+    """Let it refuse what it has taken so far."""
+    server.complete = lambda _: (400, {})
+
+
+def have_other_tokens(server: ModelServer) -> None:
+    """Let its ids mean something else, so that its odds do."""
+    server.shift = 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [(refuse, "refused /v1/completions with status 400"), (have_other_tokens, "its odds are others")],
+)
+def test_a_server_that_comes_back_as_another_ends_the_worker(
+    server: ModelServer, engine: OpenAIServerEngine, change: Callable[[ModelServer], None], said: str
 ) -> None:
-    """Other tokens under the same name give other odds, to what was asked at the start too: nobody could tell later."""
+    """Only a new start finds out how it is to be asked now, or says why it cannot be used."""
     prompt = engine.encode(ASKED)
     server.troubles.append(Trouble(answer=lambda _: {}))
     with pytest.raises(EngineError):
         engine.score([prompt])
-    server.shift = 1
-    with pytest.raises(EngineAwayError):
+    change(server)
+    with capture_logs() as logs, pytest.raises(EngineGoneError, match="answers otherwise"):
         engine.score([prompt])
-    server.shift = 0
-    assert ask(engine, prompt)
+    assert said in logs[-1]["trouble"]

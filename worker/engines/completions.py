@@ -58,7 +58,7 @@ def read(answer: Any, *, expected_tokens: int) -> Answer:
             cached_tokens=int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0),
         )
         tokens = int(usage["prompt_tokens"])
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise EngineError(f"the server's answer has an unknown shape ({type(error).__name__})") from None
     if tokens != expected_tokens:
         raise EngineError(f"the server read {tokens} prompt tokens of {expected_tokens}: it cut or changed the prompt")

@@ -23,6 +23,7 @@ from worker.engines.base import (
     EngineAwayError,
     EngineCard,
     EngineError,
+    EngineGoneError,
     Generation,
     Prompt,
     Score,
@@ -99,8 +100,9 @@ class OpenAIServerEngine:
     ) -> None:
         self._root = url.rstrip("/").removesuffix("/v1")
         self._patience_seconds = patience_seconds
-        self._doubted = False
-        """Whether the server failed when it was last asked."""
+        self._doubted = self._changed = False
+        """Whether the server failed when it was last asked, and whether it does not fail now, but answers otherwise."""
+        self._waiting: asyncio.Task[None] | None = None
         self._remote = Remote(
             self._root,
             key=key,
@@ -138,7 +140,8 @@ class OpenAIServerEngine:
             salt: whose prompts these are; a server that takes a salt computes nothing for one that another may see.
 
         Raises:
-            EngineAwayError: the server failed before and now does not answer what it has answered then.
+            EngineAwayError: the server failed before, and fails still at what it has answered at the start.
+            EngineGoneError: it answers that otherwise now; a new start finds out how it is to be asked.
             EngineError: the server refused a prompt, or could not be brought to answer in time.
         """
         for prompt in prompts:
@@ -149,14 +152,17 @@ class OpenAIServerEngine:
         """Let the model write greedily; the verdict's odds are read where it wrote one. `salt` is as in `score`.
 
         Raises:
-            EngineAwayError, EngineError: as in `score`.
+            EngineAwayError, EngineGoneError, EngineError: as in `score`.
         """
         check_length(prompt, self._card)
         room = min(max_tokens, self._card.max_prompt_tokens + 1 - len(prompt))
-        started = time.monotonic()
         fields = {"logprobs": _WRITING_ALTERNATIVES} | _salted(self._form, salt)
-        answer = self._remote.run(self._once_it_answers(lambda: self._complete(prompt, max_tokens=room, fields=fields)))
-        seconds = time.monotonic() - started
+
+        async def write() -> tuple[completions.Answer, float]:
+            started = time.monotonic()
+            return await self._complete(prompt, max_tokens=room, fields=fields), time.monotonic() - started
+
+        answer, seconds = self._remote.run(self._once_it_answers(write))
         position = completions.verdict_position(answer.positions)
         verdict = None
         if position is not None:
@@ -294,29 +300,39 @@ class OpenAIServerEngine:
     async def _wait_for_it(self) -> None:
         """Wait for the server, no longer than one call may take. If that took its time, none is left to ask in."""
         began = time.monotonic()
-        # A task of its own: before Python 3.13 one in which a task group failed takes no timeout for what it is.
-        waiting = asyncio.create_task(self._until_it_answers(began + self._patience_seconds))
-        await asyncio.wait({waiting}, timeout=self._patience_seconds)
-        waiting.cancel()
+        if self._waiting is None or self._waiting.done():
+            # One for all who wait. And a task of its own, since before Python 3.13 one in which a task group failed
+            # takes no timeout for what it is.
+            self._waiting = asyncio.create_task(self._until_it_answers())
+        done, _ = await asyncio.wait({self._waiting}, timeout=self._patience_seconds)
+        for each in done:
+            each.result()  # what nobody foresaw is nothing to wait for
+        if self._doubted and self._changed:
+            raise EngineGoneError("the server came back, and answers otherwise than at the start")
         if self._doubted:
-            raise EngineAwayError("the server failed, and does not answer now what it answered at the start")
+            raise EngineAwayError("the server failed, and fails still at what it answered at the start")
         if time.monotonic() - began > _DOUBT_SECONDS:
             raise EngineAwayError("the server failed, and answers again only now")
 
-    async def _until_it_answers(self, give_up_at: float) -> None:
+    async def _until_it_answers(self) -> None:
+        give_up_at = time.monotonic() + self._patience_seconds
         while self._doubted and time.monotonic() < give_up_at:
-            if await self._answers_as_before():
+            trouble = await self._trouble()
+            if trouble is None:
                 self._doubted = False
             else:
-                log.warning("engine_doubted")
+                log.warning("engine_doubted", trouble=trouble)
                 await asyncio.sleep(_DOUBT_SECONDS)
 
-    async def _answers_as_before(self) -> bool:
+    async def _trouble(self) -> str | None:
+        """Say what is amiss with the server's answers to what it was asked at the start."""
         try:
             a, b = await self._scores(self._known, self._form)
-        except EngineError:
-            return False
-        return a.log_odds > 0 > b.log_odds
+        except EngineError as error:
+            self._changed = isinstance(error, RefusedError)
+            return str(error)
+        self._changed = not a.log_odds > 0 > b.log_odds
+        return "its odds are others than at the start" if self._changed else None
 
     async def _scores(self, prompts: Sequence[Sequence[int]], form: Form, salt: str = "") -> list[Score]:
         try:
