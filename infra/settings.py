@@ -46,7 +46,9 @@ def is_url(text: str, schemes: set[str]) -> bool:
     """Tell whether a text is a URL of one of these schemes, with a host, and with a port that can be, if any."""
     try:
         parts = urlsplit(text)
-        return text.partition("://")[0] in schemes and bool(parts.hostname) and parts.port != 0  # raises of no number
+        return (
+            text.partition("://")[0].lower() in schemes and bool(parts.hostname) and parts.port != 0
+        )  # raises of no number
     except ValueError:
         return False
 
@@ -256,7 +258,7 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _of_redis(cls, value: SecretStr) -> SecretStr:
-        if not is_url(value.get_secret_value(), {"redis", "rediss"}):
+        if not is_url(url := value.get_secret_value(), {"redis", "rediss"}) or not url.startswith("redis"):  # no REDIS:
             raise ValueError("takes the URL of a Redis: redis://USER:PASSWORD@HOST:6379/0")
         return value
 

@@ -11,6 +11,7 @@ from producer.evals.layout import Cell, Figure
 from producer.evals.numbers import Result
 from producer.evals.tournament import Round
 
+_NARROW = 80
 _WIDE = 240
 
 
@@ -21,10 +22,12 @@ def conclude(result: Result, *, as_json: bool) -> None:
         return
     laid_out = pages.page(result)
     _say(laid_out.title, bold=True)
-    _say(laid_out.headline, bold=True)
+    if laid_out.headline:
+        _say(laid_out.headline, bold=True)
     _show_figures([each for each in laid_out.figures if each.number.n])
     for each in laid_out.tables:
-        _show_table(each)
+        if not each.looked_up:
+            _show_table(each)
     console.print()
     for note in laid_out.notes:
         _say(note)
@@ -51,7 +54,8 @@ def _show_table(laid_out: layout.Table) -> None:
         for column, cells in zip(table.columns, zip(*laid_out.rows, strict=True), strict=True):
             if not any(isinstance(cell, str) for cell in cells):
                 column.header = str(column.header).replace(" ", between)
-                column.justify, column.no_wrap = "right", True
+                # Where there is too little room for them, numbers too are folded: a cut one would be another.
+                column.justify, column.no_wrap = "right", screen.width >= _NARROW
         for row in laid_out.rows:
             table.add_row(*(_cell(cell, between) for cell in row))
         if Measurement.get(screen, screen.options.update(width=_WIDE), table).maximum <= screen.width:

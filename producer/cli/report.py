@@ -16,6 +16,7 @@ from producer.cli.inputs import Known
 from schemas.ids import parse_comparison_id
 from schemas.states import OutcomeStatus
 
+_WIDE = 240
 _SUBSETS = 40
 
 
@@ -144,7 +145,8 @@ class Report:
         counts = [f"{self.statuses[status]} {status}" for status in OutcomeStatus if self.statuses[status]]
         if self.reused:
             counts.append(f"{self.reused} of them answered from verdicts that were stored before")
-        console.print(f"[bold]{self.overall.total} comparisons[/]: {', '.join(counts) or 'none decided'}")
+        decided = ", ".join(counts) or "none decided"
+        console.print(f"[bold]{self.overall.total} comparisons[/]: {decided}", soft_wrap=True)
         for code, lines in self.reasons.most_common():
             console.print(f"  {lines} without a verdict: {escape(code)}")
         rates = self.overall
@@ -154,7 +156,8 @@ class Report:
             share = _share(rates.consistent, rates.both_orders)
             console.print(f"Swap consistency, both orders naming the same winner: {share}")
         if len(self.subsets) > 1:
-            console.print(self._table())
+            # Nobody sees a screen's edge where there is none.
+            console.print(self._table(), width=None if console.is_terminal else _WIDE, crop=console.is_terminal)
         self._show_winners(console, systems)
         rate = self.pairs_per_second
         paced = f"{rate:.1f} pairs a second from filing to the last verdict; " if rate else ""
@@ -182,7 +185,7 @@ class Report:
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False)
-        table.add_column("subset")
+        table.add_column("subset", overflow="fold")
         for name in ("lines", "accuracy", "swap consistency"):
             table.add_column(name, justify="right")
         for name, rates in islice(sorted(self.subsets.items()), _SUBSETS):

@@ -38,6 +38,8 @@ class Table:
     columns: list[str]
     rows: list[list[Cell]]
     note: str = ""
+    looked_up: bool = False
+    """Whether it is for looking things up: too long to stand among the others where nothing can be scrolled past."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +63,10 @@ def figures(laid_out: Page) -> Sequence[Figure]:
 
 
 def by_subset(columns: list[str], rows: list[list[Cell]]) -> Table:
-    """Lay out a table with a row for each subset; of too many, the largest, and how many there are."""
+    """Lay out a table with a row for each subset; of too many, the largest, and how many there are; of one, none."""
     note = ""
+    if len(rows) == 1:
+        rows = []  # it would say what the figures say
     if len(rows) > _SUBSETS:
         note = f"The {_SUBSETS} largest of {len(rows):,} subsets; the others are in the same report as JSON."
         rows = sorted(rows, key=_size, reverse=True)[:_SUBSETS]

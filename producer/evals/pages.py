@@ -171,7 +171,7 @@ def _rewardbench(result: RewardBench) -> Page:
     subsets: list[list[Cell]] = [
         [
             each.subset,
-            each.both_orders.n,
+            each.published_protocol.n,
             _cell("published protocol", each, each.published_protocol, 0.5),
             _cell("both orders", each, each.both_orders, 0.5),
             _cell("orders agree", each, each.consistent),
@@ -259,14 +259,16 @@ def _tournament(result: Tournament) -> Page:
         [each.style, Figure(f"More {each.style}", each.points, "points", 0.0)] for each in result.styles
     ]
     columns = ["system", "rating", "rank", "matches", "won", "tied", "mean length", "at equal style"]
+    first = result.standings[0]
+    place = "first" if first.rank_high == 1 else "rated highest, though not surely first,"
     return Page(
         "Tournament",
-        f"{result.standings[0].system} is first of {len(result.standings)} systems, by {result.decided} matches.",
+        f"{first.system} is {place} of {len(result.standings)} systems, by {result.decided} matches.",
         [],
         unless_empty(
             Table("Leaderboard", columns, standings, "Mean 1000; 400 points are odds of ten to one."),
             Table("Between neighbours", ["above", "below", "points", "surely"], gaps),
-            Table("Meetings", ["A", "B", "matches", "A won", "tied"], meetings),
+            Table("Meetings", ["A", "B", "matches", "A won", "tied"], meetings, looked_up=True),
             Table("What a style is worth", ["more of", "points"], styles, "For a difference of the usual size."),
         ),
         [
@@ -356,7 +358,10 @@ def _audit(result: Audit) -> Page:
                 "prefers either as often.",
             )
         ),
-        [f"{result.own} of your rows, and {result.pairs - result.own} pairs made from them."],
+        [
+            *([] if result.flip_rate.n else ["No row was asked in both orders, so nothing is known of flips."]),
+            f"{result.own} of your rows, and {result.pairs - result.own} pairs made from them.",
+        ],
     )
 
 

@@ -5,7 +5,7 @@ import yaml
 from support.program import ROOT
 
 from infra.local.tree import applications
-from infra.settings import Settings, load
+from infra.settings import Settings, is_url, load
 from schemas.message import VISIBILITY_SECONDS
 from schemas.problems import BAD_SETTING, Problem
 
@@ -76,7 +76,16 @@ def test_an_address_that_is_none_of_postgres(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["localhost:6379", "", "redis://user:hidden@host:port/0", "redis:///0", "http://host/hidden", "redis://[::1"]
+    "url",
+    [
+        "localhost:6379",
+        "",
+        "redis://user:hidden@host:port/0",
+        "redis:///0",
+        "http://host/hidden",
+        "redis://[::1",
+        "REDIS://host",
+    ],
 )
 def test_an_address_that_is_none_of_redis(url: str) -> None:
     """It is refused by its name, and not repeated, too."""
@@ -85,6 +94,12 @@ def test_an_address_that_is_none_of_redis(url: str) -> None:
     assert refused.value.kind is BAD_SETTING
     assert refused.value.detail.startswith("NIGHTCOURT_REDIS_URL: takes the URL of a Redis")
     assert "hidden" not in refused.value.detail
+
+
+@pytest.mark.parametrize("url", ["http://host", "HTTPS://host:8443/v1", "http://[::1]:8000"])
+def test_an_address_on_the_web(url: str) -> None:
+    """Whoever writes a scheme in capitals is understood, as by browsers."""
+    assert is_url(url, {"http", "https"})
 
 
 @pytest.mark.parametrize(
