@@ -103,6 +103,16 @@ def have_other_tokens(server: ModelServer) -> None:
     server.shift = 1
 
 
+def test_a_server_that_refuses_everything_is_doubted_too(server: ModelServer, engine: OpenAIServerEngine) -> None:
+    """One that was started anew with other options refuses what it has taken before, and no prompt is to blame."""
+    prompt = engine.encode(ASKED)
+    refuse(server)
+    with pytest.raises(EngineError, match="status 400"):
+        engine.score([prompt])
+    with pytest.raises(EngineGoneError):
+        engine.score([prompt])
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [(refuse, "refused /v1/completions with status 400"), (have_other_tokens, "its odds are others")],

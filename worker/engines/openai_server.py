@@ -291,8 +291,6 @@ class OpenAIServerEngine:
             await self._wait_for_it()
         try:
             return await ask()
-        except RefusedError:
-            raise  # an answer, too
         except EngineError:
             self._doubted = True
             raise
