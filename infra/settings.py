@@ -46,11 +46,10 @@ def is_url(text: str, schemes: set[str]) -> bool:
     """Tell whether a text is a URL of one of these schemes, with a host, and with a port that can be, if any."""
     try:
         parts = urlsplit(text)
-        return (
-            text.partition("://")[0].lower() in schemes and bool(parts.hostname) and parts.port != 0
-        )  # raises of no number
-    except ValueError:
+        somewhere = bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, or brackets that do not close
         return False
+    return somewhere and text.partition("://")[0].lower() in schemes
 
 
 class Settings(BaseSettings):

@@ -5,7 +5,8 @@ import os
 import secrets
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -77,28 +78,30 @@ def free_port(host: str = LOOPBACK) -> int:
     """
     ours = _first_of_clients() - _FIRST_PORT
     for _ in range(_TRIES if ours > 0 else 0):
-        port = _FIRST_PORT + secrets.randbelow(ours)
-        if _choose(host, port):
-            return port
-    return _listen_once(host, 0)
+        with suppress(_BusyError):
+            return _choose(host, _FIRST_PORT + secrets.randbelow(ours))
+    return _choose(host, 0)
 
 
-def _choose(host: str, port: int) -> bool:
-    """Bind a port that nobody has, and let servers that reuse an address, as all of ours do, listen there beside."""
-    family, kind, protocol, _, address = _resolved(host, port)
-    holder = socket.socket(family, kind, protocol)
-    try:
-        holder.bind(address)
-    except OSError as error:
-        holder.close()
-        if error.errno == errno.EADDRINUSE:
-            return False
-        raise LocalStackError(f"cannot listen on {host}, port {port}: {error}") from error
+def _choose(host: str, port: int) -> int:
+    """Bind a port that nobody has, and let servers that reuse an address, as all of ours do, listen there beside.
+
+    Returns:
+        The port: for 0 one of the kernel's choice.
+    """
+    holder, address = _socket(host, port)
+    with _failing_at(host, port):
+        try:
+            holder.bind(address)
+        except OSError:
+            holder.close()
+            raise
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     _chosen.append(holder)
     if len(_chosen) > _CHOSEN_MOST:
         _chosen.popleft().close()
-    return True
+    chosen: int = holder.getsockname()[1]
+    return chosen
 
 
 def is_free(host: str, port: int) -> bool:
@@ -107,38 +110,36 @@ def is_free(host: str, port: int) -> bool:
     Raises:
         LocalStackError: The host is none of this machine's, or the port is not for this user.
     """
+    probe, address = _socket(host, port)
     try:
-        _listen_once(host, port)
+        with probe, _failing_at(host, port):
+            # As servers do: else a port would count as busy for a minute after its last server ended.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen(1)
     except _BusyError:
         return False
     return True
 
 
 class _BusyError(LocalStackError):
-    """Somebody else listens there."""
+    """Somebody else has the port."""
 
 
-def _listen_once(host: str, port: int) -> int:
-    """Listen for a moment, and say where: a port of the kernel's choice for 0."""
+def _socket(host: str, port: int) -> tuple[socket.socket, Any]:
+    """Make a socket for an address, and say how it calls that."""
+    with _failing_at(host, port):
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.socket(family, kind, protocol), address
+
+
+@contextmanager
+def _failing_at(host: str, port: int) -> Iterator[None]:
     try:
-        family, kind, protocol, _, address = _resolved(host, port)
-        with socket.socket(family, kind, protocol) as probe:
-            # As servers do: else a port would count as busy for a minute after its last server ended.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            probe.listen(1)
-            chosen: int = probe.getsockname()[1]
+        yield
     except OSError as error:
         failure = _BusyError if error.errno == errno.EADDRINUSE else LocalStackError
         raise failure(f"cannot listen on {host}, port {port}: {error}") from error
-    return chosen
-
-
-def _resolved(host: str, port: int) -> tuple[int, int, int, str, tuple[Any, ...]]:
-    try:
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except OSError as error:
-        raise LocalStackError(f"cannot listen on {host}, port {port}: {error}") from error
 
 
 def _first_of_clients() -> int:

@@ -1,18 +1,16 @@
 """How results of evals are shown on a terminal: what their page says above the pairs, and whose verdicts they are."""
 
-from rich.console import Console
 from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-from producer.cli.output import console, print_json, progress
+from producer.cli.output import WIDE, console, print_json, progress, screen
 from producer.evals import layout, pages
 from producer.evals.layout import Cell, Figure
 from producer.evals.numbers import Result
 from producer.evals.tournament import Round
 
 _NARROW = 80
-_WIDE = 240
 
 
 def conclude(result: Result, *, as_json: bool) -> None:
@@ -41,26 +39,26 @@ def _show_figures(figures: list[Figure]) -> None:
         number = each.number
         of = f"n {number.n}" if number.hits is None else f"{number.hits} of {number.n}"
         table.add_row(escape(each.label), escape(f"{_said(each)}, {of}. {each.note}".removesuffix(". ")))
-    _show(table)
+    screen(console).print(table)
 
 
 def _show_table(laid_out: layout.Table) -> None:
     """Print a table; where it is too wide for the screen, intervals stand below their numbers, and names are folded."""
     console.print()
     _say(laid_out.title, bold=True)
-    screen = _screen()
+    on = screen(console)
     for between in (" ", "\n"):
         table = _table(*laid_out.columns)
         for column, cells in zip(table.columns, zip(*laid_out.rows, strict=True), strict=True):
             if not any(isinstance(cell, str) for cell in cells):
                 column.header = str(column.header).replace(" ", between)
                 # Where there is too little room for them, numbers too are folded: a cut one would be another.
-                column.justify, column.no_wrap = "right", screen.width >= _NARROW
+                column.justify, column.no_wrap = "right", on.width >= _NARROW
         for row in laid_out.rows:
             table.add_row(*(_cell(cell, between) for cell in row))
-        if Measurement.get(screen, screen.options.update(width=_WIDE), table).maximum <= screen.width:
+        if Measurement.get(on, on.options.update(width=WIDE), table).maximum <= on.width:
             break
-    _show(table)
+    on.print(table)
     if laid_out.note:
         _say(laid_out.note)
 
@@ -100,17 +98,6 @@ def _table(*columns: str) -> Table:
     for name in columns:
         table.add_column(name, overflow="fold")
     return table
-
-
-def _screen() -> Console:
-    """Give what tables are printed on: there is room for all of them where nobody sees a screen's edge."""
-    if console.is_terminal:
-        return console
-    return Console(file=console.file, width=_WIDE, highlight=False, emoji=False)
-
-
-def _show(table: Table) -> None:
-    _screen().print(table)
 
 
 def tell_round(seen: Round, left: int) -> None:

@@ -44,6 +44,15 @@ progress = Console(stderr=True, highlight=False, emoji=False)
 """Standard error: everything else."""
 
 
+WIDE = 240
+"""Columns of a table that has all the room that it may want."""
+
+
+def screen(of: Console) -> Console:
+    """Give what a table is printed on: there is room for all of it where nobody sees a screen's edge."""
+    return of if of.is_terminal else Console(file=of.file, width=WIDE, highlight=False, emoji=False)
+
+
 def print_json(value: dict[str, Any]) -> None:
     """Print one object on one line, whatever the width of the terminal."""
     console.file.write(json.dumps(value, ensure_ascii=False) + "\n")

@@ -13,10 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from producer.cli.inputs import Known
+from producer.cli.output import screen
 from schemas.ids import parse_comparison_id
 from schemas.states import OutcomeStatus
 
-_WIDE = 240
 _SUBSETS = 40
 
 
@@ -156,8 +156,7 @@ class Report:
             share = _share(rates.consistent, rates.both_orders)
             console.print(f"Swap consistency, both orders naming the same winner: {share}")
         if len(self.subsets) > 1:
-            # Nobody sees a screen's edge where there is none.
-            console.print(self._table(), width=None if console.is_terminal else _WIDE, crop=console.is_terminal)
+            screen(console).print(self._table())
         self._show_winners(console, systems)
         rate = self.pairs_per_second
         paced = f"{rate:.1f} pairs a second from filing to the last verdict; " if rate else ""

@@ -4,12 +4,10 @@ import pytest
 from sqlalchemy import text
 from structlog.testing import capture_logs
 from support.court import comparison
-from support.model_server import ModelServer, Trouble, serving, write_tokenizer
+from support.model_server import ModelServer, Trouble, impatient, serving
 
 from infra import losses
-from worker.engines import openai_server, remote
 from worker.engines.base import EngineAwayError, EngineError, EngineGoneError, EngineOutOfMemoryError
-from worker.engines.openai_server import OpenAIServerEngine
 
 
 def lose_all(court) -> None:
@@ -92,13 +90,8 @@ class TestServer:
     @pytest.fixture
     def engine(self, server, tmp_path, monkeypatch):
         """An engine that asks it, with little patience."""
-        monkeypatch.setattr(remote, "_FIRST_PAUSE", 0.01)
-        monkeypatch.setattr(openai_server, "_DOUBT_SECONDS", 0.05)
-        opened = OpenAIServerEngine(
-            server.url, tokenizer=write_tokenizer(tmp_path), request_seconds=1.0, patience_seconds=1.0
-        )
-        yield opened
-        opened.close()
+        with impatient(server, tmp_path, monkeypatch, request=1.0, patience=1.0) as opened:
+            yield opened
 
     def test_an_outage_of_any_length_is_survived(self, court, server):
         """A server that answers 500 to everything costs what was on its way one attempt, and nothing is errored."""

@@ -11,13 +11,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from worker.engines import openai_server, remote
+from worker.engines.openai_server import OpenAIServerEngine
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
@@ -237,6 +241,20 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
+
+
+@contextmanager
+def impatient(
+    ways: ModelServer, folder: Path, monkeypatch: pytest.MonkeyPatch, *, request: float, patience: float
+) -> Iterator[OpenAIServerEngine]:
+    """Open an engine that has found a server well, with seconds for a request and in all, and pauses of moments."""
+    monkeypatch.setattr(remote, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(openai_server, "_DOUBT_SECONDS", 0.05)
+    tokenizer = write_tokenizer(folder)
+    engine = OpenAIServerEngine(ways.url, tokenizer=tokenizer, request_seconds=request, patience_seconds=patience)
+    with closing(engine):
+        ways.asked.clear()
+        yield engine
 
 
 @contextmanager

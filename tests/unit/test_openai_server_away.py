@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
-from support.model_server import ModelServer, Trouble, serving, write_tokenizer
+from support.model_server import ModelServer, Trouble, impatient, serving
 
-from worker.engines import openai_server, remote
 from worker.engines.base import VERDICT_OPENING, EngineAwayError, EngineError, EngineGoneError, Prompt, Score
 from worker.engines.openai_server import OpenAIServerEngine
 
@@ -25,14 +24,17 @@ def server() -> Iterator[ModelServer]:
 @pytest.fixture
 def engine(server: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAIServerEngine]:
     """An engine of little patience that has found it well."""
-    monkeypatch.setattr(remote, "_FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(openai_server, "_DOUBT_SECONDS", 0.05)
-    opened = OpenAIServerEngine(
-        server.url, tokenizer=write_tokenizer(tmp_path), request_seconds=0.5, patience_seconds=1.5
-    )
-    server.asked.clear()
-    yield opened
-    opened.close()
+    with impatient(server, tmp_path, monkeypatch, request=0.5, patience=1.5) as opened:
+        yield opened
+
+
+def fail_once(server: ModelServer, engine: OpenAIServerEngine) -> list[int]:
+    """Let the server fail at a prompt, so that it is doubted from then on; gives the prompt."""
+    prompt = engine.encode(ASKED)
+    server.troubles.append(Trouble(answer=lambda _: {}))
+    with pytest.raises(EngineError):
+        engine.score([prompt])
+    return prompt
 
 
 def ask(engine: OpenAIServerEngine, prompt: list[int]) -> list[Score]:
@@ -45,10 +47,7 @@ def ask(engine: OpenAIServerEngine, prompt: list[int]) -> list[Score]:
 
 def test_a_call_takes_no_longer_for_having_waited(server: ModelServer, engine: OpenAIServerEngine) -> None:
     """The watchdog ends a worker whose engine takes longer than its patience: of what is left nothing is asked."""
-    prompt = engine.encode(ASKED)
-    server.troubles.append(Trouble(answer=lambda _: {}))
-    with pytest.raises(EngineError):
-        engine.score([prompt])
+    prompt = fail_once(server, engine)
     server.troubles.extend([Trouble(status=503)] * 6)
     with pytest.raises(EngineAwayError, match="answers again only now"):
         engine.score([prompt])
@@ -57,10 +56,7 @@ def test_a_call_takes_no_longer_for_having_waited(server: ModelServer, engine: O
 
 def test_all_who_wait_have_one_wait(server: ModelServer, engine: OpenAIServerEngine) -> None:
     """A server that is ill is not asked by each of many threads what one asks for all of them."""
-    prompt = engine.encode(ASKED)
-    server.troubles.append(Trouble(answer=lambda _: {}))
-    with pytest.raises(EngineError):
-        engine.score([prompt])
+    prompt = fail_once(server, engine)
     server.troubles.extend([Trouble(status=500)] * 10_000)
     server.asked.clear()
     with ThreadPoolExecutor(8) as threads:
@@ -121,10 +117,7 @@ def test_a_server_that_comes_back_as_another_ends_the_worker(
     server: ModelServer, engine: OpenAIServerEngine, change: Callable[[ModelServer], None], said: str
 ) -> None:
     """Only a new start finds out how it is to be asked now, or says why it cannot be used."""
-    prompt = engine.encode(ASKED)
-    server.troubles.append(Trouble(answer=lambda _: {}))
-    with pytest.raises(EngineError):
-        engine.score([prompt])
+    prompt = fail_once(server, engine)
     change(server)
     with capture_logs() as logs, pytest.raises(EngineGoneError, match="answers otherwise"):
         engine.score([prompt])

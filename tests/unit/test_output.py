@@ -10,7 +10,7 @@ import pytest
 from rich.markup import escape
 
 from producer.cli import eval_show
-from producer.cli.output import console, fail, is_stream, progress, write_lines
+from producer.cli.output import console, fail, is_stream, progress, screen, write_lines
 from producer.cli.pairs import Pair
 from producer.cli.submit import print_filed
 from producer.cli.verdicts import Decided, print_line
@@ -37,7 +37,7 @@ def table() -> None:
     """Show a table in which it stands."""
     shown = eval_show._table("system")
     shown.add_row(escape(NAMED))
-    eval_show._show(shown)
+    screen(console).print(shown)
 
 
 def problem() -> None:
