@@ -154,8 +154,9 @@ def nightcourt(stack: Stack, file: Path, count: int) -> dict[str, float]:
 @contextmanager
 def _plain_workers(environment: dict[str, str]) -> Iterator[None]:
     command = [sys.executable, "-m", "celery", "-A", "benchmarks.plain", "worker", "--pool=solo", "--loglevel=ERROR"]
+    silent = subprocess.DEVNULL  # what a worker prints would stand before our JSON
     workers = [
-        subprocess.Popen([*command, "-n", f"plain{number}"], env=environment, stderr=subprocess.DEVNULL)
+        subprocess.Popen([*command, "-n", f"plain{number}"], env=environment, stdout=silent, stderr=silent)
         for number in range(2)
     ]
     try:
