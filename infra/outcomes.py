@@ -6,7 +6,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from infra.copying import Copying, column
+from infra import copying
+from infra.copying import NULL, Copying, integer, octets, string
 from schemas.problems import OutcomeError
 from schemas.states import OutcomeStatus
 
@@ -62,26 +63,26 @@ def copy_in(connection: Connection, outcomes: Sequence[Outcome], *, filing_id: U
         sqlalchemy.exc.OperationalError: Postgres went away.
         sqlalchemy.exc.DBAPIError: Postgres refused them.
     """
-    common = b"\t%b\t%d\t" % (column(tenant), attempt)
-    start = b"%b\t" % filing_id.hex.encode()
+    filing, whose, tries = copying.key(filing_id), string(tenant), integer(attempt)
     rows = bytearray()
     for outcome in outcomes:
-        rows += b"%b%d%b%b\t%b\t%b\t%b\t%b\t%d\t%d\t%r\t%b\t%b\n" % (
-            start,
-            outcome.line,
-            common,
-            outcome.status.encode(),
-            column(outcome.tally),
-            column(outcome.judge_id),
-            column(outcome.error_code),
-            column(outcome.error_message),
-            outcome.prompt_tokens,
-            outcome.cached_tokens,
-            outcome.gpu_seconds,
-            b"\\N" if outcome.digest is None else b"\\\\x" + outcome.digest.hex().encode(),
-            b"t" if outcome.reused else b"f",
+        rows += copying.packed(
+            filing,
+            integer(outcome.line),
+            whose,
+            tries,
+            string(outcome.status),
+            string(outcome.tally),
+            string(outcome.judge_id),
+            string(outcome.error_code),
+            string(outcome.error_message),
+            integer(outcome.prompt_tokens),
+            integer(outcome.cached_tokens),
+            copying.number(outcome.gpu_seconds),
+            NULL if outcome.digest is None else octets(outcome.digest),
+            copying.TRUE if outcome.reused else copying.FALSE,
         )
-    _COPYING.store(connection, bytes(rows))
+    _COPYING.store(connection, rows)
 
 
 def counts(outcomes: Sequence[Outcome]) -> dict[str, Any]:

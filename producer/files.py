@@ -16,7 +16,7 @@ import zstandard
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from infra.copying import Copying, column, escape
+from infra.copying import Copying, integer, key, octets, packed, string
 from producer import retention
 from producer.outputs import by_size, read_out
 from schemas.batch import File
@@ -168,28 +168,21 @@ def prepare(file_id: UUID, tenant: str, numbered: list[tuple[int, bytes]]) -> _P
         numbered: lines with their numbers, without line breaks.
     """
     piece = _Piece()
-    source = file_id.hex.encode()
-    owner = column(tenant)
+    source, owner = key(file_id), string(tenant)
     for run in _runs(numbered):
         good = size = 0
         for number, raw in run:
             try:
                 line: Line = read_line(raw)
             except BadLineError as error:
-                told = (column(error.custom_id), error.code.encode(), column(str(error)), column(error.param))
-                piece.bad += b"%b\t%d\t%b\t%b\t%b\t%b\n" % (source, number, *told)
+                told = (string(error.custom_id), string(error.code), string(str(error)), string(error.param))
+                piece.bad += packed(source, integer(number), *told)
                 continue
-            piece.comparisons += b"%b\t%d\t%b\t%b\t%b\n" % (
-                source,
-                number,
-                owner,
-                column(line.custom_id),
-                escape(raw),
-            )
+            piece.comparisons += packed(source, integer(number), owner, string(line.custom_id), octets(raw))
             good += 1
             size += len(raw)
         if good:
-            piece.runs += b"%b\t%d\t%d\t%d\t%d\n" % (source, run[0][0], run[-1][0], good, size)
+            piece.runs += packed(source, *map(integer, (run[0][0], run[-1][0], good, size)))
     return piece
 
 
