@@ -1,7 +1,8 @@
 """Outcomes on their way into their table: by COPY, under the lock of the shard that they end lines of."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, text
@@ -12,7 +13,8 @@ from schemas.problems import OutcomeError
 from schemas.states import OutcomeStatus
 
 
-class Outcome(NamedTuple):
+@dataclass(slots=True)  # as `infra.filed.Filed` is
+class Outcome:
     """How one line ended. With a tally it has a verdict; without one, the error fields say why."""
 
     line: int

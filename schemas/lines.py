@@ -125,7 +125,7 @@ def parse(raw: bytes) -> dict[str, Any]:
         BadLineError: it is not JSON, or not an object; the message names the column.
     """
     try:
-        value = from_json(raw, allow_inf_nan=False)
+        value = from_json(raw, allow_inf_nan=False, cache_strings="keys")
     except ValueError as error:
         message = str(error)
         column = message.rpartition(" column ")[2]

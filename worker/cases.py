@@ -2,8 +2,9 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic_core import from_json
 
@@ -18,7 +19,8 @@ from worker.engines.base import Engine, Prompt, PromptTooLongError, TemplateRefu
 ORDERS: dict[str, tuple[Order, ...]] = {"both": ("ab", "ba"), "ab": ("ab",), "ba": ("ba",)}
 
 
-class Case(NamedTuple):
+@dataclass(slots=True)  # as `infra.filed.Filed` is
+class Case:
     """A comparison with its prompts, ready for the engine."""
 
     comparison: Filed
@@ -79,10 +81,15 @@ def with_twins(outcomes: Sequence[Outcome], twins: dict[int, list[Filed]]) -> li
     everyone = list(outcomes)
     if twins:
         for outcome in outcomes:
-            free = outcome._replace(
-                prompt_tokens=0, cached_tokens=0, gpu_seconds=0.0, digest=None, reused=outcome.tally is not None
+            free = replace(
+                outcome,
+                prompt_tokens=0,
+                cached_tokens=0,
+                gpu_seconds=0.0,
+                digest=None,
+                reused=outcome.tally is not None,
             )
-            everyone += [free._replace(line=twin.line) for twin in twins.get(outcome.line, ())]
+            everyone += [replace(free, line=twin.line) for twin in twins.get(outcome.line, ())]
     return everyone
 
 

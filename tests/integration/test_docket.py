@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import Connection, text
@@ -112,7 +113,8 @@ class TestTheUsualWay:
         """What a worker reads is what was filed, with quotes, backslashes and every script in place."""
         filing_id = new_filing_id()
         text_in = 'He said "你好" \\ \n\t\u2028 😀 %s :name {slot}'
-        sent = line(0)._replace(
+        sent = replace(
+            line(0),
             prompt=[{"role": "user", "content": text_in}],
             response_a=text_in,
             metadata={"k": text_in},

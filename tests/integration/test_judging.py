@@ -269,7 +269,7 @@ class TestTheProfileThatWrites:
         engine.writes = lambda _: self.written("Both are fine.")
         short = comparison(profile="rewardbench")
         space = LIMIT - 12 - len(engine.encode(prompts.build(short, "ab")))
-        court.file(short._replace(response_b=short.response_b + "x" * space))
+        court.file(replace(short, response_b=short.response_b + "x" * space))
         court.sit()
         assert court.outcome().error_message.endswith(
             f"in the 12 tokens the model wrote; then its context of {LIMIT} tokens was full"

@@ -56,7 +56,7 @@ class TestNotTwice:
         """Of comparisons that ask the same in one shard, one is judged, and the others cost nothing."""
         engine.log_odds = lambda prompt: 2.0 if alpha_is_first(prompt) else -1.0
         twin = comparison(1)
-        court.file(twin, comparison(2), twin._replace(line=3), twin._replace(line=4))
+        court.file(twin, comparison(2), replace(twin, line=3), replace(twin, line=4))
         court.sit()
         assert sum(len(prompts) for prompts in engine.asked) == 4
         rows = court.connection.execute(text("SELECT line, reused, tally::text, prompt_tokens FROM outcomes"))
@@ -68,7 +68,7 @@ class TestNotTwice:
     def test_twins_fail_together(self, court, engine):
         """Where the one that is judged has no verdict, its twin has the same reason."""
         engine.mass = 0.001
-        court.file(comparison(1), comparison(1)._replace(line=2))
+        court.file(comparison(1), replace(comparison(1), line=2))
         court.sit()
         rows = court.connection.execute(text("SELECT status, error_code, reused FROM outcomes")).all()
         assert [tuple(row) for row in rows] == [("errored", "unparseable", False)] * 2
@@ -86,4 +86,4 @@ class TestNotTwice:
     def test_a_conversation_is_not_the_text_that_spells_it(self):
         """Whoever asks of a text that looks like a conversation is not answered with the conversation's verdict."""
         asked = comparison(prompt=[{"role": "user", "content": "Which?"}])
-        assert digest(asked) != digest(asked._replace(prompt=repr(asked.prompt)))
+        assert digest(asked) != digest(replace(asked, prompt=repr(asked.prompt)))

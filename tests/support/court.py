@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
@@ -174,7 +174,7 @@ def comparison(number: int = 1, **changes: Any) -> Filed:
         tie_margin=None,
         metadata={},
     )
-    return plain._replace(**changes)
+    return replace(plain, **changes)
 
 
 def alpha_is_first(prompt: str) -> bool:

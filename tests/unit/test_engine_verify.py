@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -235,7 +236,7 @@ class Unsure(SimulatedEngine):
 
     def score(self, prompts: Sequence[Sequence[int]], *, salt: str = "") -> list[Score]:
         """Say hardly anything."""
-        return [each._replace(log_odds=each.log_odds / 100) for each in super().score(prompts, salt=salt)]
+        return [replace(each, log_odds=each.log_odds / 100) for each in super().score(prompts, salt=salt)]
 
 
 class TestThroughput:
@@ -262,7 +263,7 @@ class NotANumber(SimulatedEngine):
         """Say so of the hundredth."""
         NotANumber.asked += 1
         scores = super().score(prompts, salt=salt)
-        return [scores[0]._replace(log_odds=float("nan")), *scores[1:]] if NotANumber.asked % 100 == 0 else scores
+        return [replace(scores[0], log_odds=float("nan")), *scores[1:]] if NotANumber.asked % 100 == 0 else scores
 
 
 class TestAgreement:

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from schemas.engine import BenchOrder
@@ -61,6 +61,6 @@ def steps_of(engine: Engine, pairs: Sequence[Pair], length: int | None) -> Itera
             f"None of the {len(pairs)} pairs has its question in one text and fits into {limit} tokens.",
         )
     return (
-        both_orders(each._replace(prompt=f"({number}) {each.prompt}"), engine.encode)
+        both_orders(replace(each, prompt=f"({number}) {each.prompt}"), engine.encode)
         for number, each in enumerate(itertools.cycle(fitting))
     )

@@ -3,7 +3,7 @@
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -93,7 +93,7 @@ def _cut(comparison: Filed, first: str, second: str, tokens: int, encode: Encode
 
 
 def _with(comparison: Filed, first: str, second: str) -> Filed:
-    return comparison._replace(response_a=first, response_b=second)
+    return replace(comparison, response_a=first, response_b=second)
 
 
 def _length(comparison: Filed, encode: Encode) -> int:

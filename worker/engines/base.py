@@ -59,7 +59,8 @@ class EngineCard:
     """What a reader must know before believing this engine's verdicts; None for the judge itself."""
 
 
-class Score(NamedTuple):
+@dataclass(slots=True)  # as `infra.filed.Filed` is
+class Score:
     """The model's opinion at the token after a prompt."""
 
     log_odds: float
