@@ -1,7 +1,7 @@
 """A comparison as it is filed, and as it is read back."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -13,6 +13,7 @@ from pydantic import (
     StringConstraints,
     Tag,
 )
+from pydantic_core import CoreConfig, SchemaValidator, core_schema
 
 from schemas.bodies import Body, Metadata, storable
 from schemas.pages import Listed, Page
@@ -25,7 +26,8 @@ Orders = Literal["both", "ab", "ba"]
 
 Text = Annotated[str, BeforeValidator(storable)]
 Filled = Annotated[str, StringConstraints(min_length=1), BeforeValidator(storable)]
-CustomId = Annotated[str, StringConstraints(min_length=1, max_length=256), BeforeValidator(storable)]
+_NAME_CHARACTERS = 256
+CustomId = Annotated[str, StringConstraints(min_length=1, max_length=_NAME_CHARACTERS), BeforeValidator(storable)]
 
 CallbackUrl = Annotated[str, StringConstraints(min_length=1, max_length=2048), BeforeValidator(storable)]
 
@@ -129,6 +131,32 @@ class ComparisonRequest(_Strict):
     callback_url: CallbackUrl | None = Field(
         default=None, description="Where a signed callback goes when it has ended, signed with your default secret"
     )
+
+
+# A text whose length is looked at is one without half of a surrogate pair.
+_PLAIN = SchemaValidator(
+    core_schema.typed_dict_schema(
+        {
+            "prompt": core_schema.typed_dict_field(core_schema.str_schema(min_length=1)),
+            "response_a": core_schema.typed_dict_field(core_schema.str_schema(min_length=0)),
+            "response_b": core_schema.typed_dict_field(core_schema.str_schema(min_length=0)),
+            "custom_id": core_schema.typed_dict_field(
+                core_schema.str_schema(min_length=1, max_length=_NAME_CHARACTERS), required=False
+            ),
+        },
+        extra_behavior="forbid",
+    ),
+    CoreConfig(strict=True),
+)
+
+
+def is_plain(parsed: dict[str, Any]) -> bool:
+    """Tell whether something parsed from JSON is three texts, with a name or none, and so surely a `ComparisonRequest`.
+
+    Most lines of large files are, and to validate them takes a quarter of the time: no function of ours is called on
+    each of their texts.
+    """
+    return _PLAIN.isinstance_python(parsed) and "\0" not in "".join(parsed.values())
 
 
 class ComparisonError(BaseModel):

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from schemas.bodies import HAS_NUL
-from schemas.comparison import ComparisonRequest
+from schemas.comparison import ComparisonRequest, is_plain
 from schemas.problems import field_path
 
 ENDPOINT = "/v1/comparisons"
@@ -73,7 +73,8 @@ def read_line(raw: bytes) -> Line:
     row = parse(raw)
     line = unwrap(row)
     try:
-        ComparisonRequest.model_validate(line.request)
+        if not is_plain(line.request):
+            ComparisonRequest.model_validate(line.request)
     except ValidationError as error:
         errors = error.errors(include_url=False, include_input=False)
         first = errors[0]

@@ -12,13 +12,21 @@ from pydantic import ValidationError
 from schemas import ids
 from schemas.batch import BatchRequest, Window
 from schemas.callback import EndpointRequest, ReplayRequest, Rotation
-from schemas.comparison import ComparisonRequest
+from schemas.comparison import ComparisonRequest, is_plain
 from schemas.ids import SINGLE_LINE, ComparisonKey, comparison_id, new_filing_id, parse_comparison_id
 from schemas.problems import NOT_FOUND, FieldError, Problem, field_path, invalid_request
 
 GOOD = {"prompt": "What is the capital of Australia?", "response_a": "Sydney.", "response_b": "Canberra."}
 USER = {"role": "user", "content": "Why?"}
 ASSISTANT = {"role": "assistant", "content": "Because."}
+ODD = st.one_of(
+    st.text(max_size=4),
+    st.sampled_from(["", "\0", "\ud800", "both", "x" * 256, "x" * 257]),
+    st.none(),
+    st.integers(),
+    st.just([USER]),
+)
+"""What a field may hold that anybody sends."""
 MANY = {str(number): 0 for number in range(100_000)}
 
 
@@ -127,6 +135,37 @@ class TestAGoodRequest:
         """Every form and every limit that is documented is accepted as it is, and given back so."""
         stored = request(**changes).model_dump(mode="json")
         assert {name: stored[name] for name in changes} == changes
+
+
+class TestAPlainRequest:
+    @pytest.mark.parametrize("name", [{}, {"custom_id": "x"}, {"custom_id": "x" * 256}])
+    def test_three_texts_are_plain_with_a_name_or_without(self, name):
+        """What most lines of large files are is told without a look at each of their texts."""
+        assert is_plain(GOOD | name)
+        assert is_plain(GOOD | name | {"response_a": ""})
+
+    @given(
+        fields=st.fixed_dictionaries(
+            dict.fromkeys(GOOD, ODD),
+            optional={"custom_id": ODD, "order": ODD, "metadata": st.just({}), "callback_url": ODD, "label": ODD},
+        )
+    )
+    def test_it_is_a_good_one_whatever_it_says(self, fields):
+        """Nothing passes as plain that is refused where each text is looked at; what is not plain may yet be good."""
+        if is_plain(fields):
+            ComparisonRequest.model_validate(fields)
+
+    @pytest.mark.parametrize("field", [*GOOD, "custom_id"])
+    @pytest.mark.parametrize("value", ["\0", "a\0b", "\ud800", None, 5, ["x"], [USER], {"x": 1}, "x" * 257 + "\0"])
+    def test_nothing_is_plain_that_is_not_plain_text(self, field, value):
+        """A NUL, half of a surrogate pair and what is no text are left to who can say what is wrong with them."""
+        assert not is_plain(GOOD | {field: value})
+
+    @pytest.mark.parametrize("change", [{"prompt": ""}, {"custom_id": ""}, {"custom_id": "x" * 257}, {"order": "ab"}])
+    def test_what_is_more_or_less_than_that_is_not_plain(self, change):
+        """Empty prompts and names, long names and other fields are looked at one by one."""
+        assert not is_plain(GOOD | change)
+        assert not is_plain({name: text for name, text in GOOD.items() if name not in change} | {"x": "y"})
 
 
 class TestABadRequest:
