@@ -62,6 +62,12 @@ class TestForms:
         assert found.positions == [Position("A", {32: -0.1})]
         assert (found.generated_tokens, found.cached_tokens) == (1, 4)
 
+    @pytest.mark.parametrize(("said", "kept"), [(0, 0), (7, 7), (8, 7), (10**12, 7), (-1, 0), (None, 0)])
+    def test_no_more_of_a_prompt_came_from_the_cache_than_it_has(self, said, kept):
+        """What is said of the cache is added up and stored, so a number without sense is cut to size."""
+        answer = older(["A"], [-0.1], [{"B": -2.4}], prompt_tokens_details={"cached_tokens": said})
+        assert completions.read(answer, expected_tokens=7).cached_tokens == kept
+
     def test_an_impossible_token_has_a_finite_floor(self):
         """Servers write a probability of nothing as null or as -9999; both become what a float can hold."""
         answer = older(["A"], [0.0], [{"A": 0.0, "B": -9999.0, "C": None}])

@@ -55,7 +55,10 @@ def read(answer: Any, *, expected_tokens: int) -> Answer:
             text=str(choice["text"]),
             positions=_positions(choice.get("logprobs")),
             generated_tokens=int(usage["completion_tokens"]),
-            cached_tokens=int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0),
+            # For the books alone, so that a number without sense fails nothing. It is added up there, and stored.
+            cached_tokens=min(
+                max(0, int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)), expected_tokens
+            ),
         )
         tokens = int(usage["prompt_tokens"])
     except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
