@@ -20,7 +20,7 @@ from infra.copying import Copying, integer, key, octets, packed, string
 from producer import retention
 from producer.outputs import by_size, read_out
 from schemas.batch import File
-from schemas.ids import new_filing_id
+from schemas.ids import LAST_LINE, new_filing_id
 from schemas.lines import BadLineError, Line, read_line
 from schemas.problems import BAD_COMPRESSION, BODY_TOO_LARGE, Problem
 
@@ -152,7 +152,7 @@ def unfolder(beginning: bytes) -> Unfolder:
 
 @dataclass(slots=True)
 class _Piece:
-    """Lines on their way into the tables, in COPY's text form."""
+    """Lines on their way into the tables, as `infra.copying` packs rows."""
 
     comparisons: bytearray = field(default_factory=bytearray)
     runs: bytearray = field(default_factory=bytearray)
@@ -239,6 +239,8 @@ async def _lines(pieces: AsyncIterator[bytes], limits: "Limits") -> AsyncIterato
 def _numbered(lines: list[bytes], first: int, limits: "Limits") -> list[tuple[int, bytes]]:
     """Number lines. Blank ones count and are passed over."""
     numbered = []
+    if first + len(lines) > LAST_LINE:
+        raise Problem(BODY_TOO_LARGE, f"The file has more than the {LAST_LINE} lines that a file may have.")
     for number, line in enumerate(lines, first):
         if len(line) > limits.line_bytes:
             raise _too_long(number, limits)

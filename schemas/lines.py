@@ -80,7 +80,8 @@ def read_line(raw: bytes) -> Line:
         first = errors[0]
         where = field_path(first["loc"])
         message = first["msg"].removeprefix("Value error, ")
-        named = not any(each["loc"][:1] == ("custom_id",) for each in errors)
+        # Of a line that is wrong as a whole, nothing was looked at.
+        named = not any(each["loc"][:1] in {(), ("custom_id",)} for each in errors)
         raise BadLineError(
             "invalid_request",
             f"{where or 'line'}: {message}",
@@ -108,7 +109,7 @@ def read_line(raw: bytes) -> Line:
 def _column_with_nul(row: dict[str, Any]) -> str | None:
     """Name the column that Postgres would choke on, of those that are left alone: a line is kept as it came."""
     found = (name for name, value in row.items() if "\0" in name or _has_nul(value))
-    return next((field_path((name.replace("\0", "?"),)) for name in found), None)
+    return next((field_path((name,)) for name in found), None)
 
 
 def _has_nul(value: Any) -> bool:

@@ -191,6 +191,7 @@ def field_path(location: tuple[int | str, ...]) -> str:
         else:
             # A name may be anything that a sender made up: no more of it is repeated than tells it from others.
             name = step if len(step) <= _NAME_CHARACTERS else f"{step[:_NAME_CHARACTERS]}…"
+            name = name.replace("\0", "?")  # what is told of a line is stored, and this cannot be
             path += f".{name}" if path else name
     return path
 
