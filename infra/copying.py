@@ -3,6 +3,8 @@
 A row is the number of its columns, and of each its length and its bytes: nothing has to be escaped, or looked for.
 (https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format")
 
+Postgres converts nothing: a column has to be given in the very type that it has.
+
 Postgres takes no COPY into a table whose rows it has to look at one by one. Where row-level security holds for who
 copies, rows go into a temporary table first, and on from there by an INSERT that the policies see.
 """
@@ -38,7 +40,11 @@ def string(value: str | None) -> bytes:
 
 
 def integer(value: int) -> bytes:
-    """Give a column of the type integer."""
+    """Give a column of the type integer.
+
+    Raises:
+        OverflowError: it has more than 32 bits.
+    """
     return b"\0\0\0\4" + value.to_bytes(4, signed=True)
 
 
@@ -100,6 +106,10 @@ class Copying:
 
     def store(self, connection: Connection, rows: bytes | bytearray) -> None:
         """Store rows, once in a transaction.
+
+        Args:
+            connection: in a transaction.
+            rows: what `packed` gives, one after the other.
 
         Raises:
             sqlalchemy.exc.OperationalError: Postgres went away.

@@ -106,7 +106,7 @@ _RUNS = {
         SELECT string_agg({line} || chr(10), '' ORDER BY o.line)
         FROM outcomes o
         JOIN batches b ON b.id = o.filing_id
-        LEFT JOIN comparisons c ON c.source_id = b.file_id AND c.line = o.line AND c.line BETWEEN :first AND :last
+        LEFT JOIN comparisons c ON c.source_id = b.file_id AND c.line = o.line
         LEFT JOIN bad_lines bad ON c.line IS NULL AND bad.file_id = b.file_id AND bad.line = o.line
         LEFT JOIN judges j ON j.id = o.judge_id
         WHERE o.filing_id = :id AND o.line BETWEEN :first AND :last AND {which}

@@ -133,30 +133,23 @@ class ComparisonRequest(_Strict):
     )
 
 
-# A text whose length is looked at is one without half of a surrogate pair.
-_PLAIN = SchemaValidator(
-    core_schema.typed_dict_schema(
-        {
-            "prompt": core_schema.typed_dict_field(core_schema.str_schema(min_length=1)),
-            "response_a": core_schema.typed_dict_field(core_schema.str_schema(min_length=0)),
-            "response_b": core_schema.typed_dict_field(core_schema.str_schema(min_length=0)),
-            "custom_id": core_schema.typed_dict_field(
-                core_schema.str_schema(min_length=1, max_length=_NAME_CHARACTERS), required=False
-            ),
-        },
-        extra_behavior="forbid",
-    ),
-    CoreConfig(strict=True),
-)
+# Texts of any length have it looked at all the same: without, half of a surrogate pair would pass.
+_TEXT = core_schema.typed_dict_field(core_schema.str_schema(min_length=0))
+_FILLED = core_schema.typed_dict_field(core_schema.str_schema(min_length=1))
+_NAME = core_schema.typed_dict_field(core_schema.str_schema(min_length=1, max_length=_NAME_CHARACTERS), required=False)
+_PLAIN_FIELDS = {"prompt": _FILLED, "response_a": _TEXT, "response_b": _TEXT, "custom_id": _NAME}
+_PLAIN = SchemaValidator(core_schema.typed_dict_schema(_PLAIN_FIELDS, extra_behavior="forbid"), CoreConfig(strict=True))
 
 
 def is_plain(parsed: dict[str, Any]) -> bool:
     """Tell whether something parsed from JSON is three texts, with a name or none, and so surely a `ComparisonRequest`.
 
-    Most lines of large files are, and to validate them takes a quarter of the time: no function of ours is called on
-    each of their texts.
+    Most lines of large files are, and it takes a fraction of the time to see: no function of ours is called on each of
+    their texts.
     """
-    return _PLAIN.isinstance_python(parsed) and "\0" not in "".join(parsed.values())
+    if len(parsed) > len(_PLAIN_FIELDS) or not _PLAIN.isinstance_python(parsed):
+        return False
+    return not any("\0" in text for text in parsed.values())
 
 
 class ComparisonError(BaseModel):

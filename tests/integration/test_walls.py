@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import math
 import re
 import threading
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import astuple, fields, replace
 from types import ModuleType
 from typing import Any
 
@@ -447,14 +449,24 @@ def test_the_worker_alone_copies_past_the_wall(api_url: str, database_url: str):
 
 @pytest.mark.parametrize("process", ["worker", "dispatcher"])
 def test_outcomes_are_copied_in_whichever_way_is_open(api_url: str, database: Engine, database_url: str, process: str):
-    """Straight, or by a table in between, twice on one connection: what is stored is the same."""
-    filing = uuid.uuid4()
+    """Straight, or by a table in between, twice on one connection: what is stored is what was given, bit by bit."""
+    filing, last = uuid.uuid4(), 2**31 - 1
+    crashed = Outcome(
+        1, OutcomeStatus.ERRORED, None, None, OutcomeError.ENGINE_CRASHED, "a\tb\\c\n…", last, -1, math.inf
+    )
+    decided = Outcome(
+        last, OutcomeStatus.SUCCEEDED, '{"é": "\\\\N"}', "", None, None, 0, 0, 0.1, b"\0\xff", reused=True
+    )
     engine = log_in(database_url, process)
-    for line in (1, 2):
-        outcome = Outcome(line, OutcomeStatus.ERRORED, None, None, OutcomeError.ENGINE_CRASHED, "a\tb\\c")
+    for outcome in (crashed, decided):
         with engine.begin() as connection:
-            outcomes.copy_in(connection, [outcome], filing_id=filing, tenant="theirs", attempt=1)
+            outcomes.copy_in(connection, [outcome], filing_id=filing, tenant="théirs", attempt=3)
+    refused = replace(crashed, line=2, error_message="a\0b")
+    with pytest.raises(DBAPIError), engine.begin() as connection:
+        outcomes.copy_in(connection, [refused], filing_id=filing, tenant="theirs", attempt=1)
     engine.dispose()
+    names = [column.name for column in fields(Outcome)]
+    columns = ", ".join(["tally::text" if name == "tally" else name for name in names])
     with database.connect() as connection:
-        stored = connection.execute(text("SELECT line, tenant, error_message FROM outcomes ORDER BY line")).all()
-    assert [tuple(row) for row in stored] == [(line, "theirs", "a\tb\\c") for line in (1, 2)]
+        stored = connection.execute(text(f"SELECT {columns}, filing_id, tenant, attempt FROM outcomes ORDER BY line"))  # noqa: S608
+        assert stored.all() == [(*astuple(each), filing, "théirs", 3) for each in (crashed, decided)]

@@ -55,7 +55,7 @@ def read(answer: Any, *, expected_tokens: int) -> Answer:
             text=str(choice["text"]),
             positions=_positions(choice.get("logprobs")),
             generated_tokens=int(usage["completion_tokens"]),
-            # For the books alone, so that a number without sense fails nothing. It is added up there, and stored.
+            # For the books alone, so that too large a number fails nothing. It is added up there, and stored.
             cached_tokens=min(
                 max(0, int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)), expected_tokens
             ),

@@ -172,7 +172,7 @@ class OpenAIServerEngine:
         return Generation(
             text=answer.text,
             verdict=verdict,
-            generated_tokens=answer.generated_tokens,
+            generated_tokens=min(answer.generated_tokens, room),
             cached_tokens=answer.cached_tokens,
             seconds=seconds,
         )
