@@ -29,8 +29,9 @@ SHARD_BYTES = 1024 * 1024
 """Lines travel together up to either: enough to spare messages and transactions, little enough to be judged between two
 glances at a clock."""
 
-_PIECE_LINES = 2 * SHARD_LINES
-_PIECE_BYTES = 2 * SHARD_BYTES
+_PIECE_LINES = 4 * SHARD_LINES
+_PIECE_BYTES = 4 * SHARD_BYTES
+"""Each is a transaction of a dozen statements: half as large they took a sixth longer, and twice as large no less."""
 _COPIES = 2
 """Pieces that Postgres stores at a time: it waits for its disk at the end of each."""
 _RATIO = 200
