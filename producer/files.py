@@ -240,12 +240,12 @@ async def _lines(pieces: AsyncIterator[bytes], limits: "Limits") -> AsyncIterato
 def _numbered(lines: list[bytes], first: int, limits: "Limits") -> list[tuple[int, bytes]]:
     """Number lines. Blank ones count and are passed over."""
     numbered = []
-    if first + len(lines) > LAST_LINE:
-        raise Problem(BODY_TOO_LARGE, f"The file has more than the {LAST_LINE} lines that a file may have.")
     for number, line in enumerate(lines, first):
         if len(line) > limits.line_bytes:
             raise _too_long(number, limits)
         if stripped := (line.removeprefix(_MARK) if number == 1 else line).strip():
+            if number > LAST_LINE:
+                raise Problem(BODY_TOO_LARGE, f"The file has more than the {LAST_LINE} lines that a file may have.")
             numbered.append((number, stripped))
     return numbered
 

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 
+import pytest
 from sqlalchemy import Connection
 from support.edge import open_edge
 from support.keys import a_key, bearer
@@ -12,6 +13,7 @@ from support.keys import a_key, bearer
 from infra.database import connect_async
 from producer import files, outputs
 from schemas.ids import parse_prefixed
+from schemas.problems import Problem
 
 LIMITS = files.Limits(file_bytes=1 << 30, line_bytes=4 << 20)
 MEBIBYTE = 1 << 20
@@ -75,7 +77,19 @@ def test_a_packet_of_very_short_lines_is_taken_a_few_thousand_at_a_time():
         return [len(lines) async for lines in files._lines(pieces(b"a\n" * 10_000, 20_000), LIMITS)]
 
     assert sum(asyncio.run(sizes())) == 10_000
-    assert max(asyncio.run(sizes())) == 2_048
+    assert max(asyncio.run(sizes())) == 4_096
+
+
+def test_a_line_beyond_the_last_number_is_refused(monkeypatch: pytest.MonkeyPatch):
+    """A file may have as many lines as there are numbers for, and blank ones after them."""
+    monkeypatch.setattr(files, "LAST_LINE", 3)
+
+    async def numbers(data: bytes) -> list[int]:
+        return [number async for lines in files._lines(pieces(data, 2), LIMITS) for number, _ in lines]
+
+    assert asyncio.run(numbers(b"a\n\na\n\n\n")) == [1, 3]
+    with pytest.raises(Problem, match="more than the 3 lines"):
+        asyncio.run(numbers(b"a\n\n\na"))
 
 
 def test_a_line_in_small_packets_takes_no_longer_than_lines():
