@@ -77,7 +77,7 @@ def test_a_packet_of_very_short_lines_is_taken_a_few_thousand_at_a_time():
         return [len(lines) async for lines in files._lines(pieces(b"a\n" * 10_000, 20_000), LIMITS)]
 
     assert sum(asyncio.run(sizes())) == 10_000
-    assert max(asyncio.run(sizes())) == 4_096
+    assert max(asyncio.run(sizes())) == 2_048
 
 
 def test_a_line_beyond_the_last_number_is_refused(monkeypatch: pytest.MonkeyPatch):
