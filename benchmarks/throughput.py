@@ -23,7 +23,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
@@ -232,12 +232,10 @@ def _round(stack: Stack, file: Path, count: int, number: int) -> dict[str, Any]:
     """Measure (a) and (c) once."""
     with file.open("wb") as out:
         out.writelines(rows(count, number * count))
-    arms: dict[Any, dict[str, float]] = {}
-    watch = Watch()
-    for arm in (nightcourt, postgres_alone) if number % 2 == 0 else (postgres_alone, nightcourt):
-        with watch if arm is nightcourt else nullcontext():
-            arms[arm] = arm(stack, file, count)
-    ours, alone = arms[nightcourt], arms[postgres_alone]
+    before = postgres_alone(stack, file, count) if number % 2 else None
+    with Watch() as watch:
+        ours = nightcourt(stack, file, count)
+    alone = before or postgres_alone(stack, file, count)
     return {
         "nightcourt": ours,
         "nightcourt_cpu_us_per_line": watch.cpu(count),

@@ -7,8 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from infra import copying
-from infra.copying import NULL, Copying, integer, octets, string
+from infra.copying import FALSE, NULL, TRUE, Copying, integer, key, number, octets, packed, string
 from schemas.problems import OutcomeError
 from schemas.states import OutcomeStatus
 
@@ -65,10 +64,10 @@ def copy_in(connection: Connection, outcomes: Sequence[Outcome], *, filing_id: U
         sqlalchemy.exc.OperationalError: Postgres went away.
         sqlalchemy.exc.DBAPIError: Postgres refused them.
     """
-    filing, whose, tries = copying.key(filing_id), string(tenant), integer(attempt)
+    filing, whose, tries = key(filing_id), string(tenant), integer(attempt)
     rows = bytearray()
     for outcome in outcomes:
-        rows += copying.packed(
+        rows += packed(
             filing,
             integer(outcome.line),
             whose,
@@ -80,9 +79,9 @@ def copy_in(connection: Connection, outcomes: Sequence[Outcome], *, filing_id: U
             string(outcome.error_message),
             integer(outcome.prompt_tokens),
             integer(outcome.cached_tokens),
-            copying.number(outcome.gpu_seconds),
+            number(outcome.gpu_seconds),
             NULL if outcome.digest is None else octets(outcome.digest),
-            copying.TRUE if outcome.reused else copying.FALSE,
+            TRUE if outcome.reused else FALSE,
         )
     _COPYING.store(connection, rows)
 
