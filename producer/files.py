@@ -8,7 +8,7 @@ import asyncio
 import zlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -21,7 +21,7 @@ from producer import retention
 from producer.outputs import by_size, read_out
 from schemas.batch import File
 from schemas.ids import LAST_LINE, new_filing_id
-from schemas.lines import BadLineError, Line, read_line
+from schemas.lines import BadLineError, read_line
 from schemas.problems import BAD_COMPRESSION, BODY_TOO_LARGE, Problem
 
 SHARD_LINES = 1024
@@ -32,8 +32,8 @@ glances at a clock."""
 _PIECE_LINES = 4 * SHARD_LINES
 _PIECE_BYTES = 4 * SHARD_BYTES
 """Each is a transaction of a dozen statements. Half as large, an upload took a fifth longer; twice, no less time."""
-_NUMBERED_LINES = 2 * SHARD_LINES
-"""Lines that become objects at once: of very short ones, compressed, millions come together."""
+_LINES_AT_ONCE = 128
+"""Between two turns of the loop: of short ones, compressed, millions come together, and others have requests, too."""
 _COPIES = 2
 """Pieces that Postgres stores at a time: it waits for its disk at the end of each."""
 _RATIO = 200
@@ -154,53 +154,61 @@ def unfolder(beginning: bytes) -> Unfolder:
 
 
 @dataclass(slots=True)
+class _Run:
+    """Lines of a file that will be a shard: the numbers of the first and the last, and how many are comparisons."""
+
+    first: int
+    last: int = 0
+    lines: int = 0
+    good: int = 0
+    bytes: int = 0
+
+
 class _Piece:
-    """Lines on their way into the tables, as `infra.copying` packs rows."""
+    """Lines on their way into the tables: understood, cut into runs, and packed as `infra.copying` has it."""
 
-    comparisons: bytearray = field(default_factory=bytearray)
-    runs: bytearray = field(default_factory=bytearray)
-    bad: bytearray = field(default_factory=bytearray)
+    def __init__(self, file_id: UUID, tenant: str) -> None:
+        self._file, self._tenant = key(file_id), string(tenant)
+        self._good, self._bad = bytearray(), bytearray()
+        self._runs: list[_Run] = []
+        self._lines = 0
 
+    @property
+    def full(self) -> bool:
+        """Whether it is worth a transaction."""
+        return self._lines >= _PIECE_LINES or len(self._good) >= _PIECE_BYTES
 
-def prepare(file_id: UUID, tenant: str, numbered: list[tuple[int, bytes]]) -> _Piece:
-    """Understand lines and put them into COPY's form, in runs that make a shard. Pure; runs in a thread.
-
-    Args:
-        file_id: the file.
-        tenant: whose it is.
-        numbered: lines with their numbers, without line breaks.
-    """
-    piece = _Piece()
-    source, owner = key(file_id), string(tenant)
-    for run in _runs(numbered):
-        good = size = 0
-        for number, raw in run:
+    def add(self, numbered: list[tuple[int, bytes]]) -> None:
+        """Understand lines, given with their numbers and without line breaks."""
+        file, tenant, good = self._file, self._tenant, self._good
+        run = self._runs[-1] if self._runs else None
+        for number, raw in numbered:
+            if run is None or run.lines == SHARD_LINES or run.bytes + len(raw) > SHARD_BYTES:
+                run = _Run(number)
+                self._runs.append(run)
+            run.last = number
+            run.lines += 1
+            run.bytes += len(raw)
             try:
-                line: Line = read_line(raw)
+                line = read_line(raw)
             except BadLineError as error:
                 told = (string(error.custom_id), string(error.code), string(str(error)), string(error.param))
-                piece.bad += packed(source, integer(number), *told)
+                self._bad += packed(file, integer(number), *told)
                 continue
-            piece.comparisons += packed(source, integer(number), owner, string(line.custom_id), octets(raw))
-            good += 1
-            size += len(raw)
-        if good:
-            piece.runs += packed(source, *map(integer, (run[0][0], run[-1][0], good, size)))
-    return piece
+            good += packed(file, integer(number), tenant, string(line.custom_id), octets(raw))
+            run.good += 1
+        self._lines += len(numbered)
 
-
-def _runs(numbered: list[tuple[int, bytes]]) -> Iterator[list[tuple[int, bytes]]]:
-    """Cut lines into the runs that will be shards."""
-    run: list[tuple[int, bytes]] = []
-    size = 0
-    for number, raw in numbered:
-        if run and (len(run) == SHARD_LINES or size + len(raw) > SHARD_BYTES):
-            yield run
-            run, size = [], 0
-        run.append((number, raw))
-        size += len(raw)
-    if run:
-        yield run
+    async def store(self, database: AsyncEngine) -> None:
+        """Copy all of it in, in one transaction."""
+        runs = bytearray()
+        for run in self._runs:
+            if run.good:
+                runs += packed(self._file, *map(integer, (run.first, run.last, run.good, run.bytes)))
+        async with database.begin() as connection:
+            for copying, rows in ((_LINES, self._good), (_RUNS, runs), (_BAD, self._bad)):
+                if rows:
+                    await copying.store_async(connection, rows)
 
 
 async def _unfolded(chunks: AsyncIterator[bytes], tally: dict[str, int], limits: "Limits") -> AsyncIterator[bytes]:
@@ -229,8 +237,8 @@ async def _lines(pieces: AsyncIterator[bytes], limits: "Limits") -> AsyncIterato
             rest += ended
             whole = bytes(rest).split(b"\n")
             rest.clear()
-            for at in range(0, len(whole), _NUMBERED_LINES):
-                some = whole[at : at + _NUMBERED_LINES]
+            for at in range(0, len(whole), _LINES_AT_ONCE):
+                some = whole[at : at + _LINES_AT_ONCE]
                 yield _numbered(some, number + 1, limits)
                 number += len(some)
         rest += begun
@@ -312,13 +320,18 @@ async def store(
     tally = {"received": 0, "bytes": 0}
     copying: deque[asyncio.Task[None]] = deque()
     try:
-        async for held in _pieces(_lines(_unfolded(chunks, tally, limits), limits)):
-            piece = await asyncio.to_thread(prepare, file_id, tenant, held)
-            # Postgres stores pieces while the next one arrives and is understood.
-            if len(copying) == _COPIES:
-                await copying[0]
-                copying.popleft()
-            copying.append(asyncio.create_task(_copy(database, piece)))
+        piece = _Piece(file_id, tenant)
+        async for numbered in _lines(_unfolded(chunks, tally, limits), limits):
+            piece.add(numbered)
+            if piece.full:
+                # Postgres stores pieces while the next one arrives and is understood.
+                if len(copying) == _COPIES:
+                    await copying[0]
+                    copying.popleft()
+                copying.append(asyncio.create_task(piece.store(database)))
+                piece = _Piece(file_id, tenant)
+            await asyncio.sleep(0)  # others may have their turn between a few lines of a large upload
+        copying.append(asyncio.create_task(piece.store(database)))
         for task in copying:
             await task
         filename, purpose = about()
@@ -332,28 +345,6 @@ async def store(
         await asyncio.shield(take_out(database, file_id))
         raise
     return as_file(row)
-
-
-async def _pieces(lines: AsyncIterator[list[tuple[int, bytes]]]) -> AsyncIterator[list[tuple[int, bytes]]]:
-    """Gather lines into pieces of a few shards."""
-    held: list[tuple[int, bytes]] = []
-    size = 0
-    async for numbered in lines:
-        for each in numbered:
-            held.append(each)
-            size += len(each[1])
-            if len(held) == _PIECE_LINES or size >= _PIECE_BYTES:
-                yield held
-                held, size = [], 0
-    if held:
-        yield held
-
-
-async def _copy(database: AsyncEngine, piece: _Piece) -> None:
-    async with database.begin() as connection:
-        for copying, rows in ((_LINES, piece.comparisons), (_RUNS, piece.runs), (_BAD, piece.bad)):
-            if rows:
-                await copying.store_async(connection, rows)
 
 
 async def take_out(database: AsyncEngine, file_id: UUID) -> None:

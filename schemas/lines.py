@@ -72,8 +72,9 @@ def read_line(raw: bytes) -> Line:
     """
     row = parse(raw)
     line = unwrap(row)
+    nul = b"\\u0000" in raw  # as JSON spells it; as itself it stands in none
     try:
-        if not is_plain(line.request):
+        if nul or not is_plain(line.request):
             ComparisonRequest.model_validate(line.request)
     except ValidationError as error:
         errors = error.errors(include_url=False, include_input=False)
@@ -96,7 +97,7 @@ def read_line(raw: bytes) -> Line:
             custom_id=line.custom_id,
         )
     # Of a row that is the request itself every column was validated.
-    if line.request is not row and b"\\u0000" in raw and (column := _column_with_nul(row)) is not None:
+    if nul and line.request is not row and (column := _column_with_nul(row)) is not None:
         raise BadLineError(
             "invalid_request",
             f"{column}: {HAS_NUL}",

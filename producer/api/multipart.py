@@ -1,6 +1,5 @@
 """Reading an uploaded form as it arrives: fields are kept, the file's bytes are handed on."""
 
-import asyncio
 from collections.abc import AsyncIterator
 
 from fastapi import Request
@@ -65,7 +64,6 @@ class Upload:
             pending, self._pending = self._pending, []
             for chunk in pending:
                 yield chunk
-            await asyncio.sleep(0)  # others may have their turn between two pieces of a large upload
         if not self._ended:
             raise Problem(MALFORMED_UPLOAD, "The upload ends in the middle; send it again.")
         if self.filename is None:
