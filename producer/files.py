@@ -5,20 +5,19 @@ out again.
 """
 
 import asyncio
-import zlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
-import zstandard
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from infra.copying import Copying, integer, key, octets, packed, string
 from producer import retention
 from producer.outputs import by_size, read_out
+from producer.unfolding import Unfolder, unfolder
 from schemas.batch import File
 from schemas.ids import LAST_LINE, new_filing_id
 from schemas.lines import BadLineError, read_line
@@ -40,7 +39,6 @@ _RATIO = 200
 """How many times its size compressed text may unfold to. JSON of real answers stays under a tenth of that."""
 _RATIO_FREE = 16 * 1024 * 1024
 """Bytes that may unfold before the ratio counts: a small file of few distinct lines is no attack."""
-_UNFOLD = 1024 * 1024
 _MARK = b"\xef\xbb\xbf"
 """Of the order of bytes: what some editors begin UTF-8 with."""
 
@@ -72,85 +70,12 @@ _DUPLICATES = text("""
 """)
 _PROCESSED = text("""
     UPDATE files SET state = 'processed', bytes = :bytes, filename = :filename, purpose = :purpose,
+        has_metadata = :has_metadata,
         lines = (SELECT coalesce(sum(lines), 0) FROM file_runs WHERE file_id = :id),
         bad_lines = (SELECT count(*) FROM bad_lines WHERE file_id = :id)
     WHERE id = :id
     RETURNING *
 """)
-
-
-class Unfolder(Protocol):
-    """Turns compressed bytes into plain ones, a bounded piece at a time."""
-
-    @property
-    def whole(self) -> bool:
-        """Whether the bytes so far may be all."""
-        ...
-
-    def unfold(self, data: bytes) -> Iterator[bytes]:
-        """Give what `data` adds."""
-        ...
-
-
-class _Plain:
-    whole = True
-
-    def unfold(self, data: bytes) -> Iterator[bytes]:
-        yield data
-
-
-class _Gzip:
-    """Gzip, members one after the other."""
-
-    def __init__(self) -> None:
-        self._member = zlib.decompressobj(wbits=31)
-        self.whole = True
-
-    def unfold(self, data: bytes) -> Iterator[bytes]:
-        try:
-            while data:
-                yield self._member.decompress(data, _UNFOLD)
-                data = self._member.unconsumed_tail
-                self.whole = self._member.eof
-                if self.whole:
-                    data = self._member.unused_data
-                    self._member = zlib.decompressobj(wbits=31)
-        except zlib.error:
-            raise Problem(BAD_COMPRESSION, "The file begins as gzip and does not go on as it.") from None
-
-
-class _Zstandard:
-    """Zstandard, frames one after the other."""
-
-    def __init__(self) -> None:
-        # The window is what a decompressor must keep in memory: 8 MiB is what zstd itself uses up to level 19.
-        self._settings = zstandard.ZstdDecompressor(max_window_size=8 * 1024 * 1024)
-        self._frame = self._settings.decompressobj(write_size=_UNFOLD)
-        self.whole = True
-
-    def unfold(self, data: bytes) -> Iterator[bytes]:
-        try:
-            # Small pieces in bound what one call can unfold to.
-            for start in range(0, len(data), 4096):
-                piece = data[start : start + 4096]
-                while piece:
-                    yield self._frame.decompress(piece)
-                    piece = b""
-                    self.whole = self._frame.eof
-                    if self.whole:
-                        piece = self._frame.unused_data
-                        self._frame = self._settings.decompressobj(write_size=_UNFOLD)
-        except zstandard.ZstdError:
-            raise Problem(BAD_COMPRESSION, "The file begins as zstd and does not go on as it.") from None
-
-
-def unfolder(beginning: bytes) -> Unfolder:
-    """Tell by a file's first bytes whether it is compressed, and how."""
-    if beginning.startswith(b"\x1f\x8b"):
-        return _Gzip()
-    if beginning.startswith(b"\x28\xb5\x2f\xfd"):
-        return _Zstandard()
-    return _Plain()
 
 
 @dataclass(slots=True)
@@ -172,6 +97,8 @@ class _Piece:
         self._good, self._bad = bytearray(), bytearray()
         self._runs: list[_Run] = []
         self._lines = 0
+        self.has_metadata = False
+        """Whether any of its comparisons has."""
 
     @property
     def full(self) -> bool:
@@ -197,6 +124,8 @@ class _Piece:
                 continue
             good += packed(file, integer(number), tenant, string(line.custom_id), octets(raw))
             run.good += 1
+            if "metadata" in line.request:
+                self.has_metadata = True
         self._lines += len(numbered)
 
     async def store(self, database: AsyncEngine) -> None:
@@ -318,11 +247,13 @@ async def store(
     async with database.begin() as connection:
         await connection.execute(_NEW_FILE, {"id": file_id, "tenant": tenant})
     tally = {"received": 0, "bytes": 0}
+    has_metadata = False
     copying: deque[asyncio.Task[None]] = deque()
     try:
         piece = _Piece(file_id, tenant)
         async for numbered in _lines(_unfolded(chunks, tally, limits), limits):
             piece.add(numbered)
+            has_metadata = has_metadata or piece.has_metadata
             if piece.full:
                 # Postgres stores pieces while the next one arrives and is understood.
                 if len(copying) == _COPIES:
@@ -335,7 +266,13 @@ async def store(
         for task in copying:
             await task
         filename, purpose = about()
-        described = {"id": file_id, "bytes": tally["bytes"], "filename": filename, "purpose": purpose}
+        described = {
+            "id": file_id,
+            "bytes": tally["bytes"],
+            "filename": filename,
+            "purpose": purpose,
+            "has_metadata": has_metadata,
+        }
         async with database.begin() as connection:
             await connection.execute(_DUPLICATES, {"id": file_id})
             row = (await connection.execute(_PROCESSED, described)).one()

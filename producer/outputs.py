@@ -26,18 +26,28 @@ _PIECE = 50
 _AHEAD = 2
 """Statements under way at a time for one reader."""
 
-# The batch's id as our ids write it; a query of its own, so that it is spelt once and not for every line.
+# What is the batch's is asked in queries of their own: they run once, and not for every line.
 _HEX = "(SELECT replace(CAST(:id AS text), '-', ''))"
+_FILE = "(SELECT file_id FROM batches WHERE id = :id)"
+_CREATED = "(SELECT to_json(created_at) FROM batches WHERE id = :id)"
+_CUSTOM_ID = f"""
+    coalesce(to_json(CASE WHEN c.line IS NOT NULL THEN c.custom_id
+        ELSE (SELECT custom_id FROM bad_lines WHERE file_id = {_FILE} AND line = o.line) END)::text, 'null')
+"""
+# Where no line of the file has any, the bodies are not touched.
+_METADATA = f"CASE WHEN (SELECT has_metadata FROM files WHERE id = {_FILE}) THEN ({METADATA}) END"
+# The tally without the brace that closes it: `left` would count its characters.
+_OPEN_TALLY = "convert_from(substr(convert_to(o.tally::text, 'UTF8'), 1, octet_length(o.tally::text) - 1), 'UTF8')"
 
 # Text put together, since `json_build_object` on a million rows takes longer than everything else; what is not ours to
 # spell (names, messages) goes through `to_json`; a line's metadata is JSON of its own.
 _COMPARISON = f"""
     '{{"id":"cmp_' || {_HEX} || '_' || o.line || '","object":"comparison","status":"' || o.status
-    || '","created_at":' || to_json(b.created_at) || ',"decided_at":' || to_json(o.decided_at)
-    || ',"custom_id":' || coalesce(to_json(coalesce(c.custom_id, bad.custom_id))::text, 'null')
-    || ',"metadata":' || coalesce(({METADATA})::text, '{{}}')
+    || '","created_at":' || {_CREATED} || ',"decided_at":' || to_json(o.decided_at)
+    || ',"custom_id":' || {_CUSTOM_ID}
+    || ',"metadata":' || coalesce(({_METADATA})::text, '{{}}')
     || ',"verdict":' || CASE WHEN o.tally IS NULL THEN 'null' ELSE
-           left(o.tally::text, -1) || ',"judge":' || j.card::text || ',"usage":{{"prompt_tokens":' || o.prompt_tokens
+           {_OPEN_TALLY} || ',"judge":' || j.card::text || ',"usage":{{"prompt_tokens":' || o.prompt_tokens
            || ',"cached_tokens":' || o.cached_tokens || ',"gpu_seconds":' || o.gpu_seconds
            || ',"reused":' || o.reused || '}}}}' END
     || ',"error":' || CASE WHEN o.tally IS NOT NULL THEN 'null' ELSE
@@ -46,7 +56,7 @@ _COMPARISON = f"""
 """
 
 _REQUEST = f"""'{{"id":"batch_req_' || {_HEX} || '_' || o.line || '","custom_id":'
-    || coalesce(to_json(coalesce(c.custom_id, bad.custom_id))::text, 'null')"""
+    || {_CUSTOM_ID}"""
 
 _LINES: dict[Kind, tuple[str, str]] = {
     "results": (_COMPARISON, "true"),
@@ -98,19 +108,23 @@ _SPANS: dict[Kind, TextClause] = {
     "results": _BY_NUMBER,
     "output": _BY_NUMBER,
     "errors": _BY_NUMBER,
-    "asked": by_size("(SELECT file_id FROM batches WHERE id = :id)"),
+    "asked": by_size(_FILE),
 }
 
+# A line's text is put together before it is sorted (OFFSET keeps the two apart): else what is sorted would have the
+# comparison's body in it, too.
 _RUNS = {
     kind: text(f"""
-        SELECT string_agg({line} || chr(10), '' ORDER BY o.line)
-        FROM outcomes o
-        JOIN batches b ON b.id = o.filing_id
-        LEFT JOIN comparisons c ON c.source_id = b.file_id AND c.line = o.line
-        LEFT JOIN bad_lines bad ON c.line IS NULL AND bad.file_id = b.file_id AND bad.line = o.line
-        LEFT JOIN judges j ON j.id = o.judge_id
-        WHERE o.filing_id = :id AND o.line BETWEEN :first AND :last AND {which}
-        GROUP BY o.line / {_PIECE} ORDER BY o.line / {_PIECE}
+        SELECT string_agg(line, '' ORDER BY number)
+        FROM (
+            SELECT o.line AS number, {line} || chr(10) AS line
+            FROM outcomes o
+            LEFT JOIN comparisons c ON c.source_id = {_FILE} AND c.line = o.line
+            LEFT JOIN judges j ON j.id = o.judge_id
+            WHERE o.filing_id = :id AND o.line BETWEEN :first AND :last AND {which}
+            OFFSET 0
+        ) lines
+        GROUP BY number / {_PIECE} ORDER BY number / {_PIECE}
     """)
     for kind, (line, which) in _LINES.items()
 }

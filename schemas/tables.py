@@ -57,6 +57,8 @@ class FileRow(Base):
     bytes: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     lines: Mapped[int] = mapped_column(server_default=text("0"))
     bad_lines: Mapped[int] = mapped_column(server_default=text("0"))
+    has_metadata: Mapped[bool] = mapped_column(server_default=text("true"))
+    """Whether a line of it may have some, and so has to be searched for it."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
     __table_args__ = (

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from pydantic_core import from_json
 
 from producer.cli.output import temporary_folder
-from producer.files import unfolder
+from producer.unfolding import unfolder
 from schemas.lines import BadLineError, parse, subset_of, unwrap
 from schemas.problems import BAD_INPUT_FILE, Problem
 

@@ -1,13 +1,17 @@
 """Metadata of a batch's lines, read back in every way there is: from where a line's form has them, and nowhere else."""
 
 import json
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import Connection, text
 from support.court import Court
 from support.filed import judge_batches
+
+from producer import files
 
 TEXTS = {"prompt": "Which?", "response_a": "this", "response_b": "that"}
 REQUEST = {"method": "POST", "url": "/v1/comparisons"}
@@ -29,16 +33,21 @@ LINES: list[tuple[dict[str, Any], dict[str, str]]] = [
 """Lines of every form, and the metadata of each."""
 
 
-@pytest.fixture
-def read(client: TestClient, court: Court) -> Any:
-    """Those lines as a batch that was judged, and a look at what the service says of it."""
-    rows = "".join(json.dumps(row) + "\n" for row, _ in LINES)
+def judged(client: TestClient, court: Court, lines: Sequence[dict[str, Any]]) -> Any:
+    """Lines as a batch that was judged, and a look at what the service says of it."""
+    rows = "".join(json.dumps(line) + "\n" for line in lines)
     sent = client.post("/v1/files", files={"file": ("lines.jsonl", rows)}, data={"purpose": "batch"}).json()
     assert sent["bad_lines"] == 0
     asked = {"input_file_id": sent["id"], "endpoint": "/v1/comparisons", "completion_window": "24h"}
     batch = client.post("/v1/batches", json=asked).json()["id"]
     judge_batches(court)
     return SimpleNamespace(batch=client.get(f"/v1/batches/{batch}").json(), get=client.get)
+
+
+@pytest.fixture
+def read(client: TestClient, court: Court) -> Any:
+    """Those lines, judged."""
+    return judged(client, court, [line for line, _ in LINES])
 
 
 def objects(answer: Any) -> list[dict[str, Any]]:
@@ -53,6 +62,29 @@ def test_a_batchs_results_and_its_output_file(read: Any):
     assert [result["metadata"] for result in results] == [metadata for _, metadata in LINES]
     output = objects(read.get(f"/v1/files/{read.batch['output_file_id']}/content"))
     assert [line["response"]["body"] for line in output] == results
+
+
+@pytest.mark.parametrize("which", range(6))
+def test_one_line_of_many_has_some(client: TestClient, court: Court, monkeypatch: pytest.MonkeyPatch, which: int):
+    """Wherever it stands in its file, and in which of the pieces that the file is stored in."""
+    monkeypatch.setattr(files, "_PIECE_LINES", 2)
+    monkeypatch.setattr(files, "_LINES_AT_ONCE", 2)
+    lines = [{**TEXTS, "metadata": {"n": "1"}} if number == which else TEXTS for number in range(6)]
+    read = judged(client, court, lines)
+    results = objects(read.get(f"/v1/batches/{read.batch['id']}/results"))
+    assert [result["metadata"] for result in results] == [line.get("metadata", {}) for line in lines]
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_no_line_has_any(client: TestClient, court: Court, connection: Connection, older: bool):
+    """Whatever its texts say; the same where an earlier release took the file in, and did not note it."""
+    read = judged(client, court, [TEXTS, {**TEXTS, "response_b": 'it has "metadata"'}])
+    searched = connection.execute(
+        text("UPDATE files SET has_metadata = :or_so OR has_metadata RETURNING has_metadata"), {"or_so": older}
+    )
+    assert searched.scalars().all() == [older]
+    connection.commit()
+    assert [each["metadata"] for each in objects(read.get(f"/v1/batches/{read.batch['id']}/results"))] == [{}, {}]
 
 
 def test_lines_read_as_comparisons(read: Any):

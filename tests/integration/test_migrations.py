@@ -127,18 +127,26 @@ def test_migrating_again_changes_nothing(empty: Engine, empty_url: str):
 def test_an_index_that_was_made_beforehand_and_failed(empty: Engine, empty_url: str):
     """It is named, where a migration would take it for the one that it is to make; dropped, it is in nobody's way."""
     migrate(empty_url)
-    made_by_the_newest = "ix_callbacks_dead_endpoint"
-    with empty.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("INSERT INTO judges (id, card) VALUES ('one', '{}'), ('other', '{}')"))
-        connection.execute(text(f"DROP INDEX {made_by_the_newest}"))
-        for name in (made_by_the_newest, "ix_of_another"):
+    index, before = "ix_callbacks_dead_endpoint", "0015"
+
+    def make_and_fail(connection: Connection) -> None:
+        for name in (index, "ix_of_another"):
             with pytest.raises(IntegrityError):
                 connection.execute(text(f"CREATE UNIQUE INDEX CONCURRENTLY {name} ON judges ((1))"))
+
+    with empty.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("INSERT INTO judges (id, card) VALUES ('one', '{}'), ('other', '{}')"))
+        connection.execute(text(f"DROP INDEX {index}"))
+        make_and_fail(connection)
         migrate(empty_url)  # nothing is to be made, so nothing is in the way
-        connection.execute(text("UPDATE alembic_version SET version_num = '0015'"))
-        with pytest.raises(Problem, match=f"CREATE INDEX CONCURRENTLY of {made_by_the_newest} failed"):
+    with empty.begin() as connection:
+        command.downgrade(configuration(connection), before)
+    with empty.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("DROP INDEX ix_of_another"))
+        make_and_fail(connection)
+        with pytest.raises(Problem, match=f"CREATE INDEX CONCURRENTLY of {index} failed"):
             migrate(empty_url)
-        connection.execute(text(f"DROP INDEX {made_by_the_newest}"))
+        connection.execute(text(f"DROP INDEX {index}"))
     migrate(empty_url)
 
 

@@ -1,0 +1,86 @@
+"""Compressed uploads, unfolded as they arrive."""
+
+import zlib
+from collections.abc import Iterator
+from typing import Protocol
+
+import zstandard
+
+from schemas.problems import BAD_COMPRESSION, Problem
+
+_UNFOLD = 1024 * 1024
+"""Bytes that come of a piece at a time, about."""
+
+
+class Unfolder(Protocol):
+    """Turns compressed bytes into plain ones, a bounded piece at a time."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether the bytes so far may be all."""
+        ...
+
+    def unfold(self, data: bytes) -> Iterator[bytes]:
+        """Give what `data` adds."""
+        ...
+
+
+class _Plain:
+    whole = True
+
+    def unfold(self, data: bytes) -> Iterator[bytes]:
+        yield data
+
+
+class _Gzip:
+    """Gzip, members one after the other."""
+
+    def __init__(self) -> None:
+        self._member = zlib.decompressobj(wbits=31)
+        self.whole = True
+
+    def unfold(self, data: bytes) -> Iterator[bytes]:
+        try:
+            while data:
+                yield self._member.decompress(data, _UNFOLD)
+                data = self._member.unconsumed_tail
+                self.whole = self._member.eof
+                if self.whole:
+                    data = self._member.unused_data
+                    self._member = zlib.decompressobj(wbits=31)
+        except zlib.error:
+            raise Problem(BAD_COMPRESSION, "The file begins as gzip and does not go on as it.") from None
+
+
+class _Zstandard:
+    """Zstandard, frames one after the other."""
+
+    def __init__(self) -> None:
+        # The window is what a decompressor must keep in memory: 8 MiB is what zstd itself uses up to level 19.
+        self._settings = zstandard.ZstdDecompressor(max_window_size=8 * 1024 * 1024)
+        self._frame = self._settings.decompressobj(write_size=_UNFOLD)
+        self.whole = True
+
+    def unfold(self, data: bytes) -> Iterator[bytes]:
+        try:
+            # Small pieces in bound what one call can unfold to.
+            for start in range(0, len(data), 4096):
+                piece = data[start : start + 4096]
+                while piece:
+                    yield self._frame.decompress(piece)
+                    piece = b""
+                    self.whole = self._frame.eof
+                    if self.whole:
+                        piece = self._frame.unused_data
+                        self._frame = self._settings.decompressobj(write_size=_UNFOLD)
+        except zstandard.ZstdError:
+            raise Problem(BAD_COMPRESSION, "The file begins as zstd and does not go on as it.") from None
+
+
+def unfolder(beginning: bytes) -> Unfolder:
+    """Tell by a file's first bytes whether it is compressed, and how."""
+    if beginning.startswith(b"\x1f\x8b"):
+        return _Gzip()
+    if beginning.startswith(b"\x28\xb5\x2f\xfd"):
+        return _Zstandard()
+    return _Plain()
