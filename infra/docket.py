@@ -23,7 +23,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, TextClause
 
 from infra import callbacks, docket_sql, outcomes
-from infra.filed import Filed, from_row, to_row
+from infra.filed import Filed, from_rows, to_row
 from infra.outcomes import Outcome
 from schemas.problems import OutcomeError
 from schemas.states import Lane, OutcomeStatus
@@ -241,7 +241,7 @@ def undecided(connection: Connection, claim: Claim, *, own_profile: str = "own")
     else:
         span = {"source_id": claim.source_id, "first_line": claim.first_line, "last_line": claim.last_line}
         result = connection.execute(docket_sql.LINES, span)
-    return [from_row(row, claim.options, own_profile) for row in result.all()]
+    return from_rows(result.all(), claim.options, own_profile)
 
 
 def renew(connection: Connection, leases: Sequence[Lease], *, lease_seconds: float) -> set[Lease]:

@@ -68,7 +68,12 @@ def lose(connection: Connection, lease: Lease, *, max_attempts: int) -> Fate:
         return _lose_unnoted(connection, lease, lost, max_attempts)
     if lost.attempt >= max_attempts:
         message = f"the worker's process ended at each attempt: {'; '.join(lost.losses)}"
-        crashed = Outcome(lost.at_work, OutcomeStatus.ERRORED, None, None, OutcomeError.ENGINE_CRASHED, message)
+        crashed = Outcome(
+            line=lost.at_work,
+            status=OutcomeStatus.ERRORED,
+            error_code=OutcomeError.ENGINE_CRASHED,
+            error_message=message,
+        )
         if docket.left_over(connection, lease) > 1:
             docket.record(connection, lease, [crashed], lease_seconds=0)
             _put_back(connection, lease, lost.attempt - 1)

@@ -21,13 +21,13 @@ class Outcome:
     tally: str | None = None
     """A `schemas.verdict.Tally` as JSON text: it is read as it was written."""
     judge_id: str | None = None
-    error_code: OutcomeError | None = None
-    error_message: str | None = None
     prompt_tokens: int = 0
     cached_tokens: int = 0
     gpu_seconds: float = 0.0
     digest: bytes | None = None
     """What was asked, as a hash, where the verdict was computed and may be found again by it."""
+    error_code: OutcomeError | None = None
+    error_message: str | None = None
     reused: bool = False
     """Whether the verdict is an earlier one of the same comparison by the same judge."""
 

@@ -274,21 +274,20 @@ def _score(engine: Engine, asked: Sequence[Sequence[int]], tenant: str) -> list[
 
 
 def _scored(bench: Bench, case: Case, scores: Sequence[Score]) -> Outcome:
-    cast = []
+    cast, threshold = [], bench.rules.mass_threshold
     for order, score in zip(case.orders, scores, strict=True):
-        if math.isfinite(score.log_odds) and bench.rules.mass_threshold <= score.mass < math.inf:
-            cast.append(ballots.ballot(order, score.log_odds, score.mass))
-        elif score.mass < bench.rules.mass_threshold:
-            message = (
-                f"order {order}: the model put {score.mass:.3g} of its probability on A and B, "
-                f"under the threshold of {bench.rules.mass_threshold:g}"
-            )
+        odds, mass = score.log_odds, score.mass
+        if math.isfinite(odds) and threshold <= mass < math.inf:
+            cast.append(ballots.ballot(order, odds, mass))
+        elif mass < threshold:
+            put = f"{mass:.3g} of its probability on A and B, under the threshold of {threshold:g}"
+            message = f"order {order}: the model put {put}"
             return _errored(case, OutcomeError.UNPARSEABLE, message, case.tokens, scores)
-        elif math.isnan(score.log_odds) or not math.isfinite(score.mass):
+        elif math.isnan(odds) or not math.isfinite(mass):
             message = f"order {order}: the engine's odds are no number"
             return _errored(case, OutcomeError.UNPARSEABLE, message, case.tokens, scores)
         else:
-            cast.append(ballots.vote_only(order, ballots.vote(score.log_odds)))
+            cast.append(ballots.vote_only(order, ballots.vote(odds)))
     return _succeeded(bench, case, cast, scores)
 
 
@@ -325,17 +324,18 @@ def parse(text: str) -> Literal["A", "B"] | None:
 
 
 def _succeeded(bench: Bench, case: Case, cast: Sequence[ballots.Ballot], scores: Sequence[Score]) -> Outcome:
-    temperature = bench.rules.calibrated.get(case.comparison.profile, 1.0)
-    tally = ballots.count(cast, temperature=temperature, tie_margin=case.comparison.tie_margin)
-    return Outcome(
-        line=case.comparison.line,
-        status=OutcomeStatus.SUCCEEDED,
-        tally=to_json(tally).decode(),
-        judge_id=bench.judges[case.comparison.profile],
-        prompt_tokens=case.tokens,
-        cached_tokens=sum([score.cached_tokens for score in scores]),
-        gpu_seconds=sum([score.seconds for score in scores]),
-        digest=case.digest,
+    comparison = case.comparison
+    temperature = bench.rules.calibrated.get(comparison.profile, 1.0)
+    tally = ballots.count(cast, temperature=temperature, tie_margin=comparison.tie_margin)
+    return Outcome(  # by position: by name it takes three times as long
+        comparison.line,
+        OutcomeStatus.SUCCEEDED,
+        to_json(tally).decode(),
+        bench.judges[comparison.profile],
+        case.tokens,
+        sum([score.cached_tokens for score in scores]),
+        sum([score.seconds for score in scores]),
+        case.digest,
     )
 
 

@@ -9,7 +9,7 @@ from pydantic_core import from_json
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from infra.filed import Filed, from_row
+from infra.filed import Filed, from_body
 from schemas.ids import LAST_LINE, ComparisonKey, comparison_id
 from schemas.lines import unwrap
 from schemas.verdict import Judge, Tally
@@ -46,7 +46,7 @@ _REASONS = text("""
 """)
 
 _BODY = text("""
-    SELECT c.line, c.custom_id, c.request_id, c.body, b.options
+    SELECT c.line, c.body, b.options
     FROM comparisons c LEFT JOIN batches b ON b.id = :filing_id AND b.file_id = c.source_id
     WHERE c.tenant = :tenant AND c.line = :line
       AND c.source_id = coalesce((SELECT file_id FROM batches WHERE id = :filing_id), :filing_id)
@@ -155,7 +155,7 @@ async def texts(connection: AsyncConnection, *, tenant: str, key: ComparisonKey)
     row = (await connection.execute(_BODY, parameters)).one_or_none()
     if row is None:
         return None
-    return from_row(row, row.options or {}), unwrap(from_json(row.body)).label
+    return from_body(row.body, row.options or {}, line=row.line), unwrap(from_json(row.body)).label
 
 
 async def neighbours(connection: AsyncConnection, *, key: ComparisonKey) -> tuple[str | None, str | None]:

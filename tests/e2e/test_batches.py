@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import openai
@@ -16,7 +15,7 @@ import zstandard
 from support.service import Service, running_service
 from support.waiting import wait_until
 
-from infra.filed import Filed, from_row
+from infra.filed import Filed, from_body
 from worker.engines.simulated import SimulatedEngine, fingerprint
 from worker.prompts import build
 
@@ -536,7 +535,7 @@ def test_a_batch_sent_again_under_its_key_is_the_same(clerk: Clerk):
 
 def filed(number: int, line: bytes) -> Filed:
     """Understand a line as a worker does."""
-    return from_row(SimpleNamespace(line=number, custom_id=None, body=line.decode(), request_id=None), {})
+    return from_body(line.decode(), {}, line=number)
 
 
 @pytest.mark.slow

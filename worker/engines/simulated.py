@@ -10,7 +10,6 @@ their difference is added to the log-odds: verdicts whose truth is known, for tr
 """
 
 import hashlib
-import math
 import os
 import re
 import signal
@@ -21,6 +20,7 @@ import zlib
 from array import array
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from math import cos, log, sqrt, tau
 from pathlib import Path
 
 from worker.engines.base import (
@@ -167,7 +167,7 @@ class SimulatedEngine:
         seen = self._hash.copy()
         seen.update(b"%d %d" % (zlib.crc32(ids), len(ids)))
         first, second, third = _THREE_WORDS.unpack(seen.digest())
-        normal = math.sqrt(-2 * math.log(1 - first * _UNIT)) * math.cos(2 * math.pi * (second * _UNIT))
+        normal = sqrt(-2 * log(1 - first * _UNIT)) * cos(tau * (second * _UNIT))
         odds = _SPREAD * normal + (_difference(ids.tobytes()) if self._strengths else 0.0)
         return Score(odds, 0.95 + 0.05 * (third * _UNIT), 0, self._seconds(len(ids)))
 
@@ -188,10 +188,10 @@ def call_log(path: Path) -> Callable[[Sequence[Sequence[int]]], None]:
 
     Several engines may share the file: each step is one write at its end.
     """
-    log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def note(prompts: Sequence[Sequence[int]]) -> None:
-        os.write(log, "".join(f"{fingerprint(prompt)}\n" for prompt in prompts).encode())
+        os.write(file, "".join(f"{fingerprint(prompt)}\n" for prompt in prompts).encode())
 
     return note
 
