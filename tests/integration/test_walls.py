@@ -451,12 +451,9 @@ def test_the_worker_alone_copies_past_the_wall(api_url: str, database_url: str):
 def test_outcomes_are_copied_in_whichever_way_is_open(api_url: str, database: Engine, database_url: str, process: str):
     """Straight, or by a table in between, twice on one connection: what is stored is what was given, bit by bit."""
     filing, last = uuid.uuid4(), 2**31 - 1
-    crashed = Outcome(
-        1, OutcomeStatus.ERRORED, None, None, OutcomeError.ENGINE_CRASHED, "a\tb\\c\n…", last, -1, math.inf
-    )
-    decided = Outcome(
-        last, OutcomeStatus.SUCCEEDED, '{"é": "\\\\N"}', "", None, None, 0, 0, 0.1, b"\0\xff", reused=True
-    )
+    why = {"error_code": OutcomeError.ENGINE_CRASHED, "error_message": "a\tb\\c\n…"}
+    crashed = Outcome(1, OutcomeStatus.ERRORED, None, None, last, -1, math.inf, **why)
+    decided = Outcome(last, OutcomeStatus.SUCCEEDED, '{"é": "\\\\N"}', "", 0, 0, 0.1, b"\0\xff", reused=True)
     engine = log_in(database_url, process)
     for outcome in (crashed, decided):
         with engine.begin() as connection:
