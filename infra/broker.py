@@ -4,7 +4,8 @@ import os
 import socket
 import uuid
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -42,6 +43,17 @@ class _QoS(redis.QoS):
 
 class _Channel(redis.Channel):
     QoS = _QoS
+    _ours: tuple[Any, Any] = (None, None)
+
+    @contextmanager
+    def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
+        """Lend one client for as long as its pool lives: kombu makes some for each message, at 60 microseconds each."""
+        if client is None:
+            pool, client = self._ours
+            if pool is None or pool is not self._pool:
+                client = self._create_client()  # type: ignore[no-untyped-call]
+                self._ours = self._pool, client
+        yield client
 
 
 class Transport(redis.Transport):

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
@@ -19,6 +19,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 log = structlog.get_logger()
 
 T = TypeVar("T")
+
+Begin = Callable[[Engine], AbstractContextManager[Connection]]
+"""A way of lending a connection: `Engine.begin` for a transaction, or `at_once`."""
 
 tenant: ContextVar[str | None] = ContextVar("tenant", default=None)
 """Whose rows the transactions of this task may see, where row-level security decides; None for nobody's."""
@@ -165,10 +168,22 @@ def await_tables(database: Engine, stop: threading.Event, *, meanwhile: Callable
             return
 
 
-def persist(database: Engine, write: Callable[[Connection], T], *, patience_seconds: float) -> T:
+def persist(
+    database: Engine,
+    write: Callable[[Connection], T],
+    *,
+    patience_seconds: float,
+    begin: Begin = Engine.begin,
+) -> T:
     """Run one transaction, again and again while Postgres cannot be reached: work in hand is worth waiting for.
 
     It has to be safe to repeat after a commit whose answer was lost.
+
+    Args:
+        database: where.
+        write: what to do in it.
+        patience_seconds: for how long to try.
+        begin: how a connection is lent; `at_once` where what is done needs no transaction around all of it.
 
     Raises:
         sqlalchemy.exc.SQLAlchemyError: it could not be reached for all that time, or refused the transaction.
@@ -177,7 +192,7 @@ def persist(database: Engine, write: Callable[[Connection], T], *, patience_seco
     pause = 0.1
     while True:
         try:
-            with database.begin() as connection:
+            with begin(database) as connection:
                 return write(connection)
         except UNREACHABLE as error:
             if time.monotonic() + pause > give_up_at:

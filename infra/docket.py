@@ -207,9 +207,8 @@ def claim(connection: Connection, shard: int, *, worker: str, lease_seconds: flo
     Returns:
         The claim; None where there is nothing to claim, because the hint was late, doubled or wrong.
     """
-    row = connection.execute(
-        docket_sql.CLAIM, {"shard": shard, "worker": worker, "lease_seconds": lease_seconds}
-    ).one_or_none()
+    holder = {"shard": shard, "worker": worker, "lease_seconds": lease_seconds}
+    row = connection.execute(docket_sql.CLAIM, holder).one_or_none()
     if row is None:
         return None
     return Claim(
@@ -232,16 +231,19 @@ def undecided(connection: Connection, claim: Claim, *, own_profile: str = "own")
     """Read the lines of a claimed shard that have no outcome yet: what was stored before a crash is not done again.
 
     Args:
-        connection: in or out of a transaction.
+        connection: in a transaction or not.
         claim: whose lines.
         own_profile: what lines that ask for the judge's own profile are to have.
+
+    Raises:
+        LeaseLostError: the lease does not hold; they are somebody else's to judge.
     """
-    if claim.begun:
-        result = connection.execute(docket_sql.LINES_LEFT, {"shard": claim.lease.shard})
-    else:
-        span = {"source_id": claim.source_id, "first_line": claim.first_line, "last_line": claim.last_line}
-        result = connection.execute(docket_sql.LINES, span)
-    return from_rows(result.all(), claim.options, own_profile)
+    span = {"source_id": claim.source_id, "first_line": claim.first_line, "last_line": claim.last_line}
+    which = docket_sql.LINES_LEFT if claim.begun else docket_sql.LINES
+    rows = connection.execute(which, asdict(claim.lease) | span).all()
+    if not rows:
+        fenced(connection, docket_sql.HOLD, claim.lease)
+    return from_rows(rows, claim.options, own_profile)
 
 
 def renew(connection: Connection, leases: Sequence[Lease], *, lease_seconds: float) -> set[Lease]:

@@ -173,16 +173,17 @@ CLAIM = text("""
               cardinality(losses) > 0 AS careful
 """)
 
-LINES = text("""
+LINES = text(f"""
     SELECT line, custom_id, body, request_id FROM comparisons
     WHERE source_id = :source_id AND line BETWEEN :first_line AND :last_line
+        AND EXISTS (SELECT FROM shards WHERE {_HELD})
     ORDER BY line
 """)
 
 LINES_LEFT = text(f"""
     SELECT c.line, c.custom_id, c.body, c.request_id
     FROM shards JOIN comparisons c ON {_UNDECIDED.format(shard="shards")}
-    WHERE shards.id = :shard
+    WHERE {_HELD}
     ORDER BY c.line
 """)
 

@@ -112,7 +112,8 @@ def _simulated_hook(settings: Settings) -> Callable[[Sequence[Sequence[int]]], N
 def open_databases(settings: Settings) -> tuple[Database, Database]:
     """Make the connections of the slots, and one of the heart's own, which no slot can take."""
     url = settings.database_url.get_secret_value()
-    slots = connect(url, application="worker", pool_size=min(settings.slots, _DATABASE_CONNECTIONS))
+    # Not tried before it is lent: what is done on it is tried again where it was dead.
+    slots = connect(url, application="worker", pool_size=min(settings.slots, _DATABASE_CONNECTIONS), ping=False)
     return slots, connect(url, application="worker", pool_size=1, overflow=0)
 
 
@@ -299,7 +300,7 @@ def main() -> None:
         bench.draining.set()  # what the heart waits for, where it was not the word to end that ended us
         stop.set()
         heart.join(timeout=5)
-        _leave(database, settings.presence_dir, bench.rules.worker)
+        _leave(hearts_own, settings.presence_dir, bench.rules.worker)
         engine.close()
         database.dispose()
         hearts_own.dispose()

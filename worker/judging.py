@@ -15,8 +15,8 @@ from sqlalchemy import Connection
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import SQLAlchemyError
 
-from infra import docket, docket_sql, losses, metrics, precedents
-from infra.database import persist
+from infra import docket, losses, metrics, precedents
+from infra.database import Begin, at_once, persist
 from infra.docket import Claim, Lease, LeaseLostError
 from infra.filed import Filed
 from infra.logs import REQUEST_ID
@@ -104,6 +104,7 @@ def judge_shard(bench: Bench, shard: int) -> None:
     claim = _persist(
         bench,
         lambda c: docket.claim(c, shard, worker=bench.rules.worker, lease_seconds=bench.rules.lease_seconds),
+        at_once,
     )
     if claim is None:
         bench.meters.add(metrics.IDLE_HINTS)
@@ -161,7 +162,6 @@ def _work(bench: Bench, claim: Claim) -> int:
     """Judge what is undecided of a claimed shard, storing as it goes. Returns how many lines it decided."""
 
     def read(connection: Connection) -> tuple[list[Filed], dict[int, bytes], dict[tuple[bytes, str], str]]:
-        docket.fenced(connection, docket_sql.HOLD, claim.lease)  # it may have run out while Postgres was away
         comparisons = docket.undecided(connection, claim, own_profile=bench.rules.profile)
         digests = {each.line: cases.digest(each) for each in comparisons} if claim.options.get("reuse", True) else {}
         found = precedents.find(
@@ -169,7 +169,7 @@ def _work(bench: Bench, claim: Claim) -> int:
         )
         return comparisons, digests, found
 
-    comparisons, digests, found = _persist(bench, read)
+    comparisons, digests, found = _persist(bench, read, at_once)
     if len(comparisons) == 1:
         structlog.contextvars.bind_contextvars(**{REQUEST_ID: comparisons[0].request_id})
     # Prompts that share a beginning follow each other, so that the engine can reuse what it computed.
@@ -391,9 +391,9 @@ def _fail(bench: Bench, claim: Claim, error: EngineError) -> None:
         bench.meters.add(metrics.OUTCOMES, lane=claim.lane, result=OutcomeError.ENGINE_FAILED)
 
 
-def _persist(bench: Bench, write: Callable[[Connection], T]) -> T:
+def _persist(bench: Bench, write: Callable[[Connection], T], begin: Begin = Database.begin) -> T:
     """Run one transaction, with patience: a shard in hand, and the GPU work in it, is worth waiting for.
 
     A commit whose answer was lost is safe to repeat: the token has left the row, and outcomes have unique keys.
     """
-    return persist(bench.database, write, patience_seconds=bench.rules.patience_seconds)
+    return persist(bench.database, write, patience_seconds=bench.rules.patience_seconds, begin=begin)

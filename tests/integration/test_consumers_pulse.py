@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from support.waiting import wait_until
 
 from infra.broker import make_celery
@@ -89,6 +90,8 @@ def test_a_consumer_that_stands_still_has_no_pulse(
     start: Start, redis_server: Redis, module: str, task: str, queue: str, message: dict[str, Any]
 ):
     """It beats as long as it waits for hints, and no more once the thread that takes them does not come back."""
+    with redis.from_url(redis_server.url) as client:
+        client.delete(queue)  # of what another test left there, the first would be taken
     consumer = start(module, redis_server.url)
     consumer.beats()
     consumer.beats()
