@@ -91,7 +91,7 @@ def test_a_consumer_that_stands_still_has_no_pulse(
 ):
     """It beats as long as it waits for hints, and no more once the thread that takes them does not come back."""
     with redis.from_url(redis_server.url) as client:
-        client.delete(queue)  # of what another test left there, the first would be taken
+        client.flushdb()  # what another test left there would be taken first
     consumer = start(module, redis_server.url)
     consumer.beats()
     consumer.beats()
