@@ -28,9 +28,10 @@ SHARD_BYTES = 1024 * 1024
 """Lines travel together up to either: enough to spare messages and transactions, little enough to be judged between two
 glances at a clock."""
 
-_PIECE_LINES = 4 * SHARD_LINES
-_PIECE_BYTES = 4 * SHARD_BYTES
-"""Each is a transaction of a dozen statements. Half as large, an upload took a fifth longer; twice, no less time."""
+_PIECE_RUNS = 4
+_PIECE_BYTES = _PIECE_RUNS * SHARD_BYTES
+"""Runs of lines, or bytes where lines are very long, that are stored together. Each time is a transaction of a dozen
+statements: half as much, and an upload took a fifth longer; twice as much, and it took no less."""
 _LINES_AT_ONCE = 128
 """Between two turns of the loop: of short ones, compressed, millions come together, and others have requests, too."""
 _COPIES = 2
@@ -80,13 +81,20 @@ _PROCESSED = text("""
 
 @dataclass(slots=True)
 class _Run:
-    """Lines of a file that will be a shard: the numbers of the first and the last, and how many are comparisons."""
+    """Lines of a file that will be a shard, from one number to another; and how many of them are comparisons."""
 
     first: int
     last: int = 0
     lines: int = 0
+    size: int = 0
+    """Bytes of all of them."""
     good: int = 0
     bytes: int = 0
+    """Bytes of those that are comparisons."""
+
+    def has_room(self, size: int) -> bool:
+        """Whether a line of so many bytes still belongs to it."""
+        return self.lines < SHARD_LINES and self.size + size <= SHARD_BYTES
 
 
 class _Piece:
@@ -96,26 +104,23 @@ class _Piece:
         self._file, self._tenant = key(file_id), string(tenant)
         self._good, self._bad = bytearray(), bytearray()
         self._runs: list[_Run] = []
-        self._lines = 0
         self.has_metadata = False
         """Whether any of its comparisons has."""
 
-    @property
-    def full(self) -> bool:
-        """Whether it is worth a transaction."""
-        return self._lines >= _PIECE_LINES or len(self._good) >= _PIECE_BYTES
-
-    def add(self, numbered: list[tuple[int, bytes]]) -> None:
-        """Understand lines, given with their numbers and without line breaks."""
+    def add(self, numbered: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+        """Understand lines, given with their numbers and without line breaks. Returns those that it has no room for."""
         file, tenant, good = self._file, self._tenant, self._good
         run = self._runs[-1] if self._runs else None
-        for number, raw in numbered:
-            if run is None or run.lines == SHARD_LINES or run.bytes + len(raw) > SHARD_BYTES:
+        for at, (number, raw) in enumerate(numbered):
+            size = len(raw)
+            if run is None or not run.has_room(size):
+                if len(self._runs) == _PIECE_RUNS or len(good) >= _PIECE_BYTES:
+                    return numbered[at:]
                 run = _Run(number)
                 self._runs.append(run)
             run.last = number
             run.lines += 1
-            run.bytes += len(raw)
+            run.size += size
             try:
                 line = read_line(raw)
             except BadLineError as error:
@@ -124,9 +129,10 @@ class _Piece:
                 continue
             good += packed(file, integer(number), tenant, string(line.custom_id), octets(raw))
             run.good += 1
+            run.bytes += size
             if "metadata" in line.request:
                 self.has_metadata = True
-        self._lines += len(numbered)
+        return []
 
     async def store(self, database: AsyncEngine) -> None:
         """Copy all of it in, in one transaction."""
@@ -252,16 +258,17 @@ async def store(
     try:
         piece = _Piece(file_id, tenant)
         async for numbered in _lines(_unfolded(chunks, tally, limits), limits):
-            piece.add(numbered)
-            has_metadata = has_metadata or piece.has_metadata
-            if piece.full:
+            left = numbered
+            while left := piece.add(left):
                 # Postgres stores pieces while the next one arrives and is understood.
                 if len(copying) == _COPIES:
                     await copying[0]
                     copying.popleft()
+                has_metadata = has_metadata or piece.has_metadata
                 copying.append(asyncio.create_task(piece.store(database)))
                 piece = _Piece(file_id, tenant)
             await asyncio.sleep(0)  # others may have their turn between a few lines of a large upload
+        has_metadata = has_metadata or piece.has_metadata
         copying.append(asyncio.create_task(piece.store(database)))
         for task in copying:
             await task

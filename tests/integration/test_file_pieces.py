@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 from support.edge import open_edge
 from support.keys import a_key, bearer
 
@@ -68,6 +68,30 @@ def test_lines_that_are_no_comparison_are_read_so_many_at_a_time(database_url: s
     spans = connection.execute(outputs.by_size(":id"), {"id": file}).all()
     assert max(min(span.last, 5_002) - span.first + 1 for span in spans) == 2_000
     assert (spans[0].first, [span.last + 1 for span in spans[:-1]]) == (1, [span.first for span in spans[1:]])
+
+
+def test_lines_are_cut_into_full_runs_however_they_come(database_url: str, connection: Connection):
+    """A run, which will be a shard, is full but for the last of its file, and as large as its comparisons."""
+    lines = [b"none" if number == 1_500 else a_line(number, 10).strip() for number in range(1, 9_001)]
+
+    async def there() -> str:
+        database = connect_async(database_url, application="test")
+        try:
+            whole = pieces(b"\n".join(lines), 65_521)
+            stored = await files.store(database, whole, tenant="default", about=lambda: ("f", "batch"), limits=LIMITS)
+        finally:
+            await database.dispose()
+        return stored.id
+
+    asked = {"id": parse_prefixed(asyncio.run(there()), "file-")}
+    runs = connection.execute(text("SELECT * FROM file_runs WHERE file_id = :id ORDER BY first_line"), asked).all()
+    assert [(run.first_line, run.last_line) for run in runs] == [
+        (first, min(first + 1_023, 9_000)) for first in range(1, 9_001, 1_024)
+    ]
+    assert [run.lines for run in runs] == [1_024, 1_023, *[1_024] * 6, 9_000 - 8 * 1_024]
+    assert [run.bytes for run in runs] == [
+        sum(len(line) for line in lines[run.first_line - 1 : run.last_line] if line != b"none") for run in runs
+    ]
 
 
 def test_a_packet_of_very_short_lines_is_taken_a_few_at_a_time():

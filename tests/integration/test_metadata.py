@@ -67,8 +67,8 @@ def test_a_batchs_results_and_its_output_file(read: Any):
 @pytest.mark.parametrize("which", range(6))
 def test_one_line_of_many_has_some(client: TestClient, court: Court, monkeypatch: pytest.MonkeyPatch, which: int):
     """Wherever it stands in its file, and in which of the pieces that the file is stored in."""
-    monkeypatch.setattr(files, "_PIECE_LINES", 2)
-    monkeypatch.setattr(files, "_LINES_AT_ONCE", 2)
+    monkeypatch.setattr(files, "SHARD_LINES", 1)
+    monkeypatch.setattr(files, "_PIECE_RUNS", 2)
     lines = [{**TEXTS, "metadata": {"n": "1"}} if number == which else TEXTS for number in range(6)]
     read = judged(client, court, lines)
     results = objects(read.get(f"/v1/batches/{read.batch['id']}/results"))
