@@ -177,7 +177,7 @@ def persist(
 ) -> T:
     """Run one transaction, again and again while Postgres cannot be reached: work in hand is worth waiting for.
 
-    It has to be safe to repeat after a commit whose answer was lost.
+    It has to be safe to repeat after a commit whose answer was lost; without a transaction, after any part of it.
 
     Args:
         database: where.

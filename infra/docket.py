@@ -10,8 +10,8 @@ A claim takes a lease: a time, and a fencing token that no other claim ever had.
 written only where its token still stands in the row, so a worker that was frozen, or cut off, or declared lost, can
 wake at any time and change nothing. Times are Postgres's own (`now()`); no other clock is asked.
 
-Each function runs inside the caller's transaction, on a synchronous connection; an asynchronous one lends itself by
-`await connection.run_sync(docket.file, ...)`.
+Each function runs inside the caller's transaction (`claim` and `undecided` need none), on a synchronous connection; an
+asynchronous one lends itself by `await connection.run_sync(docket.file, ...)`.
 """
 
 import json

@@ -34,6 +34,8 @@ _PIECE_BYTES = _PIECE_RUNS * SHARD_BYTES
 statements: half as much, and an upload took a fifth longer; twice as much, and it took no less."""
 _LINES_AT_ONCE = 128
 """Between two turns of the loop: of short ones, compressed, millions come together, and others have requests, too."""
+_BYTES_AT_ONCE = 256 * 1024
+"""Of more than that, some lines are understood in a thread."""
 _COPIES = 2
 """Pieces that Postgres stores at a time: it waits for its disk at the end of each."""
 _RATIO = 200
@@ -162,7 +164,7 @@ async def _unfolded(chunks: AsyncIterator[bytes], tally: dict[str, int], limits:
 
 
 async def _lines(pieces: AsyncIterator[bytes], limits: "Limits") -> AsyncIterator[list[tuple[int, bytes]]]:
-    """Cut a stream of bytes into numbered lines, as many at a time as came. Only a line feed ends one."""
+    """Cut a stream of bytes into numbered lines, a few at a time. Only a line feed ends one."""
     rest = bytearray()
     number = 0
     async for piece in pieces:
@@ -255,21 +257,25 @@ async def store(
     tally = {"received": 0, "bytes": 0}
     has_metadata = False
     copying: deque[asyncio.Task[None]] = deque()
+
+    async def put(piece: _Piece) -> None:
+        # Postgres stores pieces while the next one arrives and is understood.
+        nonlocal has_metadata
+        has_metadata = has_metadata or piece.has_metadata
+        if len(copying) == _COPIES:
+            await copying[0]
+            copying.popleft()
+        copying.append(asyncio.create_task(piece.store(database)))
+
     try:
         piece = _Piece(file_id, tenant)
         async for numbered in _lines(_unfolded(chunks, tally, limits), limits):
             left = numbered
-            while left := piece.add(left):
-                # Postgres stores pieces while the next one arrives and is understood.
-                if len(copying) == _COPIES:
-                    await copying[0]
-                    copying.popleft()
-                has_metadata = has_metadata or piece.has_metadata
-                copying.append(asyncio.create_task(piece.store(database)))
+            while left := await _add(piece, left):
+                await put(piece)
                 piece = _Piece(file_id, tenant)
             await asyncio.sleep(0)  # others may have their turn between a few lines of a large upload
-        has_metadata = has_metadata or piece.has_metadata
-        copying.append(asyncio.create_task(piece.store(database)))
+        await put(piece)
         for task in copying:
             await task
         filename, purpose = about()
@@ -289,6 +295,13 @@ async def store(
         await asyncio.shield(take_out(database, file_id))
         raise
     return as_file(row)
+
+
+async def _add(piece: _Piece, numbered: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+    """Understand lines; long ones in a thread, so that nobody waits for them."""
+    if sum(len(raw) for _, raw in numbered) > _BYTES_AT_ONCE:
+        return await asyncio.to_thread(piece.add, numbered)
+    return piece.add(numbered)
 
 
 async def take_out(database: AsyncEngine, file_id: UUID) -> None:

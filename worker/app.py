@@ -110,11 +110,11 @@ def _simulated_hook(settings: Settings) -> Callable[[Sequence[Sequence[int]]], N
 
 
 def open_databases(settings: Settings) -> tuple[Database, Database]:
-    """Make the connections of the slots, and one of the heart's own, which no slot can take."""
+    """Make the connections of the slots, and one of the heart's own, which no slot can take; and one to leave by."""
     url = settings.database_url.get_secret_value()
     # Not tried before it is lent: what is done on it is tried again where it was dead.
     slots = connect(url, application="worker", pool_size=min(settings.slots, _DATABASE_CONNECTIONS), ping=False)
-    return slots, connect(url, application="worker", pool_size=1, overflow=0)
+    return slots, connect(url, application="worker", pool_size=1, overflow=1)
 
 
 def make_bench(

@@ -5,23 +5,29 @@ import signal
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 
 import structlog
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from infra import docket, losses, roster
+from infra.database import persist
 from infra.docket import Lease, LeaseLostError
 from worker.judging import Bench
 
 log = structlog.get_logger()
 
+_PATIENCE_SECONDS = 0.2
+"""What a worker does last is tried once more: its connection may have died while nobody used it."""
+
 
 def give_up(bench: Bench) -> None:
     """End this process, as its engine is of no more use. Whoever supervises it starts another."""
     bench.draining.set()  # nothing is claimed any more
-    # Where Postgres does not answer now, the leases bring the work back.
-    with suppress(SQLAlchemyError), bench.database.begin() as connection:
-        losses.bury(connection, bench.rules.worker, max_attempts=bench.rules.max_attempts)
+    bury = partial(losses.bury, worker=bench.rules.worker, max_attempts=bench.rules.max_attempts)
+    with suppress(SQLAlchemyError):  # where Postgres does not answer now, the leases bring the work back
+        persist(bench.database, bury, patience_seconds=_PATIENCE_SECONDS)
     os.kill(os.getpid(), signal.SIGKILL)
     os._exit(1)  # the first process of a container is deaf to its own signals
 
@@ -33,11 +39,15 @@ def _in_hand(bench: Bench) -> list[Lease]:
 
 def _leave(bench: Bench) -> None:
     """End this process, which was told to: what it has not come to the end of goes back, uncounted."""
-    with suppress(SQLAlchemyError), bench.database.begin() as connection:
+
+    def leave(connection: Connection) -> None:
         for lease in _in_hand(bench):
             with suppress(LeaseLostError):
                 docket.give_back(connection, lease)
         roster.leave(connection, worker=bench.rules.worker)
+
+    with suppress(SQLAlchemyError):
+        persist(bench.database, leave, patience_seconds=_PATIENCE_SECONDS)
     os._exit(0)
 
 

@@ -36,8 +36,9 @@ again.
 """
 
 _SWITCH_SECONDS = 0.0005
-"""How long a thread may keep Python to itself while the loop wants it: a tenth of Python's own. Reports are counted in
-a thread, and each answer of Postgres, and whoever else asks, would wait this long for its turn."""
+"""How long a thread may keep Python to itself while the loop wants it: a tenth of Python's own. Reports are counted,
+and long lines of uploads understood, in threads; each answer of Postgres, and whoever else asks, would wait this long
+for its turn."""
 
 _REQUESTS_AT_ONCE = 1000
 """In one process, probes apart. Half of them may be held until a comparison is decided, and a quarter be streams of

@@ -77,8 +77,8 @@ def test_one_line_of_many_has_some(client: TestClient, court: Court, monkeypatch
 
 @pytest.mark.parametrize("older", [False, True])
 def test_no_line_has_any(client: TestClient, court: Court, connection: Connection, older: bool):
-    """Whatever its texts say; the same where an earlier release took the file in, and did not note it."""
-    read = judged(client, court, [TEXTS, {**TEXTS, "response_b": 'it has "metadata"'}])
+    """Whatever else its lines say; the same where an earlier release took the file in, and did not note it."""
+    read = judged(client, court, [TEXTS, {**REQUEST, "body": TEXTS, "metadata": {"run": "beside"}}])
     searched = connection.execute(
         text("UPDATE files SET has_metadata = :or_so OR has_metadata RETURNING has_metadata"), {"or_so": older}
     )

@@ -25,7 +25,8 @@ def test_the_first_process_of_a_container_ends_too():
     """The kernel lets process 1 ignore its own SIGKILL; a worker without an init in front of it ends all the same."""
     command = ["unshare", "--pid", "--fork", sys.executable, "-c", END]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", "")
+    assert (ended.returncode, ended.stdout.count("\n"), ended.stderr) == (1, 1, "")
+    assert "database_unreachable" in ended.stdout
 
 
 WATCH = """
@@ -63,5 +64,6 @@ def test_slots_that_go_on_keep_it_from_nothing(hangs, status, event):
     command = [sys.executable, "-c", WATCH.replace("HANGS", str(hangs))]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert ended.returncode == status, ended.stderr
-    [said] = [json.loads(line) for line in (ended.stdout + ended.stderr).splitlines()]
+    said, tried = [json.loads(line) for line in (ended.stdout + ended.stderr).splitlines()]
     assert (said["event"], said["shards"]) == (event, list(range(50)))
+    assert tried["event"] == "database_unreachable"
