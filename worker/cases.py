@@ -201,11 +201,9 @@ def _case(
         return errored(comparison, OutcomeError.PROFILE_UNFIT, str(error))
     except PromptTooLongError as error:
         return errored(comparison, OutcomeError.CONTEXT_LENGTH_EXCEEDED, str(error))
-    tokens = 0
-    for each in ids:
-        length = len(each)
-        if length > limit:
-            message = f"the prompt is {length} tokens long, the judge takes {limit}"
-            return errored(comparison, OutcomeError.CONTEXT_LENGTH_EXCEEDED, message)
-        tokens += length
-    return Case(comparison, orders, ids, tokens, asked)
+    lengths = [len(each) for each in ids]
+    longest = max(lengths)
+    if longest > limit:
+        message = f"the prompt is {longest} tokens long, the judge takes {limit}"
+        return errored(comparison, OutcomeError.CONTEXT_LENGTH_EXCEEDED, message)
+    return Case(comparison, orders, ids, sum(lengths), asked)

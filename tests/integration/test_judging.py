@@ -1,24 +1,15 @@
 """Judging, from the hint to the stored outcome, with a real Postgres and an engine that says what it is told to."""
 
 import math
-import threading
-from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
 
 import pytest
-from sqlalchemy import Connection, text
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy import text
 from structlog.testing import capture_logs
-from support.court import LIMIT, MASS, Moody, alpha_is_first, comparison
-from support.waiting import wait_until
+from support.court import LIMIT, MASS, alpha_is_first, comparison
 
-from infra import docket, losses, roster
-from infra.settings import Settings
-from worker import ballots, heartbeat, judging, prompts
-from worker.app import open_databases
+from worker import ballots, judging, prompts
 from worker.engines.base import (
     EngineError,
     EngineGoneError,
@@ -27,8 +18,6 @@ from worker.engines.base import (
     Score,
     TemplateRefusesError,
 )
-from worker.heartbeat import beat, keep_beating
-from worker.judging import judge_shard
 
 
 class TestAVerdict:
@@ -363,228 +352,3 @@ class TestAnEngineThatFails:
             court.sit()
         assert court.shards() == [("waiting", 1)]
         assert court.bench.leases == set()
-
-
-class TestHintsAndLeases:
-    def test_a_hint_for_nothing_does_nothing(self, court, engine):
-        """A hint that is late, doubled or made up finds nothing to claim, which is no error."""
-        court.file(comparison())
-        [shard] = court.release()
-        with capture_logs() as logs:
-            judge_shard(court.bench, shard)
-            judge_shard(court.bench, shard)
-            judge_shard(court.bench, 10**12)
-        assert [each["event"] for each in logs] == ["shard_ended", "hint_without_work", "hint_without_work"]
-        assert len(engine.asked) == 1
-
-    def test_a_claim_lost_while_the_engine_works_stores_nothing(self, court, engine):
-        """A comparison that is cancelled while it is judged stays cancelled: the refusal is logged, not raised."""
-        filing_id = court.file(comparison(1), comparison(2))
-        engine.while_working = lambda _: docket.cancel(court.connection, tenant="default", filing_id=filing_id)
-        with capture_logs() as logs:
-            court.sit()
-        assert [(each["event"], each["log_level"]) for each in logs] == [("stale_write_refused", "warning")]
-        assert {row.status for row in court.outcomes().values()} == {"cancelled"}
-        assert court.bench.leases == set()
-
-    def test_a_failure_after_the_claim_was_lost_changes_nothing(self, court, engine):
-        """An engine that fails at what was cancelled meanwhile cannot bring it back."""
-        filing_id = court.file(comparison(1), comparison(2))
-
-        def cancel_and_fail(_: list[str]) -> None:
-            docket.cancel(court.connection, tenant="default", filing_id=filing_id)
-            raise EngineError("too late")
-
-        engine.while_working = cancel_and_fail
-        with capture_logs() as logs:
-            court.sit()
-        assert [each["event"] for each in logs] == ["attempt_failed", "stale_write_refused"]
-        assert court.shards() == [("done", 1)]
-
-    def test_no_transaction_is_open_while_the_engine_works(self, court, engine):
-        """However long a step takes, Postgres is left alone."""
-        seen = []
-
-        def look(_: list[str]) -> None:
-            seen.append(self.open_transactions(court.connection))
-
-        engine.while_working = look
-        engine.step_tokens = 1
-        court.file(comparison(1), comparison(2))
-        with court.bench.database.begin() as transaction:
-            transaction.execute(text("SELECT 1"))
-            assert self.open_transactions(court.connection) == 1  # it would be seen
-        court.sit()
-        assert seen == [0, 0]
-
-    @staticmethod
-    def open_transactions(connection: Connection) -> int:
-        """Count the transactions that the worker has open."""
-        count = text("""
-            SELECT count(*) FROM pg_stat_activity
-            WHERE datname = current_database() AND application_name = 'nightcourt-bench' AND xact_start IS NOT NULL
-        """)
-        return int(connection.execute(count).scalar_one())
-
-
-class TestAPostgresThatGoesAway:
-    def test_a_result_in_hand_waits_for_it(self, court, engine):
-        """Where Postgres is away when a shard is to be finished, the result is kept and stored later."""
-        moody = Moody(court.bench.database, ["well", "well", "away"])
-        court.file(comparison())
-        [shard] = court.release()
-        with capture_logs() as logs:
-            judge_shard(replace(court.bench, database=moody), shard)
-        assert [each["event"] for each in logs] == ["database_unreachable", "shard_ended"]
-        assert court.outcome().status == "succeeded"
-        assert len(engine.asked) == 1
-
-    def test_a_shard_in_hand_waits_for_it(self, court):
-        """Where Postgres goes away between the claim and the look at what was claimed, no attempt is lost over it."""
-        moody = Moody(court.bench.database, ["well", "away"])
-        court.file(comparison())
-        [shard] = court.release()
-        judge_shard(replace(court.bench, database=moody), shard)
-        assert court.shards() == [("done", 1)]
-
-    def test_a_shard_that_is_somebody_elses_by_then_is_not_begun(self, court, engine):
-        """Where the lease ran out while Postgres was away, the engine is asked nothing of what it was for."""
-        moody = Moody(court.bench.database, ["well", "too late"])
-        court.file(comparison())
-        [shard] = court.release()
-        with capture_logs() as logs:
-            judge_shard(replace(court.bench, database=moody), shard)
-        assert [each["event"] for each in logs] == ["stale_write_refused"]
-        assert engine.asked == []
-
-    def test_a_commit_whose_answer_was_lost_is_safe_to_repeat(self, court):
-        """What was stored without our knowing is stored once."""
-        moody = Moody(court.bench.database, ["well", "well", "hangs up"])
-        court.file(comparison())
-        [shard] = court.release()
-        judge_shard(replace(court.bench, database=moody), shard)
-        assert court.outcome().status == "succeeded"
-        assert court.shards() == [("done", 1)]
-
-    def test_patience_ends(self, court):
-        """After the time that the rules allow the work is left to its lease, which brings it back."""
-        moody = Moody(court.bench.database, ["well", "well", *["away"] * 9])
-        bench = replace(court.bench, database=moody, rules=replace(court.bench.rules, patience_seconds=0.05))
-        court.file(comparison())
-        [shard] = court.release()
-        with pytest.raises(OperationalError):
-            judge_shard(bench, shard)
-        assert court.shards() == [("running", 1)]
-        assert bench.leases == set()
-
-    def test_it_hides_no_engine_that_is_gone(self, court, engine):
-        """The process ends even where neither what it had in hand nor its loss can be stored."""
-
-        def vanish(_: list[str]) -> None:
-            raise EngineGoneError("the device fell off the bus")
-
-        engine.while_working = vanish
-        moody = Moody(court.bench.database, ["well", "well", *["away"] * 9])
-        bench = replace(court.bench, database=moody, rules=replace(court.bench.rules, patience_seconds=0.05))
-        court.file(comparison())
-        [shard] = court.release()
-        with capture_logs() as logs, pytest.raises(EngineGoneError):
-            judge_shard(bench, shard)
-        assert [each["event"] for each in logs] == ["outcomes_not_stored", "attempt_failed", "shard_left_to_its_lease"]
-        assert court.shards() == [("running", 1)]
-
-
-class TestTheHeartbeat:
-    def test_it_renews_what_is_in_hand(self, court, engine):
-        """A beat while the engine works prolongs the lease, so that the sweep leaves the shard alone."""
-
-        def lapse_and_beat(_: list[str]) -> None:
-            court.connection.execute(text("UPDATE shards SET lease_until = now() - interval '1 s'"))
-            beat(court.bench, court.bench.database, slots=4, bulk_slots=3)
-            assert losses.reclaim(court.connection, max_attempts=3, limit=9).total() == 0
-
-        engine.while_working = lapse_and_beat
-        court.file(comparison())
-        court.sit()
-        assert court.outcome().status == "succeeded"
-        assert court.bench.leases == set()
-
-    def test_it_reports_the_worker(self, court):
-        """The roster counts a worker once, however often it beats, with what it can take."""
-        beat(court.bench, court.bench.database, slots=4, bulk_slots=3)
-        beat(court.bench, court.bench.database, slots=4, bulk_slots=3)
-        assert roster.capacity(court.connection, within=60) == roster.Capacity(workers=1, slots=4, bulk_slots=3)
-        [present] = roster.present(court.connection, within=60)
-        assert (present["id"], present["engine"]["engine"]) == ("w1", "scripted")
-
-    def test_it_says_which_lease_does_not_hold(self, court, engine):
-        """A lease that was lost is logged at the next beat, and the work goes on to be refused."""
-        filing_id = court.file(comparison())
-
-        def cancel_and_beat(_: list[str]) -> None:
-            docket.cancel(court.connection, tenant="default", filing_id=filing_id)
-            beat(court.bench, court.bench.database, slots=4, bulk_slots=3)
-
-        engine.while_working = cancel_and_beat
-        with capture_logs() as logs:
-            court.sit()
-        assert [each["event"] for each in logs] == ["lease_not_renewed", "stale_write_refused"]
-
-    def test_it_waits_for_no_slot(self, court, database_url):
-        """Many slots share few connections, and where all of these are taken the heart has its own."""
-        slots, own = open_databases(Settings(database_url=database_url, slots=80))
-        bench = replace(court.bench, database=slots)
-        with ExitStack() as taken:
-            for _ in range(13):
-                taken.enter_context(slots.connect())
-            beat(bench, own, slots=80, bulk_slots=64)
-            there = text("""
-                SELECT count(*) FROM pg_stat_activity
-                WHERE datname = current_database() AND application_name = 'nightcourt-worker'
-            """)
-            assert court.connection.execute(there).scalar_one() == 14
-            with pytest.raises(PoolTimeoutError):
-                slots.connect()
-        slots.dispose()
-        own.dispose()
-
-    def test_it_goes_on_until_it_is_told_to_stop(self, court):
-        """The worker is seen again and again, and the thread ends when it is asked to."""
-        stop = threading.Event()
-        heart = threading.Thread(
-            target=keep_beating,
-            args=(court.bench, court.bench.database),
-            kwargs={"slots": 4, "bulk_slots": 3, "every": 0.01, "stop": stop},
-        )
-        heart.start()
-        try:
-            moments = set()
-            wait_until(
-                lambda: (
-                    moments.update(each["seen_at"] for each in roster.present(court.connection, within=60))
-                    or len(moments) > 2
-                ),
-                within=60,
-                every=0.01,
-                what="three beats",
-            )
-        finally:
-            stop.set()
-            heart.join(60)
-        assert not heart.is_alive()
-
-    def test_a_missed_beat_is_not_the_last(self, court, monkeypatch):
-        """Where Postgres is away for one beat, the next one is tried all the same."""
-        stop = threading.Event()
-        beats = []
-
-        def beat_badly(*_: Any, **__: Any) -> None:
-            beats.append("tried")
-            if len(beats) == 2:
-                stop.set()
-            raise OperationalError("INSERT", {}, Exception("connection refused"))
-
-        monkeypatch.setattr(heartbeat, "beat", beat_badly)
-        with capture_logs() as logs:
-            keep_beating(court.bench, court.bench.database, slots=4, bulk_slots=3, every=0.001, stop=stop)
-        assert [each["event"] for each in logs] == ["heartbeat_failed", "heartbeat_failed"]

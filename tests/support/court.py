@@ -1,7 +1,7 @@
 """A court for tests: a worker whose engine says what it is told to, and a look at what came of it."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
@@ -147,23 +147,16 @@ class Moody:
     moods: list[str]
     """What happens each of the next times that a connection is lent."""
 
-    def begin(self) -> AbstractContextManager[Connection]:
-        """Open a transaction, or fail at it as the mood is."""
-        return self._lend(self.database.begin)
-
-    def connect(self) -> AbstractContextManager[Connection]:
-        """Lend a connection, or fail at it as the mood is."""
-        return self._lend(self.database.connect)
-
     @contextmanager
-    def _lend(self, lend: Callable[[], AbstractContextManager[Connection]]) -> Iterator[Connection]:
+    def connect(self) -> Iterator[Connection]:
+        """Lend a connection, or fail at it as the mood is."""
         mood = self.moods.pop(0) if self.moods else "well"
         if mood == "away":
             raise OperationalError("BEGIN", {}, Exception("connection refused"))
         if mood == "too late":
             with self.database.begin() as another:
                 another.execute(text("UPDATE shards SET lease_token = nextval('lease_tokens')"))
-        with lend() as connection:
+        with self.database.connect() as connection:
             yield connection
         if mood == "hangs up":
             raise OperationalError("COMMIT", {}, Exception("server closed the connection"))
