@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import partial
+from queue import SimpleQueue
 from typing import Annotated
 
 import structlog
@@ -48,9 +49,7 @@ def dispatcher() -> None:
     chosen = settings.load()
     logs.configure(process="dispatcher", level=chosen.log_level, style=chosen.log_format)
     pulse.begin(chosen.pulse_file)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = told_to_end()
     database = connect(chosen.database_url.get_secret_value(), application="dispatcher", pool_size=3, ping=False)
     app = make_celery(chosen.redis_url.get_secret_value(), name="dispatcher", patient=False)  # its loop is the retry
     pace = dispatching.Pace(
@@ -85,6 +84,25 @@ def dispatcher() -> None:
         database.dispose()
         spans.close()
     log.info("dispatcher_ended")
+
+
+def told_to_end() -> threading.Event:
+    """Make what SIGTERM and SIGINT set.
+
+    Not in their handler: that runs between two steps of whatever the main thread does, and where this is to wait, it
+    may hold the event's own lock, for which the handler would wait without an end.
+    """
+    stop = threading.Event()
+    told: SimpleQueue[None] = SimpleQueue()  # whose `put` may interrupt anything, even itself
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: told.put(None))
+
+    def pass_on() -> None:
+        told.get()
+        stop.set()
+
+    threading.Thread(target=pass_on, name="signals", daemon=True).start()
+    return stop
 
 
 def _delete_what_is_old(database: Database, days: float, stop: threading.Event) -> None:

@@ -71,7 +71,7 @@ class Container:
         ours |= self.stores | self._login(given)
         ours["NIGHTCOURT_METRICS_HOST"] = "127.0.0.1"
         ours["NIGHTCOURT_METRICS_PORT"] = str(self.metrics_port)
-        ours |= {"PATH": f"{self.programs}:/usr/bin:/bin", "TMPDIR": str(self.scratch)}
+        ours |= {"PATH": f"{self.programs}:/usr/bin:/bin", "TMPDIR": str(self.scratch), "PYTHONFAULTHANDLER": "1"}
         if "NIGHTCOURT_PORT" in ours:
             ours |= {"NIGHTCOURT_PORT": str(self.port), "NIGHTCOURT_HOST": "127.0.0.1"}
         if self.programs == Path(sys.executable).parent:
@@ -129,7 +129,12 @@ class Container:
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=60)
+        try:
+            return self.process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)  # it tells where each of its threads is
+            self.process.wait(timeout=10)
+            raise AssertionError(self.said()) from None
 
     def kill(self) -> None:
         """See that nothing is left, whatever happened."""
