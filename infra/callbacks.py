@@ -109,11 +109,6 @@ def tell_batches(connection: Connection, batches: Sequence[UUID]) -> None:
     connection.execute(callbacks_sql.TELL_BATCHES, {"batches": list(batches)})
 
 
-def idle(connection: Connection) -> bool:
-    """Tell whether no event is fresh and no callback waits, not even for a later time."""
-    return bool(connection.execute(callbacks_sql.IDLE).scalar_one())
-
-
 def fan_out(connection: Connection, *, limit: int, shift: float = 0.0) -> int:
     """Make a callback of each fresh event for each of its receivers, due at once, each tenant in its turn.
 

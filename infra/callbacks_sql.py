@@ -96,11 +96,6 @@ FAN_OUT = text(f"""
 """)
 
 # Two looks into small indexes, for the many times that there is nothing.
-IDLE = text("""
-    SELECT NOT EXISTS (SELECT FROM callback_events WHERE NOT fanned_out)
-       AND NOT EXISTS (SELECT FROM callbacks WHERE state = 'waiting')
-""")
-
 ALONE = text("SELECT pg_try_advisory_xact_lock(:lock)")
 
 # Endpoints are ranked: 0 did well at their last attempt, 1 were never tried, 2 fail. The latter two have their shares

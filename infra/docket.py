@@ -152,11 +152,6 @@ def release_bulk(connection: Connection, *, room: int, limit: int, spare: int = 
     return [row.id for row in connection.execute(docket_sql.RELEASE_BULK, parameters)]
 
 
-def is_due(connection: Connection, lane: Lane) -> bool:
-    """Tell whether a shard of a lane waits that is due: a small part of what `release` costs where none is."""
-    return bool(connection.execute(docket_sql.IS_DUE, {"lane": lane}).scalar_one())
-
-
 def release(connection: Connection, *, lane: Lane, room: int, limit: int) -> list[int]:
     """Let shards of a lane go that are due, and say which. Their hints are to be sent next.
 

@@ -124,10 +124,6 @@ RELEASE = text("""
     RETURNING shards.id
 """)
 
-IS_DUE = text("""
-    SELECT EXISTS (SELECT FROM shards WHERE lane = :lane AND state = 'waiting' AND due_at <= now())
-""")
-
 # Interactive shards are released as soon as they are due, unless too many hints are out or nobody releases.
 OLDEST_DUE = text("""
     SELECT coalesce(extract(epoch FROM now() - min(due_at)), 0) AS seconds FROM queue

@@ -18,10 +18,12 @@ _LEAVE = text("DELETE FROM workers WHERE id = :id")
 
 _FORGET = text("DELETE FROM workers WHERE seen_at < now() - make_interval(secs => :older_than)")
 
-_CAPACITY = text("""
+CAPACITY = """
     SELECT count(*) AS workers, coalesce(sum(slots), 0) AS slots, coalesce(sum(bulk_slots), 0) AS bulk_slots
     FROM workers WHERE seen_at > now() - make_interval(secs => :within)
-""")
+"""
+"""SQL for what the workers heard of within `:within` seconds can take together."""
+_CAPACITY = text(CAPACITY)
 
 _PRESENT = text("""
     SELECT id, slots, engine, started_at, seen_at FROM workers

@@ -26,6 +26,7 @@ from infra.database import at_once
 from infra.meters import Meters
 from infra.traces import Attributes, Traces
 from producer import survey, windows
+from producer.due import Due, look
 from schemas.message import CALLBACK_QUEUE, CALLBACK_TASK, JUDGE_TASK, QUEUES, CallbackHint, ShardHint
 from schemas.states import Lane
 
@@ -139,9 +140,6 @@ def call_back(desk: Desk) -> int:
     """
     pace = desk.pace
     shift = pace.clock_shift_seconds
-    with at_once(desk.database) as connection:
-        if callbacks.idle(connection):
-            return 0
     with desk.database.begin() as connection:
         fresh = callbacks.fan_out(connection, limit=_AT_ONCE, shift=shift)
     with desk.database.begin() as connection:
@@ -152,12 +150,12 @@ def call_back(desk: Desk) -> int:
     return fresh + len(released)
 
 
-def release(desk: Desk, *, bulk: bool) -> int:
+def release(desk: Desk, due: Due) -> int:
     """Let due shards go, as many as each lane has room for, and hint them.
 
     Args:
         desk: what to work with.
-        bulk: whether to look for bulk shards too.
+        due: which lanes to look at, and what room they have.
 
     Returns:
         How many were let go.
@@ -165,24 +163,22 @@ def release(desk: Desk, *, bulk: bool) -> int:
     Raises:
         kombu.exceptions.OperationalError, redis.exceptions.RedisError: Redis cannot be reached; nothing is lost.
     """
+    bulk = due.batches and due.bulk_slots
+    if not (due.interactive or bulk):
+        return 0
     released: dict[Lane, list[int]] = {}
     with at_once(desk.database) as connection:
-        due = docket.is_due(connection, Lane.INTERACTIVE)
-        if not (due or bulk):
-            return 0
-        # As it is now: a worker that is to end leaves the roster, and what it gives back must not fill the others.
-        capacity = roster.capacity(connection, within=desk.pace.worker_seconds)
-        if due:
+        if due.interactive:
             # A hint for each slot, which takes it up between two turns. What is in Redis is worked in the order of its
             # coming, so more would let one tenant's flood stand before the next tenant's first.
-            room = max(_LEAST_HINTS, capacity.slots)
+            room = max(_LEAST_HINTS, due.slots)
             released[Lane.INTERACTIVE] = docket.release(connection, lane=Lane.INTERACTIVE, room=room, limit=_AT_ONCE)
-        if bulk and capacity.bulk_slots:
+        if bulk:
             released[Lane.BULK] = docket.release_bulk(
                 connection,
-                room=capacity.bulk_slots,
+                room=due.bulk_slots,
                 # Half of what is kept free for people: a tenant that comes new need not wait for a whole shard.
-                spare=(capacity.slots - capacity.bulk_slots) // 2,
+                spare=(due.slots - due.bulk_slots) // 2,
                 limit=_AT_ONCE,
             )
     # The release is committed before the hint goes out: a worker is never faster than the row it looks for.
@@ -229,6 +225,12 @@ def _full(desk: Desk) -> set[str]:
         return set()  # whoever sends a hint next will say so
 
 
+def tend(desk: Desk) -> None:
+    """See to windows, pauses, cancellations and ends of batches."""
+    with desk.database.begin() as connection:
+        windows.tend(connection, clock_shift=desk.pace.clock_shift_seconds, cancel_shards=_ENDED_AT_ONCE)
+
+
 def expire(desk: Desk) -> None:
     """End shards past their deadline."""
     with desk.database.begin() as connection:
@@ -264,7 +266,7 @@ def run(desk: Desk, stop: threading.Event, *, pulse_file: Path | None = None) ->
     """
     pace, meters = desk.pace, desk.meters
     sweep_at = tend_at = call_at = 0.0
-    batches_live = False
+    live = False
     pause = pace.poll_seconds
     while not stop.wait(pause):
         pause = pace.poll_seconds
@@ -274,17 +276,19 @@ def run(desk: Desk, stop: threading.Event, *, pulse_file: Path | None = None) ->
             if now >= sweep_at:
                 sweep_at = now + pace.sweep_seconds
                 sweep(desk)
-            if now >= tend_at:
-                tend_at = now + _TEND_SECONDS
-                with desk.database.begin() as connection:
-                    batches_live = windows.tend(
-                        connection, clock_shift=pace.clock_shift_seconds, cancel_shards=_ENDED_AT_ONCE
-                    )
-                expire(desk)
-            released = release(desk, bulk=batches_live)
+            with at_once(desk.database) as connection:
+                due = look(connection, worker_seconds=pace.worker_seconds)
+            # The first batch after none is seen to at once.
+            if now >= tend_at or (due.batches and not live):
+                tend_at, live = now + _TEND_SECONDS, due.batches
+                if live:
+                    tend(desk)
+                if due.late:
+                    expire(desk)
+            released = release(desk, due)
             if released:
                 log.debug("released", shards=released)
-            if now >= call_at and not call_back(desk):
+            if due.callbacks and now >= call_at and not call_back(desk):
                 call_at = now + _CALLBACK_SECONDS
         except (BrokerError, RedisError) as error:
             log.warning("redis_unreachable", error=type(error).__name__)

@@ -46,16 +46,13 @@ _END = text(f"""
 """)
 
 
-def tend(connection: Connection, *, clock_shift: float = 0.0, cancel_shards: int = 40) -> bool:
+def tend(connection: Connection, *, clock_shift: float = 0.0, cancel_shards: int = 40) -> None:
     """Open and close windows, carry cancellations out, and end batches that have nothing left. The dispatcher's.
 
     Args:
         connection: in a transaction.
         clock_shift: seconds added to Postgres's clock, so that a test need not wait for the night.
         cancel_shards: how many shards to cancel at a time, of all batches together: everybody's release waits for it.
-
-    Returns:
-        Whether anything was open, or changed.
     """
     live = connection.execute(_LIVE).all()
     if live:
@@ -77,4 +74,3 @@ def tend(connection: Connection, *, clock_shift: float = 0.0, cancel_shards: int
         if over := connection.execute(_OVER).scalars().all():
             ended = connection.execute(_END, {"over": over}).scalars().all()
             callbacks.tell_batches(connection, ended)
-    return bool(live)

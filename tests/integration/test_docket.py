@@ -418,13 +418,9 @@ class TestFailing:
             retry_in=60,
             max_attempts=3,
         )
-        assert not docket.is_due(connection, Lane.INTERACTIVE)
         assert release(connection) == []
         connection.execute(text("UPDATE shards SET due_at = now()"))
-        assert docket.is_due(connection, Lane.INTERACTIVE)
-        assert not docket.is_due(connection, Lane.BULK)
         assert len(release(connection)) == 1
-        assert not docket.is_due(connection, Lane.INTERACTIVE)
 
     def test_one_bad_line_among_many_is_found(self, connection):
         """Halving leads to the one line at fault; the others succeed."""

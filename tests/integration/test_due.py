@@ -1,0 +1,79 @@
+"""What the dispatcher asks at each turn: is there anything to do?"""
+
+import pytest
+from support.desk import Desk
+from support.dockets import batch
+
+from infra import roster
+from producer.due import Due, look
+
+NOTHING = Due(interactive=False, late=False, batches=False, callbacks=False, slots=0, bulk_slots=0)
+
+
+def seen(desk: Desk) -> Due:
+    """What a look tells."""
+    with desk.database.begin() as connection:
+        return look(connection, worker_seconds=30)
+
+
+def things_to_do(due: Due) -> set[str]:
+    """Which of them there are."""
+    return {name for name in ("interactive", "late", "batches", "callbacks") if getattr(due, name)}
+
+
+def test_an_empty_docket(desk: Desk):
+    """There is nothing to do, and nobody to do it."""
+    assert seen(desk) == NOTHING
+
+
+def test_a_comparison_is_due_until_it_is_let_go(desk: Desk):
+    """One that is filed may be let go at once, and one whose pause is not over may not."""
+    desk.file()
+    assert things_to_do(seen(desk)) == {"interactive"}
+    desk.do("UPDATE shards SET due_at = now() + interval '1 minute'")
+    assert seen(desk) == NOTHING
+    desk.do("UPDATE shards SET due_at = now()")
+    desk.claim()
+    assert seen(desk) == NOTHING
+
+
+def test_a_deadline_that_has_passed(desk: Desk):
+    """What has not ended is late once its deadline is past, whether it waits or somebody is at it."""
+    desk.file()
+    desk.do("UPDATE shards SET deadline_at = now() + interval '1 minute'")
+    assert things_to_do(seen(desk)) == {"interactive"}
+    desk.do("UPDATE shards SET deadline_at = now()")
+    assert things_to_do(seen(desk)) == {"interactive", "late"}
+    desk.claim()
+    assert things_to_do(seen(desk)) == {"late"}
+
+
+@pytest.mark.parametrize(("status", "live"), [("in_progress", True), ("cancelling", True), ("cancelled", False)])
+def test_batches_that_have_not_ended(desk: Desk, status: str, live: bool):
+    """A batch is to be seen to until it has ended; whether its shards are due is not asked here."""
+    with desk.database.begin() as connection:
+        batch(connection, 2)
+    desk.do("UPDATE batches SET status = :status", status=status)
+    assert things_to_do(seen(desk)) == ({"batches"} if live else set())
+
+
+def test_callbacks_that_wait(desk: Desk):
+    """An event that nobody has been told of is something to do, and so is a callback until it is let go."""
+    desk.add_endpoint("http://127.0.0.1:9/")
+    desk.file()
+    desk.decide()
+    assert things_to_do(seen(desk)) == {"callbacks"}
+    desk.fan_out()
+    assert things_to_do(seen(desk)) == {"callbacks"}
+    desk.release()
+    assert seen(desk) == NOTHING
+
+
+def test_the_room_of_all_workers(desk: Desk):
+    """Slots of workers that were heard of lately are added up."""
+    with desk.database.begin() as connection:
+        for worker in ("one", "other", "silent"):
+            roster.report(connection, worker=worker, slots=8, bulk_slots=6, engine={})
+    desk.do("UPDATE workers SET seen_at = now() - interval '1 minute' WHERE id = 'silent'")
+    due = seen(desk)
+    assert (due.slots, due.bulk_slots) == (16, 12)
