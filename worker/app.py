@@ -29,11 +29,12 @@ from schemas.problems import Problem
 from schemas.verdict import Judge
 from worker import prompts
 from worker.admission import Gate
+from worker.bench import Bench, Rules
 from worker.engines.base import Engine, EngineCard, EngineGoneError
 from worker.engines.metered import MeteredEngine
 from worker.engines.simulated import SimulatedEngine, call_log, faults
 from worker.heartbeat import keep_beating
-from worker.judging import Bench, Rules, judge_shard
+from worker.judging import judge_shard
 from worker.watchdog import give_up, keep_watch
 
 log = structlog.get_logger()
@@ -41,7 +42,7 @@ log = structlog.get_logger()
 _GC_THRESHOLD = 50_000
 """Allocations between two collections: a tenth of a worker's time went into them at Python's 700."""
 _SWITCH_SECONDS = 0.02
-"""How long a slot may keep Python to itself while another wants it, four times Python's own: what a slot does between two
+"""How long a slot may keep Python to itself while another wants it, four times Python's own: what it does between two
 calls of Postgres or the engine takes about as long, and each change of hands leaves the next with cold caches."""
 _DATABASE_CONNECTIONS = 8
 """At the most, and five more under load: nearly all slots wait for the engine, and hold no connection meanwhile."""

@@ -8,7 +8,7 @@ from sqlalchemy import Engine as Database
 from sqlalchemy.exc import SQLAlchemyError
 
 from infra import docket, metrics, roster
-from worker.judging import Bench
+from worker.bench import Bench
 
 log = structlog.get_logger()
 

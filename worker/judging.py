@@ -1,32 +1,28 @@
 """Claim a shard, judge its lines, finish it. No transaction is open while the engine works."""
 
-import math
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import structlog
-from pydantic_core import to_json
 from sqlalchemy import Connection
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import SQLAlchemyError
 
 from infra import docket, losses, metrics, precedents
 from infra.database import Begin, at_once, persist
-from infra.docket import Claim, Lease, LeaseLostError
+from infra.docket import Claim, LeaseLostError
 from infra.filed import Filed
 from infra.logs import REQUEST_ID
-from infra.meters import Meters
 from infra.outcomes import Outcome
-from infra.traces import Attributes, Span, Traces
+from infra.traces import Attributes, Span
 from schemas.problems import OutcomeError
-from schemas.states import Lane, OutcomeStatus
-from worker import ballots, cases, prompts
-from worker.admission import Gate
+from schemas.states import Lane
+from worker import ballots, cases, prompts, verdicts
+from worker.bench import Bench
 from worker.cases import Case
 from worker.engines.base import (
     Engine,
@@ -37,7 +33,6 @@ from worker.engines.base import (
     Score,
     is_number,
 )
-from worker.engines.metered import MeteredEngine
 
 log = structlog.get_logger()
 
@@ -47,40 +42,6 @@ _RECORD_SECONDS = 1.0
 """Outcomes in hand are stored this often: what a crash costs at most, and what a transaction is worth."""
 _REASON_CHARACTERS = 300
 """How much of what an engine says of its failure is stored and logged."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """The settings that judging goes by. Times are seconds."""
-
-    worker: str
-    lease_seconds: float
-    max_attempts: int
-    mass_threshold: float
-    profile: str = "card"
-    """What comparisons that ask for the judge's own profile are put in."""
-    calibrated: dict[str, float] = field(default_factory=dict)
-    """T by profile; 1 where none is said."""
-    patience_seconds: float = 60.0
-    """How long a result in hand is kept while Postgres cannot be reached."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """What a worker judges with: built once by `worker/app.py` and handed down."""
-
-    engine: MeteredEngine
-    gate: Gate
-    database: Database
-    rules: Rules
-    judges: dict[str, str]
-    """The id of this engine's judge, by profile."""
-    leases: set[Lease] = field(default_factory=set)
-    """What this worker holds; the heartbeat renews it."""
-    draining: threading.Event = field(default_factory=threading.Event)
-    """Set when the worker is to end: claim nothing, give back what is not begun."""
-    meters: Meters = field(default_factory=partial(Meters, "worker"))
-    traces: Traces = field(default_factory=Traces)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +219,7 @@ def _judge(bench: Bench, claim: Claim, step: Sequence[Case]) -> list[Outcome]:
     if prompts.PROFILES[step[0].comparison.profile].writes:
         return [_written(bench, case, claim.tenant) for case in step]
     scores = iter(_score(bench.engine, [ids for case in step for ids in case.prompts], claim.tenant))
-    return [_scored(bench, case, [next(scores) for _ in case.prompts]) for case in step]
+    return [verdicts.scored(bench, case, [next(scores) for _ in case.prompts]) for case in step]
 
 
 def _score(engine: Engine, asked: Sequence[Sequence[int]], tenant: str) -> list[Score]:
@@ -273,24 +234,6 @@ def _score(engine: Engine, asked: Sequence[Sequence[int]], tenant: str) -> list[
     return _score(engine, asked[:half], tenant) + _score(engine, asked[half:], tenant)
 
 
-def _scored(bench: Bench, case: Case, scores: Sequence[Score]) -> Outcome:
-    cast, threshold = [], bench.rules.mass_threshold
-    for order, score in zip(case.orders, scores, strict=True):
-        odds, mass = score.log_odds, score.mass
-        if math.isfinite(odds) and threshold <= mass < math.inf:
-            cast.append(ballots.ballot(order, odds, mass))
-        elif mass < threshold:
-            put = f"{mass:.3g} of its probability on A and B, under the threshold of {threshold:g}"
-            message = f"order {order}: the model put {put}"
-            return _errored(case, OutcomeError.UNPARSEABLE, message, case.tokens, scores)
-        elif math.isnan(odds) or not math.isfinite(mass):
-            message = f"order {order}: the engine's odds are no number"
-            return _errored(case, OutcomeError.UNPARSEABLE, message, case.tokens, scores)
-        else:
-            cast.append(ballots.vote_only(order, ballots.vote(odds)))
-    return _succeeded(bench, case, cast, scores)
-
-
 def _written(bench: Bench, case: Case, tenant: str) -> Outcome:
     cast: list[ballots.Ballot] = []
     scores: list[Score] = []
@@ -300,54 +243,20 @@ def _written(bench: Bench, case: Case, tenant: str) -> Outcome:
         written = bench.engine.generate(ids, limit, salt=tenant)
         bench.gate.charge_written(written.generated_tokens, tenant)
         scores.append(Score(0.0, 0.0, cached_tokens=written.cached_tokens, seconds=written.seconds))
-        voted = parse(written.text)
+        voted = verdicts.parse(written.text)
         if voted is None:
             message = f"order {order}: no [[A]] or [[B]] in the {written.generated_tokens} tokens the model wrote"
             if written.generated_tokens >= limit < prompts.MAX_GENERATED_TOKENS:
                 message += f"; then its context of {room} tokens was full"
             asked = sum(len(each) for each in case.prompts[: len(scores)])
-            return _errored(case, OutcomeError.UNPARSEABLE, message, asked, scores)
+            return verdicts.errored(case, OutcomeError.UNPARSEABLE, message, asked, scores)
         odds = written.verdict
         # The odds count only where they are numbers, and those of the verdict that was parsed.
         if odds is not None and is_number(odds) and ballots.vote(odds.log_odds) == voted:
             cast.append(ballots.ballot(order, odds.log_odds, odds.mass))
         else:
             cast.append(ballots.vote_only(order, voted))
-    return _succeeded(bench, case, cast, scores)
-
-
-def parse(text: str) -> Literal["A", "B"] | None:
-    """Read a verdict from what the model itself wrote, as RewardBench does: `[[A]]` anywhere, else `[[B]]`."""
-    if "[[A]]" in text:
-        return "A"
-    return "B" if "[[B]]" in text else None
-
-
-def _succeeded(bench: Bench, case: Case, cast: Sequence[ballots.Ballot], scores: Sequence[Score]) -> Outcome:
-    comparison = case.comparison
-    temperature = bench.rules.calibrated.get(comparison.profile, 1.0)
-    tally = ballots.count(cast, temperature=temperature, tie_margin=comparison.tie_margin)
-    return Outcome(  # by position: by name it takes three times as long
-        comparison.line,
-        OutcomeStatus.SUCCEEDED,
-        to_json(tally).decode(),
-        bench.judges[comparison.profile],
-        case.tokens,
-        sum([score.cached_tokens for score in scores]),
-        sum([score.seconds for score in scores]),
-        case.digest,
-    )
-
-
-def _errored(case: Case, code: OutcomeError, message: str, tokens: int, scores: Sequence[Score]) -> Outcome:
-    return cases.errored(
-        case.comparison,
-        code,
-        message,
-        prompt_tokens=tokens,
-        cached_tokens=sum(score.cached_tokens for score in scores),
-        gpu_seconds=sum(score.seconds for score in scores),
-    )
+    return verdicts.succeeded(bench, case, cast, scores)
 
 
 def _give_back(bench: Bench, claim: Claim, outcomes: Sequence[Outcome]) -> int:

@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from infra import docket, losses, roster
 from infra.database import persist
 from infra.docket import Lease, LeaseLostError
-from worker.judging import Bench
+from worker.bench import Bench
 
 log = structlog.get_logger()
 

@@ -24,8 +24,8 @@ from producer.api.app import create_app
 from schemas.verdict import Judge
 from worker import prompts
 from worker.admission import Gate
+from worker.bench import Bench, Rules
 from worker.engines.metered import MeteredEngine
-from worker.judging import Bench, Rules
 
 
 @pytest.fixture

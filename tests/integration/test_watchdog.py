@@ -10,7 +10,7 @@ import pytest
 
 END = """
 from sqlalchemy import create_engine
-from worker.judging import Bench, Rules
+from worker.bench import Bench, Rules
 from worker.watchdog import give_up
 
 rules = Rules(worker="w1", lease_seconds=60, max_attempts=3, mass_threshold=0.5)
@@ -34,7 +34,7 @@ import threading
 from types import SimpleNamespace
 from sqlalchemy import create_engine
 from infra import logs
-from worker.judging import Bench, Rules
+from worker.bench import Bench, Rules
 from worker.watchdog import keep_watch
 
 class Lease:  # of a worker at work: whenever one is looked at, another has come

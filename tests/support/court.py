@@ -15,6 +15,7 @@ from schemas.ids import new_filing_id
 from schemas.states import Lane
 from support.canaries import canary
 from worker import prompts
+from worker.bench import Bench
 from worker.engines.base import (
     EngineCard,
     Generation,
@@ -22,7 +23,7 @@ from worker.engines.base import (
     Score,
     VerdictTokens,
 )
-from worker.judging import Bench, judge_shard
+from worker.judging import judge_shard
 
 LIMIT = 5000
 """The longest prompt that the scripted engine takes, in tokens; a token is a character here."""

@@ -8,14 +8,14 @@ from support.court import ScriptedEngine, comparison
 from infra.meters import Meters
 from schemas.problems import OutcomeError
 from schemas.verdict import Tally
-from worker import judging
+from worker import verdicts
 from worker.admission import Gate
+from worker.bench import Bench, Rules
 from worker.cases import Case
 from worker.engines import completions
 from worker.engines.base import EngineError, Score, VerdictTokens
 from worker.engines.completions import Position
 from worker.engines.metered import MeteredEngine
-from worker.judging import Bench, Rules
 
 TOKENS = VerdictTokens(a=32, b=33)
 
@@ -168,7 +168,7 @@ class TestBallots:
 
     def outcome(self, *scores):
         """What comes of two scores, each odds and mass."""
-        return judging._scored(self.BENCH, self.CASE, [Score(odds, mass, 0, 0.1) for odds, mass in scores])
+        return verdicts.scored(self.BENCH, self.CASE, [Score(odds, mass, 0, 0.1) for odds, mass in scores])
 
     def test_known_signs_make_a_verdict_of_votes(self):
         """Both orders agree, so the winner is sure; there is no probability, as none is known."""
