@@ -163,7 +163,7 @@ def release(desk: Desk, due: Due) -> int:
     Raises:
         kombu.exceptions.OperationalError, redis.exceptions.RedisError: Redis cannot be reached; nothing is lost.
     """
-    bulk = due.batches and due.bulk_slots
+    bulk = due.bulk and due.bulk_slots
     if not (due.interactive or bulk):
         return 0
     released: dict[Lane, list[int]] = {}
@@ -278,8 +278,8 @@ def run(desk: Desk, stop: threading.Event, *, pulse_file: Path | None = None) ->
                 sweep(desk)
             with at_once(desk.database) as connection:
                 due = look(connection, worker_seconds=pace.worker_seconds)
-            # The first batch after none is seen to at once.
-            if now >= tend_at or (due.batches and not live):
+            # The first batch after none is seen to at once, and so is the last, when nothing is left of it.
+            if now >= tend_at or (due.batches and not (live and due.bulk)):
                 tend_at, live = now + _TEND_SECONDS, due.batches
                 if live:
                     tend(desk)

@@ -12,6 +12,8 @@ from infra.roster import CAPACITY
 _LOOK = text(f"""
     SELECT
         EXISTS (SELECT FROM shards WHERE lane = 'interactive' AND state = 'waiting' AND due_at <= now()) AS interactive,
+        EXISTS (SELECT FROM shards WHERE lane = 'bulk' AND state = 'waiting')
+            OR EXISTS (SELECT FROM shards WHERE lane = 'bulk' AND state IN ('released', 'running')) AS bulk,
         EXISTS (SELECT FROM shards
                 WHERE deadline_at <= now() AND state IN ('waiting', 'released', 'running')) AS late,
         EXISTS (SELECT FROM batches WHERE status IN ('in_progress', 'cancelling')) AS batches,
@@ -28,6 +30,8 @@ class Due:
 
     interactive: bool
     """An interactive shard may be let go."""
+    bulk: bool
+    """A bulk shard has not ended, if it may not be let go now."""
     late: bool
     """A shard is past its deadline."""
     batches: bool

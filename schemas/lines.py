@@ -73,9 +73,10 @@ def read_line(raw: bytes) -> Line:
     row = parse(raw)
     line = unwrap(row)
     nul = b"\\u0000" in raw  # as JSON spells it; as itself it stands in none
+    if not nul and is_plain(line.request):
+        return line
     try:
-        if nul or not is_plain(line.request):
-            ComparisonRequest.model_validate(line.request)
+        ComparisonRequest.model_validate(line.request)
     except ValidationError as error:
         errors = error.errors(include_url=False, include_input=False)
         first = errors[0]

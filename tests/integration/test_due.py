@@ -1,13 +1,12 @@
 """What the dispatcher asks at each turn: is there anything to do?"""
 
-import pytest
 from support.desk import Desk
-from support.dockets import batch
+from support.dockets import batch, claim_one
 
 from infra import roster
 from producer.due import Due, look
 
-NOTHING = Due(interactive=False, late=False, batches=False, callbacks=False, slots=0, bulk_slots=0)
+NOTHING = Due(interactive=False, bulk=False, late=False, batches=False, callbacks=False, slots=0, bulk_slots=0)
 
 
 def seen(desk: Desk) -> Due:
@@ -18,7 +17,7 @@ def seen(desk: Desk) -> Due:
 
 def things_to_do(due: Due) -> set[str]:
     """Which of them there are."""
-    return {name for name in ("interactive", "late", "batches", "callbacks") if getattr(due, name)}
+    return {name for name in ("interactive", "bulk", "late", "batches", "callbacks") if getattr(due, name)}
 
 
 def test_an_empty_docket(desk: Desk):
@@ -48,13 +47,22 @@ def test_a_deadline_that_has_passed(desk: Desk):
     assert things_to_do(seen(desk)) == {"late"}
 
 
-@pytest.mark.parametrize(("status", "live"), [("in_progress", True), ("cancelling", True), ("cancelled", False)])
-def test_batches_that_have_not_ended(desk: Desk, status: str, live: bool):
-    """A batch is to be seen to until it has ended; whether its shards are due is not asked here."""
+def test_a_batch_is_seen_to_until_it_has_ended(desk: Desk):
+    """It is there to be seen to when nothing is left of it, too; whether its shards are due is not asked here."""
     with desk.database.begin() as connection:
-        batch(connection, 2)
-    desk.do("UPDATE batches SET status = :status", status=status)
-    assert things_to_do(seen(desk)) == ({"batches"} if live else set())
+        batch(connection, 1)
+    desk.do("UPDATE shards SET due_at = now() + interval '1 minute'")
+    assert things_to_do(seen(desk)) == {"batches", "bulk"}
+    desk.do("UPDATE shards SET due_at = now()")
+    with desk.database.begin() as connection:
+        claim_one(connection)
+    assert things_to_do(seen(desk)) == {"batches", "bulk"}
+    desk.do("UPDATE shards SET state = 'done', lease_token = NULL, lease_until = NULL, lease_owner = NULL")
+    assert things_to_do(seen(desk)) == {"batches"}
+    desk.do("UPDATE batches SET status = 'cancelling'")
+    assert things_to_do(seen(desk)) == {"batches"}
+    desk.do("UPDATE batches SET status = 'cancelled'")
+    assert seen(desk) == NOTHING
 
 
 def test_callbacks_that_wait(desk: Desk):
