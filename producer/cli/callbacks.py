@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from producer.cli.options import DataDir, Server, finite, id_like, span
+from producer.cli.options import DataDir, Server, Yes, ask, finite, id_like, span
 from producer.cli.output import Exit, console, print_json, progress
 from producer.cli.server import connected
 from schemas.callback import Callback, CallbackState, Endpoint, EventType, Secret
@@ -100,7 +100,7 @@ def disable(endpoint: EndpointId, server: Server = None, data_dir: DataDir = Non
 @app.command()
 def remove(
     endpoint: EndpointId,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Yes = False,
     server: Server = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
@@ -109,8 +109,7 @@ def remove(
 
     Example: nightcourt callbacks remove cep_0197f3c2a5d47b1c8e6f0a1b2c3d4e5f
     """
-    if not yes:
-        typer.confirm(f"Remove {endpoint} with all of its callbacks for good?", abort=True, err=True)
+    ask(f"Remove {endpoint} with all of its callbacks for good?", yes=yes)
     with connected(server, data_dir) as client:
         client.remove_endpoint(endpoint)
     if as_json:

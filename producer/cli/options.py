@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,7 @@ from schemas import ids
 
 Server = Annotated[str | None, typer.Option(help="URL of the service.")]
 DataDir = Annotated[Path | None, typer.Option(help="Data folder of the embedded stack to use.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -25,6 +27,30 @@ def finite(value: float | None) -> float | None:
 
 
 TieMargin = Annotated[float | None, typer.Option(help="Call it a tie this close to 0.5.", callback=finite)]
+
+
+def ask(question: str, *, yes: bool) -> None:
+    """Ask, on standard error, whether somebody means what cannot be undone.
+
+    Args:
+        question: to be answered by y or n.
+        yes: what `--yes` says; then nobody is asked.
+
+    Raises:
+        typer.Abort: they do not mean it.
+        typer.BadParameter: nobody is there to be asked.
+    """
+    if yes:
+        return
+    try:
+        sure = typer.confirm(question, err=True)
+    except typer.Abort:
+        if sys.stdin.isatty():
+            raise
+        typer.echo(err=True)
+        raise typer.BadParameter("say it where nobody can be asked", param_hint="--yes") from None
+    if not sure:
+        raise typer.Abort
 
 
 def id_of(text: str, prefix: str, option: str | None = None) -> UUID:

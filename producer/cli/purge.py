@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from producer import retention
 from producer.cli.host import records
-from producer.cli.options import DataDir, id_of
+from producer.cli.options import DataDir, Yes, ask, id_of
 from producer.cli.output import console, progress
 from schemas import ids
 from schemas.problems import BATCH_RUNNING, NOT_FOUND, UNAVAILABLE, Problem
@@ -29,7 +29,7 @@ def purge(
         ),
     ] = None,
     data_dir: DataDir = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Yes = False,
 ) -> None:
     """Delete comparisons, verdicts and files for good, in small steps beside running work.
 
@@ -43,25 +43,20 @@ def purge(
     # A tenant's last rows are looked for in tables that no index of tenants is on: that takes as long as it takes.
     with records(data_dir, application="purge", statement_seconds=0) as database:
         if seconds is not None:
-            _ask(f"all that ended more than {older_than} ago", yes=yes)
+            ask(f"Delete all that ended more than {older_than} ago for good?", yes=yes)
             gone = retention.delete_old(database, older_than=seconds)
         elif batch_id is not None:
             _require_batch(database, batch_id)
-            _ask(f"batch {batch}", yes=yes)
+            ask(f"Delete batch {batch} for good?", yes=yes)
             gone = _delete_batch(database, batch_id)
         else:
             name = tenant or ""
             if not retention.knows_tenant(database, name):
                 raise Problem(NOT_FOUND, f"Nothing is stored of a tenant {name}; nothing was deleted.")
-            _ask(f"tenant {name}", yes=yes)
+            ask(f"Delete tenant {name} for good?", yes=yes)
             gone = _delete_tenant(database, name)
             progress.print(f"No key can be made for the tenant {name} any more.", markup=False, soft_wrap=True)
     console.print(f"{gone} rows deleted.")
-
-
-def _ask(what: str, *, yes: bool) -> None:
-    if not yes:
-        typer.confirm(f"Delete {what} for good?", abort=True)
 
 
 def _seconds(age: str) -> float:

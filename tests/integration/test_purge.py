@@ -56,6 +56,20 @@ class TestTenants:
         assert names(here) == ["alpha"]
         assert "0 rows deleted." in purge("--tenant", "alpha", "--yes").output
 
+    @pytest.mark.parametrize(
+        ("answer", "status", "told"),
+        [("n\n", 1, "Aborted"), ("", 2, "Invalid value for --yes: say it where nobody can be asked")],
+        ids=["no", "nobody"],
+    )
+    def test_it_is_not_meant(self, here: Engine, answer: str, status: int, told: str):
+        """Whoever says no has kept everything, and so has a script, which is told what to say."""
+        with here.begin() as connection:
+            keys.create(connection, tenant="alpha", scopes=[Scope.READ])
+        ended = purge("--tenant", "alpha", given=answer)
+        assert ended.exit_code == status
+        assert told in ended.output
+        assert names(here) == []
+
     def test_it_takes_as_long_as_it_takes(self, here: Engine):
         """No statement of a purge is cut short, however many rows Postgres has to read for it."""
         with here.begin() as connection:
