@@ -95,7 +95,6 @@ FAN_OUT = text(f"""
     SELECT count(*) FROM fresh
 """)
 
-# Two looks into small indexes, for the many times that there is nothing.
 ALONE = text("SELECT pg_try_advisory_xact_lock(:lock)")
 
 # Endpoints are ranked: 0 did well at their last attempt, 1 were never tried, 2 fail. The latter two have their shares

@@ -39,7 +39,7 @@ _AT_ONCE = 100
 _ENDED_AT_ONCE = 40
 """Shards ended by one statement, with all lines that they have: everybody's release waits for it."""
 _TEND_SECONDS = 0.1
-"""How often windows and the ends of batches are looked at: what an operator does has effect within this."""
+"""How often windows and the ends of batches are looked at, at the least: what an operator does has effect in this."""
 _CALLBACK_SECONDS = 0.05
 """How often callbacks are looked at while none is due."""
 _CALM_SECONDS = 1.0
@@ -184,7 +184,10 @@ def release(desk: Desk, due: Due) -> int:
     # The release is committed before the hint goes out: a worker is never faster than the row it looks for.
     for lane, shards in released.items():
         hint(desk, lane, shards)
-    return sum(len(shards) for shards in released.values())
+    count = sum(len(shards) for shards in released.values())
+    if count:
+        log.debug("released", shards=count)
+    return count
 
 
 def sweep(desk: Desk) -> None:
@@ -225,10 +228,22 @@ def _full(desk: Desk) -> set[str]:
         return set()  # whoever sends a hint next will say so
 
 
-def tend(desk: Desk) -> None:
-    """See to windows, pauses, cancellations and ends of batches."""
-    with desk.database.begin() as connection:
-        windows.tend(connection, clock_shift=desk.pace.clock_shift_seconds, cancel_shards=_ENDED_AT_ONCE)
+def see(desk: Desk) -> Due:
+    """See what there is to do now."""
+    with at_once(desk.database) as connection:
+        return look(connection, worker_seconds=desk.pace.worker_seconds)
+
+
+def see_to(desk: Desk, due: Due) -> Due:
+    """See to windows, pauses, cancellations and ends of batches, and to deadlines; what there is to do after that."""
+    if not (due.batches or due.late):
+        return due
+    if due.batches:
+        with desk.database.begin() as connection:
+            windows.tend(connection, clock_shift=desk.pace.clock_shift_seconds, cancel_shards=_ENDED_AT_ONCE)
+    if due.late:
+        expire(desk)
+    return see(desk)
 
 
 def expire(desk: Desk) -> None:
@@ -276,19 +291,14 @@ def run(desk: Desk, stop: threading.Event, *, pulse_file: Path | None = None) ->
             if now >= sweep_at:
                 sweep_at = now + pace.sweep_seconds
                 sweep(desk)
-            with at_once(desk.database) as connection:
-                due = look(connection, worker_seconds=pace.worker_seconds)
+            due = see(desk)
             # The first batch after none is seen to at once, and so is the last, when nothing is left of it.
-            if now >= tend_at or (due.batches and not (live and due.bulk)):
-                tend_at, live = now + _TEND_SECONDS, due.batches
-                if live:
-                    tend(desk)
-                if due.late:
-                    expire(desk)
-            released = release(desk, due)
-            if released:
-                log.debug("released", shards=released)
-            if due.callbacks and now >= call_at and not call_back(desk):
+            if now >= tend_at or (due.batches and not live) or due.nothing_is_left:
+                tend_at = now + _TEND_SECONDS
+                due = see_to(desk, due)
+            live = due.batches
+            release(desk, due)
+            if (due.events or due.callbacks) and now >= call_at and not call_back(desk):
                 call_at = now + _CALLBACK_SECONDS
         except (BrokerError, RedisError) as error:
             log.warning("redis_unreachable", error=type(error).__name__)

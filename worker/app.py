@@ -41,9 +41,6 @@ log = structlog.get_logger()
 
 _GC_THRESHOLD = 50_000
 """Allocations between two collections: a tenth of a worker's time went into them at Python's 700."""
-_SWITCH_SECONDS = 0.02
-"""How long a slot may keep Python to itself while another wants it, four times Python's own: what it does between two
-calls of Postgres or the engine takes about as long, and each change of hands leaves the next with cold caches."""
 _DATABASE_CONNECTIONS = 8
 """At the most, and five more under load: nearly all slots wait for the engine, and hold no connection meanwhile."""
 _STILL_SECONDS = 120.0
@@ -252,7 +249,6 @@ def main() -> None:
     except Problem as problem:
         sys.exit(f"error: {problem.kind.title}. {problem.detail}")
     logs.configure(process="worker", level=settings.log_level, style=settings.log_format)
-    sys.setswitchinterval(_SWITCH_SECONDS)
     pulse.begin(settings.pulse_file)
     stop, taking = threading.Event(), pulse.Turns()
     database, hearts_own = open_databases(settings)

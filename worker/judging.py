@@ -219,7 +219,7 @@ def _judge(bench: Bench, claim: Claim, step: Sequence[Case]) -> list[Outcome]:
     if prompts.PROFILES[step[0].comparison.profile].writes:
         return [_written(bench, case, claim.tenant) for case in step]
     scores = iter(_score(bench.engine, [ids for case in step for ids in case.prompts], claim.tenant))
-    return [verdicts.scored(bench, case, [next(scores) for _ in case.prompts]) for case in step]
+    return [verdicts.scored(bench.rules, bench.judges, case, [next(scores) for _ in case.prompts]) for case in step]
 
 
 def _score(engine: Engine, asked: Sequence[Sequence[int]], tenant: str) -> list[Score]:
@@ -256,7 +256,7 @@ def _written(bench: Bench, case: Case, tenant: str) -> Outcome:
             cast.append(ballots.ballot(order, odds.log_odds, odds.mass))
         else:
             cast.append(ballots.vote_only(order, voted))
-    return verdicts.succeeded(bench, case, cast, scores)
+    return verdicts.succeeded(bench.rules, bench.judges, case, cast, scores)
 
 
 def _give_back(bench: Bench, claim: Claim, outcomes: Sequence[Outcome]) -> int:

@@ -6,7 +6,8 @@ from support.dockets import batch, claim_one
 from infra import roster
 from producer.due import Due, look
 
-NOTHING = Due(interactive=False, bulk=False, late=False, batches=False, callbacks=False, slots=0, bulk_slots=0)
+THINGS = ("interactive", "bulk", "bulk_out", "late", "batches", "events", "callbacks")
+NOTHING = Due(**dict.fromkeys(THINGS, False), slots=0, bulk_slots=0)
 
 
 def seen(desk: Desk) -> Due:
@@ -17,7 +18,7 @@ def seen(desk: Desk) -> Due:
 
 def things_to_do(due: Due) -> set[str]:
     """Which of them there are."""
-    return {name for name in ("interactive", "bulk", "late", "batches", "callbacks") if getattr(due, name)}
+    return {name for name in THINGS if getattr(due, name)}
 
 
 def test_an_empty_docket(desk: Desk):
@@ -50,13 +51,15 @@ def test_a_deadline_that_has_passed(desk: Desk):
 def test_a_batch_is_seen_to_until_it_has_ended(desk: Desk):
     """It is there to be seen to when nothing is left of it, too; whether its shards are due is not asked here."""
     with desk.database.begin() as connection:
-        batch(connection, 1)
+        batch(connection, 2)
     desk.do("UPDATE shards SET due_at = now() + interval '1 minute'")
     assert things_to_do(seen(desk)) == {"batches", "bulk"}
     desk.do("UPDATE shards SET due_at = now()")
     with desk.database.begin() as connection:
         claim_one(connection)
-    assert things_to_do(seen(desk)) == {"batches", "bulk"}
+    assert things_to_do(seen(desk)) == {"batches", "bulk", "bulk_out"}
+    desk.do("UPDATE shards SET state = 'released', released_at = now() WHERE state = 'waiting'")
+    assert things_to_do(seen(desk)) == {"batches", "bulk_out"}
     desk.do("UPDATE shards SET state = 'done', lease_token = NULL, lease_until = NULL, lease_owner = NULL")
     assert things_to_do(seen(desk)) == {"batches"}
     desk.do("UPDATE batches SET status = 'cancelling'")
@@ -70,7 +73,7 @@ def test_callbacks_that_wait(desk: Desk):
     desk.add_endpoint("http://127.0.0.1:9/")
     desk.file()
     desk.decide()
-    assert things_to_do(seen(desk)) == {"callbacks"}
+    assert things_to_do(seen(desk)) == {"events"}
     desk.fan_out()
     assert things_to_do(seen(desk)) == {"callbacks"}
     desk.release()

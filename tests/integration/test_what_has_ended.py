@@ -9,7 +9,7 @@ from support.dockets import a_line, batch, reads
 
 from infra import callbacks, docket
 from infra.database import at_once
-from producer import callback_endpoints, survey, waiting, windows
+from producer import callback_endpoints, due, survey, waiting, windows
 from producer.cli import doctor
 from producer.dashboard import receivers
 from schemas.ids import new_filing_id
@@ -67,8 +67,17 @@ def test_shards_that_are_done(connection: Connection):
         "survey": partial(survey.standing, connection),
         "why": partial(connection.execute, waiting._LOOK, asked),
         "doctor": partial(doctor._docket, connection),
+        "dispatcher": partial(due.look, connection, worker_seconds=30),
     }
     assert greedy(connection, "shards", looks) == {}
+
+
+def test_shards_of_which_a_good_part_waits(connection: Connection):
+    """What there is to do is told without reading them, however many of them there are."""
+    connection.execute(DONE, {"count": MANY})
+    batch(connection, MANY // 4)
+    connection.execute(text("VACUUM ANALYZE shards"))
+    assert greedy(connection, "shards", {"dispatcher": partial(due.look, connection, worker_seconds=30)}) == {}
 
 
 def test_batches_that_are_completed(connection: Connection):
@@ -79,6 +88,7 @@ def test_batches_that_are_completed(connection: Connection):
     looks = {
         "release": partial(docket.release_bulk, connection, room=2, limit=2),
         "tend": partial(windows.tend, connection),
+        "dispatcher": partial(due.look, connection, worker_seconds=30),
     }
     assert greedy(connection, "batches", looks) == {}
 
@@ -106,6 +116,7 @@ def test_callbacks_that_were_delivered(desk: Desk):
             "all receivers": partial(connection.execute, receivers._ALL, shown),
             "doctor": partial(doctor._callbacks, connection),
             "bury": partial(callbacks.bury, connection, limit=1000),
+            "dispatcher": partial(due.look, connection, worker_seconds=30),
         }
         assert greedy(connection, "callbacks", looks) == {}
     ended = desk.rows("SELECT endpoint_id, reason, count(*) FROM callbacks WHERE state = 'dead' GROUP BY 1, 2")

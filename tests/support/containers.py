@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ class Container:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the process is given: the image's environment under that of the service, and nothing of ours."""
+        """What the process is given: the image's environment under that of the service, and of ours what tests need."""
         given = self.stage.environment | self.service.get("environment", {})
         ours = {name: self._moved(value) for name, value in given.items() if name != "PATH"}
         ours |= self.stores | self._login(given)
@@ -133,7 +134,8 @@ class Container:
             return self.process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             self.process.send_signal(signal.SIGABRT)  # it tells where each of its threads is
-            self.process.wait(timeout=10)
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout=10)
             raise AssertionError(self.said()) from None
 
     def kill(self) -> None:

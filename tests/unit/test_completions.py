@@ -3,19 +3,16 @@
 import math
 
 import pytest
-from support.court import ScriptedEngine, comparison
+from support.court import comparison
 
-from infra.meters import Meters
 from schemas.problems import OutcomeError
 from schemas.verdict import Tally
 from worker import verdicts
-from worker.admission import Gate
-from worker.bench import Bench, Rules
+from worker.bench import Rules
 from worker.cases import Case
 from worker.engines import completions
 from worker.engines.base import EngineError, Score, VerdictTokens
 from worker.engines.completions import Position
-from worker.engines.metered import MeteredEngine
 
 TOKENS = VerdictTokens(a=32, b=33)
 
@@ -157,18 +154,14 @@ class TestWrittenVerdicts:
 class TestBallots:
     """What judging makes of odds that are not known."""
 
-    BENCH = Bench(
-        engine=MeteredEngine(ScriptedEngine(), Meters("worker")),
-        gate=Gate(1),
-        database=None,
-        rules=Rules(worker="w", lease_seconds=60, max_attempts=3, mass_threshold=0.5),
-        judges={"card": "jdg_test"},
-    )
+    RULES = Rules(worker="w", lease_seconds=60, max_attempts=3, mass_threshold=0.5)
     CASE = Case(comparison=comparison(), orders=("ab", "ba"), prompts=((1,), (2,)), tokens=2, digest=None)
 
     def outcome(self, *scores):
         """What comes of two scores, each odds and mass."""
-        return verdicts.scored(self.BENCH, self.CASE, [Score(odds, mass, 0, 0.1) for odds, mass in scores])
+        return verdicts.scored(
+            self.RULES, {"card": "jdg_test"}, self.CASE, [Score(odds, mass, 0, 0.1) for odds, mass in scores]
+        )
 
     def test_known_signs_make_a_verdict_of_votes(self):
         """Both orders agree, so the winner is sure; there is no probability, as none is known."""
