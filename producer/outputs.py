@@ -1,13 +1,14 @@
 """What came of a batch, as streams in line order: our results, and OpenAI's output and error files, of the same rows.
 
-Postgres writes the JSON; a row is never an object on our side.
+Postgres writes the JSON; a row is never an object on our side. Of a line's judge it names the id alone: the card would
+be half of the line, and is the same in nearly all.
 """
 
 # ruff: noqa: S608 - statements are put together from constants of this module alone; values are always bound
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Literal
 from uuid import UUID
 
@@ -25,6 +26,8 @@ _PIECE = 50
 """Line numbers that one value holds: Postgres would spend a quarter of its time on moving a text of megabytes about."""
 _AHEAD = 2
 """Statements under way at a time for one reader."""
+_MARK = b"\x01"
+"""Stands on either side of a judge's id, and nowhere else: no JSON has it as it is."""
 
 # What is the batch's is asked in queries of their own: they run once, and not for every line.
 _HEX = "(SELECT replace(CAST(:id AS text), '-', ''))"
@@ -34,6 +37,7 @@ _CUSTOM_ID = f"""
     coalesce(to_json(CASE WHEN c.line IS NOT NULL THEN c.custom_id
         ELSE (SELECT custom_id FROM bad_lines WHERE file_id = {_FILE} AND line = o.line) END)::text, 'null')
 """
+_JUDGE = f"chr({ord(_MARK)}) || o.judge_id || chr({ord(_MARK)})"
 # Where no line of the file has any, the bodies are not touched.
 _METADATA = f"CASE WHEN (SELECT has_metadata FROM files WHERE id = {_FILE}) THEN ({METADATA}) END"
 # The tally without the brace that closes it: `left` would count its characters.
@@ -47,7 +51,7 @@ _COMPARISON = f"""
     || ',"custom_id":' || {_CUSTOM_ID}
     || ',"metadata":' || coalesce(({_METADATA})::text, '{{}}')
     || ',"verdict":' || CASE WHEN o.tally IS NULL THEN 'null' ELSE
-           {_OPEN_TALLY} || ',"judge":' || j.card::text || ',"usage":{{"prompt_tokens":' || o.prompt_tokens
+           {_OPEN_TALLY} || ',"judge":' || {_JUDGE} || ',"usage":{{"prompt_tokens":' || o.prompt_tokens
            || ',"cached_tokens":' || o.cached_tokens || ',"gpu_seconds":' || o.gpu_seconds
            || ',"reused":' || o.reused || '}}}}' END
     || ',"error":' || CASE WHEN o.tally IS NOT NULL THEN 'null' ELSE
@@ -120,7 +124,6 @@ _RUNS = {
             SELECT o.line AS number, {line} || chr(10) AS line
             FROM outcomes o
             LEFT JOIN comparisons c ON c.source_id = {_FILE} AND c.line = o.line
-            LEFT JOIN judges j ON j.id = o.judge_id
             WHERE o.filing_id = :id AND o.line BETWEEN :first AND :last AND {which}
             OFFSET 0
         ) lines
@@ -128,6 +131,9 @@ _RUNS = {
     """)
     for kind, (line, which) in _LINES.items()
 }
+
+
+_CARDS = text("SELECT id, card::text AS card FROM judges WHERE id = ANY(:judges)")
 
 
 async def stream(database: AsyncEngine, batch_id: UUID, kind: Kind) -> AsyncIterator[bytes]:
@@ -139,8 +145,21 @@ async def stream(database: AsyncEngine, batch_id: UUID, kind: Kind) -> AsyncIter
         kind: every outcome as a comparison object; the same beside the line that it came of; or OpenAI's output or
             error lines.
     """
+    cards: dict[bytes, bytes] = {}
     async for part in read_out(database, batch_id, spans=_SPANS[kind], run=_RUNS[kind]):
-        yield part
+        pieces = part.split(_MARK)
+        judges = pieces[1::2]
+        if unknown := set(judges) - cards.keys():
+            cards |= await _cards(database, unknown)
+        pieces[1::2] = [cards[judge] for judge in judges]
+        yield b"".join(pieces)
+
+
+async def _cards(database: AsyncEngine, judges: Iterable[bytes]) -> dict[bytes, bytes]:
+    """Read the cards of some judges, as JSON, by their ids."""
+    async with database.connect() as connection:
+        rows = await connection.execute(_CARDS, {"judges": [judge.decode() for judge in judges]})
+        return {row.id.encode(): row.card.encode() for row in rows}
 
 
 async def read_out(database: AsyncEngine, key: UUID, *, spans: TextClause, run: TextClause) -> AsyncIterator[bytes]:
