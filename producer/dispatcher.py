@@ -163,7 +163,7 @@ def release(desk: Desk, due: Due) -> int:
     Raises:
         kombu.exceptions.OperationalError, redis.exceptions.RedisError: Redis cannot be reached; nothing is lost.
     """
-    bulk = due.bulk and due.bulk_slots
+    bulk = due.bulk and due.bulk_slots > 0
     if not (due.interactive or bulk):
         return 0
     released: dict[Lane, list[int]] = {}

@@ -6,7 +6,7 @@ from typing import Any
 from fastapi.testclient import TestClient
 from sqlalchemy import Connection, text
 from support.court import Court
-from support.filed import file_batch, judge_batches
+from support.filed import file_batch, judge_batches, objects
 
 TEXTS = {"prompt": "Which?", "response_a": "this", "response_b": "that"}
 ANOTHER = "jdg_another"
@@ -14,9 +14,7 @@ ANOTHER = "jdg_another"
 
 def results(client: TestClient, batch: str) -> list[dict[str, Any]]:
     """The lines of a batch's results."""
-    answer = client.get(f"/v1/batches/{batch}/results")
-    assert answer.status_code == 200
-    return [json.loads(line) for line in answer.text.split("\n")[:-1]]
+    return objects(client.get(f"/v1/batches/{batch}/results"))
 
 
 def judged(client: TestClient, court: Court, *lines: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import Connection, text
 from support.court import Court
-from support.filed import judge_batches
+from support.filed import judge_batches, objects
 
 from producer import files
 
@@ -48,12 +48,6 @@ def judged(client: TestClient, court: Court, lines: Sequence[dict[str, Any]]) ->
 def read(client: TestClient, court: Court) -> Any:
     """Those lines, judged."""
     return judged(client, court, [line for line, _ in LINES])
-
-
-def objects(answer: Any) -> list[dict[str, Any]]:
-    """Understand an answer as JSON, a value a line."""
-    assert answer.status_code == 200
-    return [json.loads(line) for line in answer.text.split("\n")[:-1]]
 
 
 def test_a_batchs_results_and_its_output_file(read: Any):

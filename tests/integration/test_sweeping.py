@@ -11,7 +11,6 @@ from infra.broker import make_celery
 from infra.local.redis import Redis
 from infra.meters import Meters
 from producer import dispatcher
-from producer.due import look
 
 
 @pytest.fixture
@@ -35,9 +34,7 @@ def let_shards_go(desk: Desk, dispatching: dispatcher.Desk) -> None:
     """Hand three comparisons out."""
     for _ in range(3):
         desk.file()
-    with desk.database.begin() as connection:
-        due = look(connection, worker_seconds=30)
-    assert dispatcher.release(dispatching, due) == 3
+    assert dispatcher.release(dispatching, dispatcher.see(dispatching)) == 3
 
 
 def let_callbacks_go(desk: Desk, dispatching: dispatcher.Desk) -> None:

@@ -51,6 +51,12 @@ def file_batch(client: Any, lines: str) -> str:
     return client.post("/v1/batches", json=asked).json()["id"]
 
 
+def objects(answer: Any) -> list[dict[str, Any]]:
+    """Understand an answer as JSON, a value a line."""
+    assert answer.status_code == 200
+    return [json.loads(line) for line in answer.text.split("\n")[:-1]]
+
+
 def file_and_judge(client: Any, court: Court, engine: ScriptedEngine) -> Any:
     """File a batch and a single comparison with a client of the API, and judge both.
 
