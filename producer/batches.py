@@ -233,8 +233,8 @@ async def read(connection: AsyncConnection, *, tenant: str, batch_id: UUID, work
 
 
 async def _idleness(connection: AsyncConnection, rows: Sequence[Row[Any]], worker_seconds: float) -> str:
-    """Say why nothing of a batch is judged that could go; nothing where none could."""
-    if not any(row.status == "in_progress" for row in rows):
+    """Say why nothing of a batch is judged that could go; nothing where none could, or each is being judged."""
+    if not any(row.status == "in_progress" and not row.running for row in rows):
         return ""
     return await connection.run_sync(progress.idleness, within=worker_seconds)
 
