@@ -1,0 +1,107 @@
+"""The Python client waiting for comparisons, against a service on loopback that answers by a script."""
+
+import pickle
+from dataclasses import replace
+
+import pytest
+from support.scripted import DROP, GATEWAY, PAIR, Answer, Caller, ScriptedService, comparison, problem, stands
+
+from producer.client import ClientError, NotDecided, ServerProblem, ServerUnreachable, UnexpectedAnswer
+from schemas.problems import NOT_FOUND, UNAVAILABLE
+
+ID = comparison()["id"]
+
+
+def test_a_held_answer_has_more_time(court: ScriptedService, call: Caller) -> None:
+    """While the server was asked to hold its answer, the client's patience starts when that is over."""
+    court.script = [stands(after=0.3)]
+    assert call(court.url, "get", ID, wait=15, client={"timeout": 0.05}).status.final
+    assert call(court.url, "get", ID, wait=3600, client={"timeout": 0.05}).status.final
+    assert [asked.headers["prefer"] for asked in court.asked] == ["wait=15.000", "wait=60.000"]
+
+
+def test_waiting_polls_until_the_end(court: ScriptedService, call: Caller) -> None:
+    """Each poll is held by the server for up to 20 seconds, with a breath between two of them."""
+    court.script = [stands("queued"), stands("running"), stands("errored")]
+    assert call(court.url, "wait", ID, timeout=600).status == "errored"
+    assert [asked.headers["prefer"] for asked in court.asked] == ["wait=20.000"] * 3
+    assert call.naps == [0.25, 0.25]
+
+
+def test_waiting_ends_in_time_and_names_the_comparison(court: ScriptedService, call: Caller) -> None:
+    """When the time is up the error has the comparison, so that anyone can go on waiting for it."""
+    court.script = [stands("running", after=0.06)]
+    with pytest.raises(TimeoutError, match=f"{ID} was still running") as raised:
+        call(court.url, "wait", ID, timeout=0.1)
+    assert isinstance(raised.value, NotDecided)
+    assert raised.value.comparison.id == ID
+    assert 1 <= len(court.asked) <= 3
+    with pytest.raises(NotDecided):
+        call(court.url, "wait", ID, timeout=0)
+    assert "prefer" not in court.asked[-1].headers
+
+
+def test_a_wait_outlasts_the_service(court: ScriptedService, call: Caller) -> None:
+    """However often it does not answer, or a gateway before it says so, the wait goes on, with a breath of seconds."""
+    away = [DROP, problem(UNAVAILABLE), GATEWAY, replace(GATEWAY, status=503), replace(GATEWAY, status=504)]
+    court.script = [*away, stands("running"), *away, *away, stands("succeeded")]
+    assert call(court.url, "wait", ID, timeout=600).status == "succeeded"
+    assert max(call.naps) <= 5
+    court.script = [stands("queued"), *away, *away, stands("succeeded")]
+    assert call(court.url, "judge", *PAIR.values(), timeout=600).status == "succeeded"
+    court.script = [stands("running"), *away, problem(NOT_FOUND)]
+    with pytest.raises(ServerProblem) as raised:
+        call(court.url, "wait", ID, timeout=600)
+    assert (raised.value.code, raised.value.passing) == ("not_found", False)
+
+
+@pytest.mark.parametrize("failure", [DROP, problem(UNAVAILABLE), GATEWAY])
+def test_a_wait_that_ends_while_the_service_is_away(court: ScriptedService, call: Caller, failure: Answer) -> None:
+    """What was seen last is what the time ended on, and why no more is known stands behind; nothing seen, it is all."""
+    court.script = [stands("running"), failure]
+    with pytest.raises(NotDecided) as raised:
+        call(court.url, "wait", ID, timeout=0.5)
+    assert raised.value.comparison.status == "running"
+    with pytest.raises(ClientError) as alone:
+        call(court.url, "wait", ID, timeout=0.1)
+    for error in (raised.value.__cause__, alone.value, pickle.loads(pickle.dumps(alone.value))):  # noqa: S301 - our own
+        assert type(error) is type(alone.value)
+        assert isinstance(error, ServerUnreachable | ServerProblem | UnexpectedAnswer)
+        assert error.passing
+
+
+def test_no_retry_outlasts_the_wait(court: ScriptedService, call: Caller) -> None:
+    """A server that asks for more patience than there is time left is told on at once."""
+    court.script = [problem(UNAVAILABLE, Retry_After="20")]
+    with pytest.raises(ServerProblem):
+        call(court.url, "wait", ID, timeout=5)
+    assert (len(court.asked), call.naps) == (1, [])
+
+
+def test_judging_is_filing_and_waiting(court: ScriptedService, call: Caller) -> None:
+    """One call gives the verdict; where the first request brings it already, there is no second."""
+    court.script = [stands("queued"), stands("succeeded")]
+    assert call(court.url, "judge", *PAIR.values(), timeout=30, tie_margin=0.1).status == "succeeded"
+    filed, polled = court.asked
+    assert filed.json == {**PAIR, "tie_margin": 0.1}
+    assert filed.headers["prefer"] == "wait=20.000"
+    assert (polled.method, polled.path) == ("GET", f"/v1/comparisons/{ID}")
+    assert call(court.url, "judge", *PAIR.values(), timeout=19).status == "succeeded"
+    assert 9 < float(court.asked[2].headers["prefer"].removeprefix("wait=")) <= 19
+    assert len(court.asked) == 3
+
+
+def test_waiting_for_a_turn_is_no_more_time(court: ScriptedService, call: Caller) -> None:
+    """Where others keep the connections, an answer is held for what is left of the time by then, and the rest ends."""
+    court.script = [stands("queued", after=1.2)]
+    found = call.together(court.url, "judge", *PAIR.values(), timeout=1.8, calls=3, room=1)
+    assert [type(each) for each in found] == [NotDecided] * 3
+    filed = [asked for asked in court.asked if asked.method == "POST"]
+    first, *others = [float(asked.headers.get("prefer", "wait=0").removeprefix("wait=")) for asked in filed]
+    assert first <= 1.8
+    assert max(others) < first - 0.6
+    assert len(court.asked) < 6
+    court.script = [stands("queued", after=1.2)]
+    found = call.together(court.url, "wait", ID, timeout=0.6, calls=2, room=1)
+    assert {type(each) for each in found} == {NotDecided, ServerUnreachable}
+    assert any("was not asked: all 100 connections of this client were taken" in str(each) for each in found)
