@@ -21,6 +21,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from worker.engines import openai_server, remote
+from worker.engines.base import VERDICT_OPENING, Prompt
 from worker.engines.openai_server import OpenAIServerEngine
 
 TEMPLATE = (
@@ -28,6 +29,7 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+ASKED = Prompt((("user", "Which?"),), VERDICT_OPENING)
 STANDARD = {"model", "prompt", "max_tokens", "temperature", "logprobs"}
 
 
@@ -159,6 +161,11 @@ class ModelServer:
         entry = {"object": "model", "owned_by": self.kind, "created": int(time.time())}
         entry |= {"max_model_len": self.context} if self.context else {}
         return {"object": "list", "data": [entry | {"id": name} for name in self.models]}
+
+
+def odds(server: ModelServer, share: float) -> tuple[float, float]:
+    """Tell what a server thinks that gives A this share: log-odds and mass."""
+    return math.log(share / (1 - share)), server.mass
 
 
 class Http(ThreadingHTTPServer):

@@ -6,12 +6,10 @@ from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
-from support.model_server import ModelServer, Trouble, impatient, serving
+from support.model_server import ASKED, ModelServer, Trouble, impatient, serving
 
-from worker.engines.base import VERDICT_OPENING, EngineAwayError, EngineError, EngineGoneError, Prompt, Score
+from worker.engines.base import EngineAwayError, EngineError, EngineGoneError, Score
 from worker.engines.openai_server import OpenAIServerEngine
-
-ASKED = Prompt((("user", "Which?"),), VERDICT_OPENING)
 
 
 @pytest.fixture
