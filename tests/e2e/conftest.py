@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from support.clerk import Clerk
 from support.service import Service, running_service
 
 
@@ -18,3 +19,9 @@ def service_at_rest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servic
     """A service whose engine takes hours, so that what is filed stays undecided."""
     with running_service(tmp_path_factory.mktemp("rest") / "data", simulated_tokens_per_second=0.01) as running:
         yield running
+
+
+@pytest.fixture
+def clerk(service: Service) -> Clerk:
+    """A clerk at a service whose engine answers at once."""
+    return Clerk(service)

@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import create_engine, text
 from support.checkpoints import make_checkpoint, write_pairs
 from support.gpu import gpu_host
-from support.service import Service, running_service
+from support.service import IMPATIENT, Service, running_service
 from support.waiting import wait_until
 
 from infra.engine_folder import build_of, read_manifest
@@ -25,7 +25,6 @@ from infra.environment import child_environment
 from schemas.engine import BuildOrder, Limits
 from worker.commands.build import build
 
-IMPATIENT = {"lease_seconds": 60.0, "heartbeat_seconds": 0.5, "sweep_seconds": 0.5, "hint_seconds": 3.0}
 PATIENT = {"lease_seconds": 60.0, "heartbeat_seconds": 1.0, "engine_timeout_seconds": 60.0}
 
 

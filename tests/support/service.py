@@ -22,6 +22,9 @@ QUESTION = {
     "response_b": f"that {canary('ResponseB')}",
 }
 
+# Of leases nobody waits for the end here: a worker that died is proved dead, and one that was kept waiting is not.
+IMPATIENT = {"lease_seconds": 60.0, "heartbeat_seconds": 0.5, "sweep_seconds": 0.5, "hint_seconds": 3.0}
+
 
 class Service:
     """A running stack, with the few things that tests do to it."""
