@@ -11,20 +11,13 @@ from pathlib import Path
 import pytest
 from support.gate import gated
 from support.program import Cli, running
+from support.rows import PAIR, write
 from support.service import Service
 from support.waiting import wait_until
 from typer.testing import CliRunner
 
 from producer.cli.app import make_app
 from schemas.problems import BAD_INPUT_FILE
-
-PAIR = {"prompt": "Which?", "response_a": "this", "response_b": "that"}
-
-
-def write(file: Path, rows: list[dict]) -> Path:
-    """Write rows as JSON lines."""
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return file
 
 
 @pytest.fixture(scope="module")

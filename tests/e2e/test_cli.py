@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from support.processes import processes_of
 from support.program import ROOT, Cli, Ended, running
+from support.rows import PAIR
 from support.waiting import wait_until
 from typer.testing import CliRunner
 
@@ -25,7 +26,6 @@ from producer.client import Client
 from schemas.problems import INTERNAL, Problem
 
 EXAMPLES = ROOT / "examples" / "first-docket.jsonl"
-PAIR = {"prompt": "Which?", "response_a": "this", "response_b": "that"}
 COMMANDS = [command.name or command.callback.__name__ for command in make_app().registered_commands]
 
 

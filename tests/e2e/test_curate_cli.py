@@ -10,6 +10,7 @@ import pytest
 from support import trl
 from support.judged import chance
 from support.program import Cli
+from support.rows import read, write
 from support.service import Service, running_service
 
 from producer.cli.eval_inputs import read_preferences
@@ -33,9 +34,7 @@ def noisy(folder: Path) -> tuple[Path, set[str]]:
         rows.append({**rows[number], "id": f"again-{number}"})
         turned = {"chosen": rows[number]["rejected"], "rejected": rows[number]["chosen"]}
         rows.insert(500 + number, {**rows[number], **turned, "id": f"turned-{number}"})
-    file = folder / "rows.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return file, wrong
+    return write(folder / "rows.jsonl", rows), wrong
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +80,7 @@ class TestCurate:
         assert datasheet == json.loads((folder / "report" / "report.json").read_text())
         counts = {each["fate"]: each["rows"]["hits"] for each in datasheet["fates"]}
         assert sum(counts.values()) == datasheet["pairs"] == datasheet["source"]["rows"] == ROWS
-        rows = [json.loads(line) for line in (folder / "report" / "rows.jsonl").read_text().splitlines()]
+        rows = read(folder / "report" / "rows.jsonl")
         assert Counter(row["fate"] for row in rows) == {fate: count for fate, count in counts.items() if count}
         flipped = {row["id"] for row in rows if row["fate"] == "flipped"}
         kept = {row["id"] for row in rows if row["fate"] == "kept"}
@@ -89,7 +88,7 @@ class TestCurate:
         assert len(flipped) > 0.75 * len(wrong) > 50
         assert len(kept & wrong) < 0.02 * len(wrong)
         assert counts["duplicate"] == counts["contradiction"] == 10
-        written = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
+        written = read(folder / "out.jsonl")
         trl.check(written, "dpo")
         assert len(written) == counts["kept"] + counts["flipped"] == datasheet["written"]["rows"]
         assert sum(row["chosen"].startswith("bad") for row in written) == len(kept & wrong)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from support.rows import write
 from typer.testing import CliRunner
 
 from producer.cli.app import make_app
@@ -38,12 +39,6 @@ def problem(ended: Result) -> str:
     return ended.exception.detail
 
 
-def write(file: Path, *rows: dict) -> Path:
-    """Write rows as JSON lines."""
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return file
-
-
 class TestWhatIsReadIsNotWritten:
     @pytest.mark.parametrize(
         ("command", "files", "options"),
@@ -71,7 +66,7 @@ class TestWhatIsReadIsNotWritten:
     ):
         """Neither --write nor a name of the report may be a file that is read; all stay as they were."""
         monkeypatch.chdir(tmp_path)
-        here = {name: write(Path(name), PAIR) for name in [*files, *options] if "." in name and name != "."}
+        here = {name: write(Path(name), [PAIR]) for name in [*files, *options] if "." in name and name != "."}
         before = {name: file.read_bytes() for name, file in here.items()}
         ended = run(command, *files, *options)
         assert ended.exit_code == 2, ended.output
@@ -85,13 +80,13 @@ class TestWhatIsReadIsNotWritten:
     def test_where_nothing_can_be_written(self, tmp_path: Path, command: str, target: str, why: str):
         """A --write that cannot be is refused by its name before anything is judged."""
         (tmp_path / "folder.jsonl").mkdir()
-        ended = run(command, write(tmp_path / "pairs.jsonl", PAIR), "--write", tmp_path / target)
+        ended = run(command, write(tmp_path / "pairs.jsonl", [PAIR]), "--write", tmp_path / target)
         assert ended.exit_code == 2, ended.output
         assert why in said(ended)
 
     def test_a_report_needs_a_folder(self, tmp_path: Path):
         """A file where the report's folder is to be is told before anything is judged."""
-        ended = run("gold", write(tmp_path / "pairs.jsonl", PAIR), "--output", write(tmp_path / "report"))
+        ended = run("gold", write(tmp_path / "pairs.jsonl", [PAIR]), "--output", write(tmp_path / "report", []))
         assert ended.exit_code == 2, ended.output
         assert "is no folder" in said(ended)
 
@@ -100,7 +95,7 @@ def outputs(file: Path, prompts: int, generator: str) -> Path:
     """AlpacaEval outputs of a system."""
     return write(
         file,
-        *[{"instruction": f"Do {n}", "output": f"{generator} did {n}", "generator": generator} for n in range(prompts)],
+        [{"instruction": f"Do {n}", "output": f"{generator} did {n}", "generator": generator} for n in range(prompts)],
     )
 
 
@@ -118,7 +113,7 @@ class TestWhatDoesNotFit:
     )
     def test_options_of_judging_with_verdicts(self, tmp_path: Path, option: tuple[str, ...]):
         """What says how or where to judge is refused where verdicts are given, and not ignored."""
-        file = write(tmp_path / "pairs.jsonl", PAIR)
+        file = write(tmp_path / "pairs.jsonl", [PAIR])
         ended = run("gold", file, "--verdicts", tmp_path / "v.jsonl", *option)
         assert ended.exit_code == 2, ended.output
         assert option[0] in said(ended)
@@ -210,5 +205,5 @@ class TestVerdictsOfOtherTexts:
     def test_what_a_line_says_of_its_judging(self, tmp_path: Path):
         """Order, margin and profile of a line are sent with it, as `batch run` sends them."""
         says = {"order": "ab", "tie_margin": 0.25, "profile": "card"}
-        [pair] = read_pairs(write(tmp_path / "pairs.jsonl", PAIR | says))
+        [pair] = read_pairs(write(tmp_path / "pairs.jsonl", [PAIR | says]))
         assert read_line(json.dumps(pair.line()).encode()).request.items() >= says.items()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from support.browser import CHROMIUM, running_browser
 from support.program import Cli
+from support.rows import read, write
 from support.service import Service, running_service
 from support.waiting import wait_until
 
@@ -28,8 +29,7 @@ def outputs(folder: Path, prompts: int) -> list[Path]:
             }
             for number in range(prompts)
         ]
-        files.append(folder / f"{name}.jsonl")
-        files[-1].write_text("".join(json.dumps(row) + "\n" for row in rows))
+        files.append(write(folder / f"{name}.jsonl", rows))
     return files
 
 
@@ -89,8 +89,7 @@ class TestEveryEval:
             }
             for number in range(40)
         ]
-        pairs = tmp_path / "pairs.jsonl"
-        pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        pairs = write(tmp_path / "pairs.jsonl", rows)
         files = outputs(tmp_path, 10) if command in {"versus", "tournament"} else [pairs]
         options = ["--write", tmp_path / "out.jsonl"] if command in {"calibrate", "curate"} else []
         options += ["--controlled", 10] if command == "audit" else []
@@ -105,7 +104,7 @@ class TestEveryEval:
         assert report["caveat"] in page
         assert "simulated: no model was asked" in page
         data = json.loads(page.split('id="data">')[1].split("</script>")[0])
-        columns = [json.loads(line) for line in (tmp_path / "report" / "rows.jsonl").read_text().splitlines()]
+        columns = read(tmp_path / "report" / "rows.jsonl")
         assert len(data["rows"]) == len(columns) == report["pairs"]
         assert all(row["texts"] for row in data["rows"])
         assert data["numbers"]

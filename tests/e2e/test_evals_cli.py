@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.program import ROOT, Cli
+from support.rows import read, write
 from support.service import Service, running_service
 from typer.testing import CliRunner
 
@@ -22,12 +23,6 @@ COMMANDS = [command.name or command.callback.__name__ for command in evals.app.r
 STRENGTHS = {"gold": 4.0, "silver": 2.0, "bronze": 0.0}
 PROMPTS = 60
 BROKEN = "at this the engine fails"
-
-
-def write(file: Path, rows: list[dict]) -> Path:
-    """Write rows as JSON lines."""
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return file
 
 
 def outputs(folder: Path, prompts: int = PROMPTS) -> dict[str, Path]:
@@ -119,7 +114,7 @@ class TestVersus:
         assert "Mind: Simulated" in ended.out
         assert {each.name for each in (tmp_path / "report").iterdir()} == {*REPORT, *OF_SYSTEMS}
         report = json.loads((tmp_path / "report" / "report.json").read_text())
-        rows = [json.loads(line) for line in (tmp_path / "report" / "rows.jsonl").read_text().splitlines()]
+        rows = read(tmp_path / "report" / "rows.jsonl")
         wins = report["wins"]
         found = [
             row for row in rows if all(row[name] == value for name, value in (wins["where"] | wins["hit"]).items())
@@ -186,7 +181,7 @@ class TestTournament:
         """A match on a prompt that is too long for the judge is a round of its own here: the others are rated."""
         files = outputs(tmp_path, prompts=3)
         for file in files.values():
-            rows = [json.loads(line) for line in file.read_text().splitlines()]
+            rows = read(file)
             write(file, [{**row, "instruction": row["instruction"] * (1 + 5000 * (row is rows[1]))} for row in rows])
         asked = ("--schedule", "adaptive", "--round-size", "1", "--budget", "3", "--json")
         ended = cli("eval", "tournament", files["gold"], files["bronze"], *asked)
@@ -203,7 +198,7 @@ class TestTournament:
         files = outputs(tmp_path, prompts=6)
         sound = set(np.random.default_rng(0).permutation(6)[:broken_from])  # as a tournament draws them
         for file in files.values():
-            rows = [json.loads(line) for line in file.read_text().splitlines()]
+            rows = read(file)
             asks = [f"{broken_from}: {n}{'' if n in sound else f' {BROKEN}'}" for n in range(6)]
             write(file, [{**row, "instruction": ask} for row, ask in zip(rows, asks, strict=True)])
         before = batches(service)

@@ -6,7 +6,8 @@ What keeps them apart are two walls: the queries ask whose a row is, and so does
 from typing import Any
 
 import pytest
-from support.tenants import NOBODYS, PAIR, Tenants, fill, filled_in, nobodys, said
+from support.rows import PAIR
+from support.tenants import NOBODYS, Tenants, fill, filled_in, nobodys, said
 from support.waiting import wait_until
 
 from infra.settings import Settings

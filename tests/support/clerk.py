@@ -54,7 +54,7 @@ class Clerk:
 
     def read(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Read a batch as it stands."""
-        return self.http.get(f"/v1/batches/{batch['id']}").json()
+        return self.service.batch(batch["id"])
 
     def act(self, batch: dict[str, Any], action: str) -> Any:
         """Pause, resume, cancel or retry a batch."""

@@ -18,6 +18,7 @@ from infra.local.finding import free_port
 from support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
+BATCH_ID = re.compile(r"batch_[0-9a-f]{32}")
 
 OF_THE_CALLER = re.compile(r"NIGHTCOURT_|XDG_|FORCE_COLOR|NO_COLOR|PY_COLORS|GITHUB_ACTIONS|COLUMNS|TERM")
 """What the environment of the test run must not bring into ours."""

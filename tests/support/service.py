@@ -58,6 +58,12 @@ class Service:
         answer.raise_for_status()
         return answer.json()
 
+    def batch(self, batch_id: str) -> dict[str, Any]:
+        """Read a batch."""
+        answer = self.http.get(f"/v1/batches/{batch_id}")
+        answer.raise_for_status()
+        return answer.json()
+
     def pid(self, part: str) -> int:
         """The process that is a part of this stack now: postgres, redis, api, dispatcher or worker."""
         return self._pids[part]

@@ -13,8 +13,8 @@ from infra.local.postgres import Postgres
 from support.databases import own_database
 from support.edge import open_edge
 from support.keys import a_key, bearer
+from support.rows import PAIR
 
-PAIR = {"prompt": "Which?", "response_a": "this", "response_b": "that"}
 NOBODYS = f"{0:032x}"
 """What stands in the id of a thing that nobody has."""
 WALLS = ("filter", "policies")

@@ -1,12 +1,12 @@
 """What `nightcourt eval calibrate` writes, from verdicts that were given before."""
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from scipy import special
 from support.judged import JUDGE
+from support.rows import write
 from typer.testing import CliRunner
 
 from producer.cli.app import make_app
@@ -48,7 +48,7 @@ def test_a_temperature_is_written_only_where_it_is_better_than_one(tmp_path: Pat
         }
         for number in range(PAIRS)
     ]
-    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write(pairs, rows)
     verdicts.write_text("".join(verdict(number) + "\n" for number in range(PAIRS)))
     asked = ["eval", "calibrate", str(pairs), "--verdicts", str(verdicts), "--write", str(file)]
     ended = CliRunner().invoke(make_app(), asked)

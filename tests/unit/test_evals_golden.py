@@ -8,15 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.judged import sized
+from support.rows import read
 
 from producer.evals import gold, ratings, rewardbench, versus
 from producer.evals.numbers import select, share
 from producer.evals.rows import Judged, Row
-
-
-def read(file: Path) -> list[dict]:
-    """Read JSON lines."""
-    return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def recorded(row: dict) -> Row:

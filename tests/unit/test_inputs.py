@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
+from support.rows import write
 
 from producer.cli.eval_inputs import read_field
 from producer.cli.inputs import is_empty, json_lines, opened, outputs
@@ -111,7 +112,7 @@ def test_an_instruction_that_is_answered_often_is_one_prompt(tmp_path: Path):
     files = [tmp_path / f"{name}.jsonl" for name in "ab"]
     for file in files:
         rows = [{"instruction": each, "output": "x", "generator": file.stem} for each in ("one", "other", "one")]
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write(file, rows)
     groups = {}
     field = read_field(files, seed=0)
     for nth in range(3):

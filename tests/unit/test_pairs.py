@@ -1,20 +1,17 @@
 """Pairs that are filed one by one: any line that a batch takes, and what stands beside its comparison."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.rows import PAIR, write
 
 from producer.cli.pairs import Pair, read_pairs
-
-PAIR = {"prompt": "Which?", "response_a": "this", "response_b": "that"}
 
 
 def pairs(folder: Path, *rows: dict[str, Any], **options: Any) -> list[Pair]:
     """Rows as `submit` reads them from a file."""
-    (file := folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return read_pairs(file, **options)
+    return read_pairs(write(folder / "pairs.jsonl", rows), **options)
 
 
 @pytest.mark.parametrize("value", [3, 0, 0.5, True, "", ["a"], {"a": 1}])

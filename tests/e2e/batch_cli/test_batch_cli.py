@@ -5,63 +5,23 @@ import json
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import psycopg
 import pytest
 import zstandard
-from support.gate import Gate, gated
-from support.program import ROOT, Cli, Running, running
-from support.service import Service, running_service
+from support.program import BATCH_ID, ROOT, Cli, running
+from support.rows import PAIR, read, write
+from support.service import Service
 from support.waiting import wait_until
 from typer.testing import CliRunner
 
 from producer.cli import batch
 from producer.cli.app import make_app
 
-EXAMPLES = [json.loads(line) for line in (ROOT / "examples" / "first-docket.jsonl").read_text().splitlines()]
-PAIR = {"prompt": "Which?", "response_a": "this", "response_b": "that"}
-BATCH_ID = re.compile(r"batch_[0-9a-f]{32}")
+EXAMPLES = read(ROOT / "examples" / "first-docket.jsonl")
 COMMANDS = [command.name or command.callback.__name__ for command in batch.app.registered_commands]
 LONG = "word " * 20_000
 """More than the simulated engine takes in one prompt."""
-
-
-def write(file: Path, rows: list[dict]) -> Path:
-    """Write rows as JSON lines."""
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return file
-
-
-def read(file: Path) -> list[dict]:
-    """Read JSON lines."""
-    return [json.loads(line) for line in file.read_text().splitlines()]
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service that judges a few dozen pairs a second."""
-    with running_service(
-        tmp_path_factory.mktemp("batches") / "data", simulated_tokens_per_second=40_000
-    ) as running_one:
-        yield running_one
-
-
-@pytest.fixture(scope="module")
-def cli(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Cli:
-    """The program, told by its environment which service to use."""
-    program = Cli(tmp_path_factory.mktemp("home"))
-    program.environment["NIGHTCOURT_DATA_DIR"] = str(service.folder)
-    return program
-
-
-def stands(service: Service, batch_id: str) -> dict:
-    """A batch as the service tells it."""
-    answer = service.http.get(f"/v1/batches/{batch_id}")
-    answer.raise_for_status()
-    return answer.json()
 
 
 class TestHelp:
@@ -96,7 +56,7 @@ class TestRun:
         assert "Judge: simulated" in ended.out
         assert "Mind: Simulated" in ended.out
         assert f"Results: {tmp_path / 'pairs.results.jsonl'}" in ended.err
-        assert stands(service, BATCH_ID.search(ended.err)[0])["metadata"] == {"run": "7"}
+        assert service.batch(BATCH_ID.search(ended.err)[0])["metadata"] == {"run": "7"}
         assert list(tmp_path.glob(".*")) == []
 
     def test_the_same_command_comes_back(self, cli: Cli, service: Service, tmp_path: Path):
@@ -281,7 +241,7 @@ class TestEnds:
         assert len(read(tmp_path / "long.results.jsonl")) == 2
         retried = cli("batch", "retry", batch_id)
         assert (retried.status, retried.out.split()[:2], retried.err) == (0, [batch_id, "in_progress"], "")
-        wait_until(lambda: stands(service, batch_id)["status"] == "failed", within=60, what="it has failed again")
+        wait_until(lambda: service.batch(batch_id)["status"] == "failed", within=60, what="it has failed again")
         assert "line 1: context_length_exceeded: 2 lines ended so" in cli("batch", "status", batch_id).out
 
     def test_ctrl_c_leaves_the_batch_running(self, cli: Cli, service: Service, tmp_path: Path):
@@ -291,7 +251,7 @@ class TestEnds:
         file = write(tmp_path / "many.jsonl", rows)
         with running(cli, tmp_path, "batch", "run", file) as run:
             batch_id = BATCH_ID.search(run.until("Filed as"))[0]
-            wait_until(lambda: stands(service, batch_id)["progress"]["decided"], within=60, what="something is decided")
+            wait_until(lambda: service.batch(batch_id)["progress"]["decided"], within=60, what="something is decided")
             status, said = run.end(signal.SIGINT)
         assert status == 130
         assert f"Stopped watching {batch_id}. It goes on. The same command comes back to it" in said
@@ -303,7 +263,7 @@ class TestEnds:
         so_far = cli("batch", "results", batch_id).objects
         assert now["progress"]["decided"] <= len(so_far) < 2000
         assert cli("batch", "cancel", batch_id).status == 0
-        wait_until(lambda: stands(service, batch_id)["status"] == "cancelled", within=60, what="it is cancelled")
+        wait_until(lambda: service.batch(batch_id)["status"] == "cancelled", within=60, what="it is cancelled")
         ended = cli("batch", "run", file)
         assert ended.status == 1
         assert f"Back at {batch_id}" in ended.err
@@ -333,128 +293,9 @@ class TestEnds:
         assert re.match(rf"{batch_id}  \d{{4}}-\d\d-\d\d \d\d:\d\d  in_progress  0 of 1 decided, waiting", listed.out)
         assert f"--after {batch_id}" in listed.err
         assert cli("batch", "cancel", batch_id, "--json").objects[0]["status"] == "cancelling"
-        wait_until(lambda: stands(service, batch_id)["status"] == "cancelled", within=60, what="it is cancelled")
+        wait_until(lambda: service.batch(batch_id)["status"] == "cancelled", within=60, what="it is cancelled")
         problem = json.loads(cli("batch", "pause", batch_id, "--json").err)
         assert (problem["code"], problem["title"]) == ("batch_ended", "The batch has already ended")
-
-
-@contextmanager
-def watched(cli: Cli, service: Service, folder: Path, file: Path, *options: object) -> Iterator[tuple[Running, Gate]]:
-    """A run whose batch is held, behind a gateway."""
-    with gated(service.url) as gate:
-        asked = ("batch", "run", file, "--server", gate.url, *options)
-        service.signal("worker", signal.SIGSTOP)  # nothing of it is judged before it is held
-        with running(cli, folder, *asked, key=service.key) as run:
-            try:
-                batch_id = BATCH_ID.search(run.until("Filed as"))[0]
-                service.http.post(f"/v1/batches/{batch_id}/pause").raise_for_status()
-            finally:
-                service.signal("worker", signal.SIGCONT)
-            yield run, gate
-            service.http.post(f"/v1/batches/{batch_id}/resume").raise_for_status()
-            assert run.process.wait(timeout=120) == 0, run.said.read_text()
-
-
-def night(name: str) -> list[dict]:
-    """Pairs that take seconds to judge. Those of another name have been asked nowhere, so no verdict is reused."""
-    return [{**PAIR, "prompt": f"{name} {n}? {'more ' * 200}", "label": "A"} for n in range(400)]
-
-
-class TestNights:
-    def test_the_service_is_away_for_a_while(self, cli: Cli, service: Service, tmp_path: Path):
-        """The command says so once and goes on; in the morning the results are there."""
-        file = write(tmp_path / "night.jsonl", night("Away"))
-        with watched(cli, service, tmp_path, file) as (run, gate):
-            gate.away = 502
-            said = run.until("Trying until it answers")
-            assert f"{gate.url}/v1/batches/" in said
-            before = len(gate.seen)
-            wait_until(lambda: len(gate.seen) > before + 6, within=60, what="it has tried again and again")
-            gate.away = 0
-        assert run.said.read_text().count("Trying until it answers") == 1
-        assert len(read(tmp_path / "night.results.jsonl")) == 400
-
-    def test_what_does_not_pass_ends_the_watching(self, cli: Cli, service: Service, tmp_path: Path):
-        """Whatever it is, the command says which batch goes on, and how to come back to it."""
-        file = write(tmp_path / "refused.jsonl", [{**PAIR, "prompt": "Refused?"}])
-        late = ("--not-before", "2999-01-01T00:00+00:00")
-        with (
-            gated(service.url) as gate,
-            running(cli, tmp_path, "batch", "run", file, "--server", gate.url, *late, key=service.key) as run,
-        ):
-            batch_id = BATCH_ID.search(run.until("Filed as"))[0]
-            gate.away = 403
-            assert run.process.wait(timeout=120) == 3
-            assert f"{batch_id} is filed. It goes on. The same command comes back to it" in run.said.read_text()
-        service.http.post(f"/v1/batches/{batch_id}/cancel").raise_for_status()
-
-    def test_single_pairs_are_waited_for_too(self, cli: Cli, service: Service, tmp_path: Path):
-        """`submit` goes on in the same way, for as long as its --timeout lets it."""
-        file = write(tmp_path / "few.jsonl", [{**PAIR, "prompt": f"Single {n}?"} for n in range(30)])
-        with gated(service.url) as gate:
-            asked = ("submit", file, "--server", gate.url)
-            with running(cli, tmp_path, *asked, key=service.key) as run:
-                wait_until(lambda: any(each.startswith("GET") for each in gate.seen), within=60, what="it waits")
-                gate.away = 502
-                run.until("Trying until it answers")
-                gate.away = 0
-                assert run.process.wait(timeout=120) == 0, run.said.read_text()
-
-    def test_the_file_is_another_by_the_morning(self, cli: Cli, service: Service, tmp_path: Path):
-        """Results are written all the same, and held against no label of other lines."""
-        file = write(tmp_path / "edited.jsonl", rows := night("Edited"))
-        with watched(cli, service, tmp_path, file, "--json") as (run, _):
-            write(file, [{**row, "label": "B"} for row in reversed(rows)])
-        *_, said, summary, _ = run.said.read_text().splitlines()
-        assert f"{file} was changed after it was filed" in said
-        assert (json.loads(summary)["accuracy"], json.loads(summary)["succeeded"]) == (None, 400)
-        assert len(read(tmp_path / "edited.results.jsonl")) == 400
-
-    def test_ctrl_c_while_the_batch_is_made(self, cli: Cli, service: Service, tmp_path: Path):
-        """Whether it was made is not known; the same command finds it, and files nothing twice."""
-        file = write(tmp_path / "once.jsonl", [{**PAIR, "prompt": "Once?"}])
-        with gated(service.url) as gate:
-            asked = ("batch", "run", file, "--server", gate.url, "--metadata", "of=once")
-            for kept in ("unheard", "unanswered"):
-                setattr(gate, kept, "POST /v1/batches")
-                before = gate.seen.count("POST /v1/batches")
-                with running(cli, tmp_path, *asked, key=service.key) as run:
-                    wait_until(
-                        lambda: gate.seen.count("POST /v1/batches") > before,  # noqa: B023 - called at once
-                        within=60,
-                        what="the batch is asked for",
-                    )
-                    status, said = run.end(signal.SIGINT)
-                assert status == 130
-                assert "it may be there. The same command makes sure of it." in said
-                assert "nothing was filed" not in said
-                setattr(gate, kept, "")
-            ended = cli(*asked, key=service.key)
-            again = cli(*asked, key=service.key)
-            assert gate.seen.count("POST /v1/files") == 1
-        assert (ended.status, again.status) == (0, 0), ended.err
-        assert "the file had arrived before" in ended.err
-        page = service.http.get("/v1/batches", params={"limit": 100}).json()["data"]
-        [made] = [each["id"] for each in page if (each["metadata"] or {}).get("of") == "once"]
-        assert f"Filed as {made}" in ended.err
-        assert f"Back at {made}" in again.err
-
-    def test_a_file_that_was_deleted_since(self, cli: Cli, service: Service, tmp_path: Path):
-        """What arrived and was deleted before a batch was made of it is sent anew."""
-        file = write(tmp_path / "gone.jsonl", [{**PAIR, "prompt": "Gone?"}])
-        with gated(service.url) as gate:
-            asked = ("batch", "run", file, "--server", gate.url)
-            gate.unheard = "POST /v1/batches"
-            with running(cli, tmp_path, *asked, key=service.key) as run:
-                wait_until(lambda: gate.unheard in gate.seen, within=60, what="the batch is asked for")
-                run.end(signal.SIGINT)
-            with psycopg.connect(service.database_url) as database:
-                database.execute("DELETE FROM files WHERE filename = 'gone.jsonl'")
-            gate.unheard = ""
-            ended = cli(*asked, key=service.key)
-        assert ended.status == 0, ended.err
-        assert "Filed as" in ended.err
-        assert gate.seen.count("POST /v1/files") == 2
 
 
 class TestMistakes:
