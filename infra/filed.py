@@ -14,10 +14,20 @@ METADATA = """
     CASE WHEN position('"metadata"' IN c.body) > 0 THEN (
         SELECT CASE WHEN line.url IS NULL OR line.body IS NULL THEN line.metadata ELSE line.body -> 'metadata' END
         FROM json_to_record(c.body::json) AS line(url json, body json, metadata json)
-    ) END
+    )::jsonb END
 """
 """SQL for the metadata of a row `c` of `comparisons`, as JSON: from where `schemas.lines.unwrap` takes it in a line of
-that form, and so what was validated. What else a line calls metadata is none."""
+that form, and so what was validated. What else a line calls metadata is none. It is spelt anew: blanks between pairs
+are not counted when it is validated, and there may be megabytes of them."""
+
+SOURCE = """
+    (SELECT coalesce((SELECT file_id FROM batches WHERE id = :filing_id), CAST(:filing_id AS uuid)))
+"""
+"""SQL for the source of what was filed as `:filing_id`: a batch's is its file, a single comparison's is itself.
+
+As a subquery its value is there before rows are looked for. Beside the column, Postgres would look at it row by row
+wherever a policy holds: it takes for an index only what it knows to leak nothing, and of `coalesce` it does not.
+"""
 
 
 # Not frozen, which would take longer to make; nor a tuple, whose fields take longer to read: there are many a second.

@@ -36,6 +36,8 @@ _LET_BYPASS = """
 """
 
 # As a subquery, it is asked once a statement and not once a row. Where nobody set it, nothing is equal to it.
+# Behind a policy Postgres looks rows up only by conditions that it knows to leak nothing: what else a statement of the
+# API compares a column with has to be a subquery, too, or the whole table is read: tests/integration/test_rows_read.py
 _TENANT = "tenant = (SELECT current_setting('nightcourt.tenant', true))"
 # Asked once a statement, of a table with few rows: nothing is filed for a tenant that was purged.
 _ALIVE = "NOT EXISTS (SELECT FROM tombstones WHERE tombstones.tenant = current_setting('nightcourt.tenant', true))"

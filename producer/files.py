@@ -332,7 +332,7 @@ async def read(connection: AsyncConnection, *, tenant: str, file_id: UUID) -> An
     return (await connection.execute(_READ, {"tenant": tenant, "id": file_id})).one_or_none()
 
 
-_SPANS = by_size(":id")
+_SPANS = text(by_size(":id"))
 _BODIES = text("""
     SELECT string_agg(body || chr(10), '' ORDER BY line) FROM comparisons
     WHERE source_id = :id AND line BETWEEN :first AND :last

@@ -38,8 +38,9 @@ _CUSTOM_ID = f"""
         ELSE (SELECT custom_id FROM bad_lines WHERE file_id = {_FILE} AND line = o.line) END)::text, 'null')
 """
 _JUDGE = f"chr({ord(_MARK)}) || o.judge_id || chr({ord(_MARK)})"
+_HAS_METADATA = f"(SELECT has_metadata FROM files WHERE id = {_FILE})"
 # Where no line of the file has any, the bodies are not touched.
-_METADATA = f"CASE WHEN (SELECT has_metadata FROM files WHERE id = {_FILE}) THEN ({METADATA}) END"
+_METADATA = f"CASE WHEN {_HAS_METADATA} THEN ({METADATA}) END"
 # The tally without the brace that closes it: `left` would count its characters.
 _OPEN_TALLY = "convert_from(substr(convert_to(o.tally::text, 'UTF8'), 1, octet_length(o.tally::text) - 1), 'UTF8')"
 
@@ -83,13 +84,13 @@ _LINES: dict[Kind, tuple[str, str]] = {
 }
 """What a line is put together from, and which outcomes have one. (A colon before a word would name a parameter.)"""
 
-_BY_NUMBER = text(f"""
+_BY_NUMBER = f"""
     SELECT first, first + {_RUN - 1} AS last
     FROM generate_series(1, (SELECT max(line) FROM outcomes WHERE filing_id = :id), {_RUN}) AS first
-""")
+"""
 
 
-def by_size(file: str) -> TextClause:
+def by_size(file: str) -> str:
     """Give a query for spans of line numbers as `read_out` takes them, each with a mebibyte of texts or a single line.
 
     They are the runs that the file's lines came in, each with the lines after it that are no comparison. Of these there
@@ -98,21 +99,26 @@ def by_size(file: str) -> TextClause:
     Args:
         file: SQL for the id of the file.
     """
-    return text(f"""
+    return f"""
         SELECT first, lead(first - 1, 1, {LAST_LINE}) OVER (ORDER BY first) AS last
         FROM (
             SELECT 1 AS first UNION SELECT first_line FROM file_runs WHERE file_id = {file}
             UNION SELECT generate_series(1, (SELECT max(line) FROM bad_lines WHERE file_id = {file}), {_RUN})
         ) starts
         ORDER BY first
-    """)
+    """
 
 
+# With metadata a line is as long as whoever sent it likes.
+_BY_LENGTH = text(f"""
+    SELECT first, last FROM ({_BY_NUMBER}) spans WHERE NOT {_HAS_METADATA}
+    UNION ALL SELECT first, last FROM ({by_size(_FILE)}) spans WHERE {_HAS_METADATA} ORDER BY first
+""")
 _SPANS: dict[Kind, TextClause] = {
-    "results": _BY_NUMBER,
-    "output": _BY_NUMBER,
-    "errors": _BY_NUMBER,
-    "asked": by_size(_FILE),
+    "results": _BY_LENGTH,
+    "output": _BY_LENGTH,
+    "errors": text(_BY_NUMBER),
+    "asked": text(by_size(_FILE)),
 }
 
 # A line's text is put together before it is sorted (OFFSET keeps the two apart): else what is sorted would have the

@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from infra import docket
-from infra.filed import METADATA
+from infra.filed import METADATA, SOURCE
 from schemas.comparison import Comparison, ComparisonError, ComparisonPage
 from schemas.ids import SINGLE_LINE, ComparisonKey, batch_id, comparison_id
 from schemas.problems import ALREADY_DECIDED, NOT_FOUND, PART_OF_A_BATCH, Problem
@@ -38,8 +38,7 @@ _COLUMNS = f"""
 # A single comparison is its own source; a batch's lines have the file as theirs.
 _READ = text(
     _COLUMNS.format(filing="CAST(:filing_id AS uuid)", batch="CAST(:filing_id AS uuid)")
-    + "WHERE c.tenant = :tenant AND c.line = :line AND c.source_id = coalesce("
-    "(SELECT file_id FROM batches WHERE id = :filing_id), CAST(:filing_id AS uuid))"
+    + f"WHERE c.tenant = :tenant AND c.line = :line AND c.source_id = {SOURCE}"
 )
 
 _PAGE = text(

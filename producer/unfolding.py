@@ -10,6 +10,8 @@ from schemas.problems import BAD_COMPRESSION, Problem
 
 _UNFOLD = 1024 * 1024
 """Bytes that come of a piece at a time, about."""
+_BLOCKS = 64
+"""Bytes of zstandard to unfold at a time. Four of them can stand for 128 KiB, so that two MiB may come of these."""
 
 
 class Unfolder(Protocol):
@@ -58,21 +60,21 @@ class _Zstandard:
     def __init__(self) -> None:
         # The window is what a decompressor must keep in memory: 8 MiB is what zstd itself uses up to level 19.
         self._settings = zstandard.ZstdDecompressor(max_window_size=8 * 1024 * 1024)
-        self._frame = self._settings.decompressobj(write_size=_UNFOLD)
+        self._frame = self._settings.decompressobj()
         self.whole = True
 
     def unfold(self, data: bytes) -> Iterator[bytes]:
         try:
-            # Small pieces in bound what one call can unfold to.
-            for start in range(0, len(data), 4096):
-                piece = data[start : start + 4096]
+            # A call gives all that comes of what it is given, however much.
+            for start in range(0, len(data), _BLOCKS):
+                piece = data[start : start + _BLOCKS]
                 while piece:
                     yield self._frame.decompress(piece)
                     piece = b""
                     self.whole = self._frame.eof
                     if self.whole:
                         piece = self._frame.unused_data
-                        self._frame = self._settings.decompressobj(write_size=_UNFOLD)
+                        self._frame = self._settings.decompressobj()
         except zstandard.ZstdError:
             raise Problem(BAD_COMPRESSION, "The file begins as zstd and does not go on as it.") from None
 

@@ -14,20 +14,24 @@ _MANY = 1000
 _PATIENCE = 10.0
 """Seconds after which a shard that is due is wondered about."""
 
-# Of those ahead, each part has an index of its own: a list of all three states has none, and would be looked for among
-# all shards that ever were.
+# Tenants take turns, so that of what waits its own tenant's alone is ahead of it. Of these the first few are looked at,
+# in the order of their index, and of what is out as many: each statement that would look for both at once, or by a
+# comparison of places, reads every shard that there is once very many wait.
 _LOOK = text("""
     SELECT s.state, s.lane, s.attempt, extract(epoch FROM s.due_at - now()) AS due_in,
            extract(epoch FROM now() - s.due_at) AS due_for, b.paused, b.status AS batch,
            s.filing_id AS id, b.open, b."window", b.not_before, now() AS now, b.not_before > now() AS early,
            (SELECT count(*) FROM workers WHERE seen_at > now() - make_interval(secs => :within)) AS workers,
            EXISTS (SELECT FROM queue WHERE state IN ('released', 'running')) AS handing_out,
-           (SELECT count(*) FROM (
-                SELECT FROM queue a
-                WHERE a.lane = s.lane AND a.due_at <= now() AND s.state = 'waiting'
-                  AND (a.state IN ('released', 'running')
-                       OR (a.state = 'waiting' AND (-a.priority, a.due_at, a.id) < (-s.priority, s.due_at, s.id)))
-                LIMIT :many + 1) ahead) AS ahead
+           CASE WHEN s.state = 'waiting' THEN
+               (SELECT count(*) FROM (
+                    SELECT FROM queue WHERE lane = s.lane AND state IN ('released', 'running') LIMIT :many + 1) out)
+               + (SELECT count(*) FROM (
+                    SELECT priority, due_at, id FROM shards
+                    WHERE lane = s.lane AND tenant = s.tenant AND state = 'waiting'
+                    ORDER BY priority DESC, due_at, id LIMIT :many + 1) first
+                  WHERE due_at <= now() AND (-first.priority, first.due_at, first.id) < (-s.priority, s.due_at, s.id))
+           ELSE 0 END AS ahead
     FROM shards s LEFT JOIN batches b ON b.id = s.filing_id
     WHERE s.filing_id = :filing_id AND :line BETWEEN s.first_line AND s.last_line
       AND s.state IN ('waiting', 'released', 'running')

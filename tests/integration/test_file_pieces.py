@@ -65,7 +65,7 @@ def test_lines_that_are_no_comparison_are_read_so_many_at_a_time(database_url: s
         return stored.id
 
     file = parse_prefixed(asyncio.run(there()), "file-")
-    spans = connection.execute(outputs.by_size(":id"), {"id": file}).all()
+    spans = connection.execute(text(outputs.by_size(":id")), {"id": file}).all()
     assert max(min(span.last, 5_002) - span.first + 1 for span in spans) == 2_000
     assert (spans[0].first, [span.last + 1 for span in spans[:-1]]) == (1, [span.first for span in spans[1:]])
 

@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import Connection, text
 from support.court import Court
-from support.filed import judge_batches, objects
+from support.filed import file_batch, judge_batches, objects
 
 from producer import files
 
@@ -67,6 +67,17 @@ def test_one_line_of_many_has_some(client: TestClient, court: Court, monkeypatch
     read = judged(client, court, lines)
     results = objects(read.get(f"/v1/batches/{read.batch['id']}/results"))
     assert [result["metadata"] for result in results] == [line.get("metadata", {}) for line in lines]
+
+
+def test_what_stands_between_pairs_is_not_theirs(client: TestClient, court: Court):
+    """A result is no longer for blanks and repetitions in the metadata of its line, which nothing limits."""
+    blanks, pair = "\r " * 100_000, '"k":"v"'
+    line = f'{json.dumps(TEXTS)[:-1]}, "metadata": {{{pair},{blanks}"k": "v",{blanks}"w": "\\u00e9"}}}}\n'
+    batch = file_batch(client, line + json.dumps(TEXTS) + "\n")
+    judge_batches(court)
+    answer = client.get(f"/v1/batches/{batch}/results")
+    assert [result["metadata"] for result in objects(answer)] == [{"k": "v", "w": "é"}, {}]
+    assert len(answer.content) < 2000
 
 
 @pytest.mark.parametrize("older", [False, True])

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, TextClause, text
 from sqlalchemy.exc import DBAPIError
 from support.desk import Desk
 from support.dockets import a_line, an_outcome
+from support.reading import rows_read
 from support.waiting import wait_until
 
 from infra import docket
@@ -190,17 +191,11 @@ MAKE = {
 }
 
 
-def read_by(connection: Connection, statement: TextClause, **parameters: Any) -> float:
+def read_by(connection: Connection, statement: TextClause, **parameters: Any) -> int:
     """How many rows of tables a statement reads; it is carried out, for ten rows at most."""
-
-    def rows(node: dict[str, Any]) -> float:
-        read = (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
-        is_scan = node["Node Type"].endswith("Scan") and "Relation Name" in node
-        return is_scan * read + sum(rows(each) for each in node.get("Plans", ()))
-
     explained = text("EXPLAIN (ANALYZE, FORMAT JSON) " + statement.text)
     [plan] = connection.execute(explained, {**parameters, "step": 10}).scalar_one()
-    return rows(plan["Plan"])
+    return rows_read(plan["Plan"]).total()
 
 
 @pytest.mark.parametrize("kind", MAKE)

@@ -69,6 +69,17 @@ def test_others_are_before_it(connection: Connection, single: UUID, why):
     assert why(file(connection)) == "it is behind 2 interactive shards"
 
 
+def test_others_tenants_are_not_before_it(connection: Connection, single: UUID, why):
+    """Tenants take turns: however much of another waits, and for how long, it is told its own tenant's place."""
+    for _ in range(3):
+        docket.file(
+            connection, tenant="another", filing_id=new_filing_id(), lane=Lane.INTERACTIVE, comparisons=[a_line(0)]
+        )
+    connection.execute(text("UPDATE shards SET priority = 9, due_at = now() - interval '1 s' WHERE tenant = 'another'"))
+    assert why(single) == "it is next"
+    assert why(file(connection)) == "it is behind 1 interactive shards"
+
+
 def test_a_pause_after_a_failure(connection: Connection, single: UUID, why):
     """After an attempt that failed it is told which, and how long the next one is put off."""
     docket.fail(
