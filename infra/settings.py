@@ -129,7 +129,7 @@ class Settings(BaseSettings):
     engine_deadline_seconds: PositiveFloat = 600.0
     """A worker whose engine is at one call for longer than this ends itself, so that the work is tried again."""
     max_attempts: PositiveInt = 3
-    """How often a shard is tried before it is split, and a single comparison before it is errored."""
+    """How often a comparison is tried before it is errored; a shard of several is split the first time it fails."""
 
     clock_shift_seconds: float = 0.0
     """Added to the clock that windows and `not_before` go by; for trying them out without waiting for the night."""

@@ -81,10 +81,10 @@ class TestNobodyIsAnswered:
 
 
 class TestServer:
-    @pytest.fixture
-    def server(self):
-        """A server of models that is well to begin with."""
-        with serving(ModelServer()) as started:
+    @pytest.fixture(params=["vllm", "llamacpp"])
+    def server(self, request):
+        """A server of models that is well to begin with; of the second kind, one that tokenises, too."""
+        with serving(ModelServer(kind=request.param)) as started:
             yield started
 
     @pytest.fixture

@@ -15,9 +15,9 @@ from infra.filed import Filed
 from infra.local.model import POCKET_CRITIC, adapter_over
 from infra.settings import Settings
 from worker import prompts
-from worker.app import open_engine
 from worker.engines.adapters import read_adapter
 from worker.engines.llama_cpp import LlamaCppEngine
+from worker.opening import open_engine
 
 ROOT = Path(__file__).resolve().parents[2]
 OBVIOUS = [

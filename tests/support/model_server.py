@@ -98,7 +98,8 @@ class ModelServer:
     def under_way(self, body: dict[str, Any]) -> Iterator[Trouble]:
         """Count a request while it is, and give it the trouble that is due."""
         with self._lock:
-            self.asked.append(body)
+            if "prompt" in body:
+                self.asked.append(body)
             self._busy += 1
             self.busiest = max(self.busiest, self._busy)
             trouble = self.troubles.popleft() if self.troubles else Trouble()
@@ -132,9 +133,21 @@ class ModelServer:
         positions = [self._position(text + written[:at], letter, body) for at, letter in enumerate(written)]
         positions = positions or [self._position(text, "", body)]
         tokens, chosen, listed = zip(*positions, strict=True)
-        logprobs = {"tokens": tokens, "token_logprobs": chosen, "top_logprobs": listed, "text_offset": []}
+        logprobs: dict[str, Any] = {"tokens": tokens, "token_logprobs": chosen, "top_logprobs": listed}
+        if self.kind == "llamacpp":
+            logprobs = {"content": [self._entry(*position) for position in zip(tokens, listed, strict=True)]}
         usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": len(positions), "total_tokens": 0}
         return 200, {"choices": [{"text": written or tokens[0], "logprobs": logprobs}], "usage": usage}
+
+    def _entry(self, token: str, listed: dict[str, float]) -> dict[str, Any]:
+        likeliest = [{"id": self.tokenizer.token_to_id(each), "logprob": value} for each, value in listed.items()]
+        return {"token": token, "top_logprobs": likeliest}
+
+    def tokenise(self, body: dict[str, Any]) -> tuple[int, Any]:
+        """Answer a request for the ids of a text."""
+        settled = json.loads(self.tokenizer.to_str())
+        plain = Tokenizer.from_str(json.dumps(settled | {"added_tokens": []}))
+        return 200, {"tokens": (self.tokenizer if body["parse_special"] else plain).encode(body["content"]).ids}
 
     def text_of(self, body: dict[str, Any]) -> str:
         """Read what it is asked."""
@@ -192,6 +205,8 @@ class Handler(BaseHTTPRequestHandler):
         if self._refused():
             return
         answers = {"/v1/models": self.server.ways.listed(), "/version": {"version": "9.9"}}
+        if self.server.ways.kind == "llamacpp":
+            answers["/props"] = {"bos_token": "", "eos_token": SPECIAL[-1], "chat_template": TEMPLATE}
         self._answer(200 if self.path in answers else 404, answers.get(self.path, {}))
 
     def do_POST(self) -> None:
@@ -200,13 +215,18 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self._refused():
             return
-        if self.path != "/v1/completions":
+        answers = {"/v1/completions": ways.complete}
+        if ways.kind == "llamacpp":
+            answers["/tokenize"] = ways.tokenise
+        if self.path not in answers:
             self._answer(404, {})
             return
         with ways.under_way(body) as trouble:
-            self._serve(body, trouble)
+            self._serve(body, trouble, answers[self.path])
 
-    def _serve(self, body: dict[str, Any], trouble: Trouble) -> None:
+    def _serve(
+        self, body: dict[str, Any], trouble: Trouble, complete: Callable[[dict[str, Any]], tuple[int, Any]]
+    ) -> None:
         ways = self.server.ways
         ways.over.wait(trouble.late)
         if trouble.cut:
@@ -215,10 +235,11 @@ class Handler(BaseHTTPRequestHandler):
             self._trickle()
         elif trouble.status != 200:
             # A server that repeats in its errors what it was sent, the key included.
-            echo = {"message": ways.tokenizer.decode(body["prompt"]), "key": self.headers["Authorization"]}
+            text = ways.tokenizer.decode(body["prompt"]) if "prompt" in body else body["content"]
+            echo = {"message": text, "key": self.headers["Authorization"]}
             self._answer(trouble.status, echo, trouble.headers)
         else:
-            status, answer = ways.complete(body)
+            status, answer = complete(body)
             self._answer(status, trouble.answer(answer))
 
     def _trickle(self) -> None:
@@ -254,10 +275,13 @@ class Handler(BaseHTTPRequestHandler):
 def impatient(
     ways: ModelServer, folder: Path, monkeypatch: pytest.MonkeyPatch, *, request: float, patience: float
 ) -> Iterator[OpenAIServerEngine]:
-    """Open an engine that has found a server well, with seconds for a request and in all, and pauses of moments."""
+    """Open an engine that has found a server well, with seconds for a request and in all, and pauses of moments.
+
+    A server of llama.cpp's is what tokenises, too.
+    """
     monkeypatch.setattr(remote, "_FIRST_PAUSE", 0.01)
     monkeypatch.setattr(openai_server, "_DOUBT_SECONDS", 0.05)
-    tokenizer = write_tokenizer(folder)
+    tokenizer = None if ways.kind == "llamacpp" else write_tokenizer(folder)
     engine = OpenAIServerEngine(ways.url, tokenizer=tokenizer, request_seconds=request, patience_seconds=patience)
     with closing(engine):
         ways.asked.clear()

@@ -1,16 +1,20 @@
 """Tokenising for a model that runs elsewhere: whatever a candidate writes, no control token comes out."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.model_server import SPECIAL, TEMPLATE, toy_tokenizer, write_tokenizer
-from tokenizers import AddedToken
+from support.waiting import wait_until
+from tokenizers import AddedToken, Encoding, Tokenizer, decoders, models, pre_tokenizers
 
 from worker.engines import tokenising
-from worker.engines.base import EngineError, Prompt
+from worker.engines.base import EngineError, Prompt, PromptTooLongError
 from worker.engines.chat import ChatTemplate
+from worker.engines.lengths import LeastTokens
 from worker.engines.tokenising import PromptTokenizer, UnsafeTokenizerError
 
 CONTROL = {toy_tokenizer().token_to_id(text) for text in SPECIAL}
@@ -25,6 +29,25 @@ def tokenizer(tmp_path_factory) -> PromptTokenizer:
 def conversation(content: str) -> Prompt:
     """One user's turn, and the opening of the judge's."""
     return Prompt((("user", content),), "[[")
+
+
+class Counting:
+    """A tokenizer that counts the large texts that pass at a time, each of which waits to be told to go on."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.go_on = threading.Event()
+        self.passing = self.most = 0
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> Encoding:
+        """Tokenise."""
+        if len(text) < 100_000:
+            return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        self.passing += 1
+        self.most = max(self.most, self.passing)
+        assert self.go_on.wait(60)
+        self.passing -= 1
+        return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
 
 
 class TestFromAFolder:
@@ -98,6 +121,66 @@ class TestFromAFolder:
         (folder / "tokenizer.json").write_text('{"added_tokens": [], "model": 1}')
         with pytest.raises(UnsafeTokenizerError, match="is no tokenizer"):
             tokenising.from_folder(folder)
+
+
+class TestLengths:
+    """Of 4 MiB that nobody can judge a tokenizer makes gigabytes; they are refused by their length."""
+
+    def merging(self) -> Tokenizer:
+        """A tokenizer with tokens of up to four bytes."""
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        merges = [("a", "b"), ("Ġ", "a"), ("ab", "ab"), ("Ã", "©")]
+        vocabulary = {token: at for at, token in enumerate([*alphabet, *("".join(pair) for pair in merges)])}
+        tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
+        tokenizer.decoder = decoders.ByteLevel()
+        tokenizer.add_special_tokens([AddedToken(each, special=True) for each in SPECIAL])
+        return tokenizer
+
+    @given(text=st.text(st.sampled_from("ab é1\n😀")))
+    def test_a_text_has_at_least_as_many(self, text):
+        """The bound holds whatever is merged."""
+        merging = self.merging()
+        least = LeastTokens.of_hugging_face(json.loads(merging.to_str())).of(text)
+        assert len(text.encode()) / 4 <= least <= len(merging.encode(text).ids)
+
+    def test_what_must_be_too_long_is_not_tokenised(self, tmp_path, monkeypatch):
+        """The error says so in tokens; what may be short enough is looked at."""
+        tokenizer = tokenising.from_folder(write_tokenizer(tmp_path / "t", self.merging()))
+        assert len(tokenizer.encode(conversation("ab" * 100), most=50)) > 50
+        monkeypatch.setattr(tokenizer, "_plain", pytest.fail)
+        with pytest.raises(PromptTooLongError, match="at least 51 tokens long, the judge takes 50"):
+            tokenizer.encode(conversation("ab" * 101), most=50)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"normalizer": {"type": "NFKC"}},
+            {"pre_tokenizer": {"type": "Whitespace"}},
+            {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "ByteLevel"}, {"type": "Delimiter"}]}},
+            {"pre_tokenizer": None},
+            {"model": {"type": "Unigram", "vocab": [["a", 0.0]]}},
+        ],
+    )
+    def test_of_other_tokenizers_nothing_is_said(self, change):
+        """Where a text may be changed or cut down before it is tokenised, its bytes tell nothing."""
+        assert LeastTokens.of_hugging_face(json.loads(self.merging().to_str()) | change).of("x" * 1000) == 0
+
+    def test_large_texts_pass_one_at_a_time(self, tmp_path, monkeypatch):
+        """Many slots with a large text each need no more memory than one; small ones do not wait for them."""
+        tokenizer = Counting(toy_tokenizer(special=()))
+        monkeypatch.setattr(tokenising.Tokenizer, "from_str", lambda _: tokenizer)
+        found = tokenising.from_folder(write_tokenizer(tmp_path / "t"))
+        with ThreadPoolExecutor(4) as threads:
+            large = [threads.submit(found.tokenise, "a" * 100_000) for _ in range(3)]
+            wait_until(lambda: tokenizer.passing, within=60, what="one passes")
+            assert found.tokenise("small") == toy_tokenizer().encode("small").ids
+            assert not any(each.done() for each in large)
+            tokenizer.go_on.set()
+            assert [len(each.result()) for each in large] == [100_000] * 3
+        assert tokenizer.most == 1
 
 
 class TestProofs:

@@ -40,7 +40,7 @@ def _carry_out(command: str, given: str) -> int:
         print_json(build(order, say).model_dump(mode="json", exclude={"files"}), pretty=not order.as_json)
         return 0
     if command == "bench":
-        from worker.app import open_engine  # noqa: PLC0415 - brings Celery along, which the others do without
+        from worker.opening import open_engine  # noqa: PLC0415 - the others need no engine
 
         measure = BenchOrder.model_validate_json(given)
         with closing(open_engine(settings)) as engine:

@@ -32,7 +32,6 @@ from worker.engines.base import (
     EngineGoneError,
     Generation,
     Prompt,
-    PromptTooLongError,
     Score,
     check_length,
 )
@@ -104,7 +103,7 @@ class LlamaCppEngine:
             )
             # The server may have rounded the context; one place of it is for the token after the prompt.
             self._context = int(properties["default_generation_settings"]["n_ctx"])
-            self._least = LeastTokens(header)
+            self._least = LeastTokens.of_gguf(header)
             self._vocabulary = header.vocabulary or 1 << 20
             self._card = EngineCard(
                 engine="llama_cpp",
@@ -237,9 +236,7 @@ class LlamaCppEngine:
         return ids
 
     def _content(self, text: str) -> list[int]:
-        least, limit = self._least.of(text), self._card.max_prompt_tokens
-        if least > limit:
-            raise PromptTooLongError(f"the prompt is at least {least} tokens long, the judge takes {limit}")
+        self._least.check(text, self._card.max_prompt_tokens)
         return self._tokenise(text)
 
     def _tokenise(self, text: str, *, parse_special: bool = False, add_special: bool = False) -> list[int]:

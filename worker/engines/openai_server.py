@@ -128,9 +128,11 @@ class OpenAIServerEngine:
         """Apply the model's chat template and tokenise, with control tokens from the template alone.
 
         Raises:
+            EngineAwayError, EngineGoneError: as in `score`, where the server itself is what tokenises.
+            PromptTooLongError: a text is too long for this engine, however it would be tokenised.
             EngineError: the template does not take this conversation, or a text cannot be tokenised.
         """
-        return self._tokenizer.encode(prompt)
+        return self._tokenizer.encode(prompt, self._card.max_prompt_tokens)
 
     def score(self, prompts: Sequence[Sequence[int]], *, salt: str = "") -> list[Score]:
         """Read the verdict token's odds after each prompt, several at a time.
@@ -195,7 +197,7 @@ class OpenAIServerEngine:
         if tokenizer is not None:
             self._tokenizer = tokenising.from_folder(tokenizer)
         elif kind == "llamacpp":
-            self._tokenizer = tokenising.from_llama_server(self._remote.ask)
+            self._tokenizer = tokenising.from_llama_server(self._ask)
         else:
             raise UnusableServerError(
                 f"the server at {self._root} ({kind}) needs NIGHTCOURT_ENGINE_TOKENIZER, a folder with the model's "
@@ -294,6 +296,10 @@ class OpenAIServerEngine:
         except EngineError:
             self._doubted = True
             raise
+
+    def _ask(self, path: str, body: dict[str, Any] | None) -> Any:
+        """Ask from a thread that is not the loop's, as `_once_it_answers` does."""
+        return self._remote.run(self._once_it_answers(lambda: self._remote.call(path, body)))
 
     async def _wait_for_it(self) -> None:
         """Wait for the server, no longer than one call may take. If that took its time, none is left to ask in."""

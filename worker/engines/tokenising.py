@@ -9,7 +9,9 @@ each time.
 import hashlib
 import json
 import re
+import threading
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,18 @@ from tokenizers import Tokenizer
 
 from worker.engines.base import EngineError, Prompt
 from worker.engines.chat import ChatTemplate, encode
+from worker.engines.lengths import LeastTokens
 
 Tokenise = Callable[[str], list[int]]
 
 _MARKUP = re.compile(r"<[^<>\s]+>")
 """How control tokens are spelled, in all templates known: something in angle brackets."""
+
+
+_UNKNOWN = LeastTokens(0, ())
+_LARGE = 64 * 1024
+"""Characters of a text that is tokenised while no other such is in this process: the library takes hundreds of times
+a text's size for as long, and a worker has as many texts at a time as slots."""
 
 
 class UnsafeTokenizerError(ValueError):
@@ -38,6 +47,7 @@ class PromptTokenizer:
         control: control tokens and how they are spelled; no content may become one of them.
         fingerprint: hash of what determines the ids.
         names: gives the ids of all tokens that are written as this text; None where that cannot be found out.
+        least: how many tokens a text has at least.
 
     Raises:
         UnsafeTokenizerError: `plain` makes control tokens of what spells them.
@@ -52,6 +62,7 @@ class PromptTokenizer:
         control: dict[str, int],
         fingerprint: str,
         names: Callable[[str], list[int]] | None = None,
+        least: LeastTokens = _UNKNOWN,
     ) -> None:
         self._template = template
         self._plain = plain
@@ -60,6 +71,7 @@ class PromptTokenizer:
         self._written: dict[str, list[int]] = {}
         self.fingerprint = fingerprint
         self.names = names
+        self._least = least
         for text in (*control, "".join(control), " ".join(control)):
             if not self._control_ids.isdisjoint(plain(text)):
                 raise UnsafeTokenizerError(
@@ -67,10 +79,11 @@ class PromptTokenizer:
                     "its own turn and speak for the judge"
                 )
 
-    def tokenise(self, text: str) -> list[int]:
+    def tokenise(self, text: str, most: int | None = None) -> list[int]:
         """The ids of a content.
 
         Raises:
+            PromptTooLongError: it has more than so many, as its length alone tells.
             EngineError: the text is not valid Unicode, or came out with a control token in it.
         """
         try:
@@ -78,18 +91,27 @@ class PromptTokenizer:
         except UnicodeEncodeError:
             # Not chained: the error holds the text.
             raise EngineError("a text holds half of a surrogate pair, which no tokenizer takes") from None
+        if most is not None:
+            self._least.check(text, most)
         ids = self._plain(text)
         if not self._control_ids.isdisjoint(ids):
             raise EngineError("the tokenizer made a control token of a content; it is not sent")
         return ids
 
-    def encode(self, prompt: Prompt) -> list[int]:
+    def encode(self, prompt: Prompt, most: int | None = None) -> list[int]:
         """The ids of a conversation, with control tokens from the template alone.
 
+        Args:
+            prompt: the conversation.
+            most: how many tokens the engine takes: a content that must have more is not tokenised.
+
         Raises:
+            PromptTooLongError: there is such a content.
             EngineError: the template does not take this conversation, or a text cannot be tokenised.
         """
-        return encode(self._template, prompt, control=self._template_ids, content=self.tokenise)
+        return encode(
+            self._template, prompt, control=self._template_ids, content=lambda text: self.tokenise(text, most)
+        )
 
     def _template_ids(self, text: str) -> list[int]:
         """The ids of what the template wrote: a handful of texts, so each is tokenised once."""
@@ -118,6 +140,12 @@ def from_folder(folder: Path) -> PromptTokenizer:
     except Exception as error:  # the library raises no class of its own
         raise UnsafeTokenizerError(f"{folder / 'tokenizer.json'} is no tokenizer: {error}") from error
 
+    large = threading.Lock()
+
+    def content(text: str) -> list[int]:
+        with large if len(text) > _LARGE else nullcontext():
+            return list(plain.encode(text, add_special_tokens=False).ids)
+
     def names(text: str) -> list[int]:
         return [token for token in range(whole.get_vocab_size()) if whole.decode([token]) == text]
 
@@ -125,11 +153,12 @@ def from_folder(folder: Path) -> PromptTokenizer:
         ChatTemplate(
             template, bos_token=spelled(configuration, "bos_token"), eos_token=spelled(configuration, "eos_token")
         ),
-        plain=lambda text: list(plain.encode(text, add_special_tokens=False).ids),
+        plain=content,
         whole=lambda text: list(whole.encode(text, add_special_tokens=False).ids),
         control={token["content"]: token["id"] for token in added if token["special"]},
         fingerprint=_sha256(source, template),
         names=names,
+        least=LeastTokens.of_hugging_face(settled),
     )
 
 

@@ -51,13 +51,14 @@ class Vocabulary:
         self._begin = spelled(configuration, "bos_token")
         self.fingerprint = f"sha256:{self._prompts.fingerprint}"
 
-    def encode(self, prompt: Prompt) -> list[int]:
+    def encode(self, prompt: Prompt, most: int | None = None) -> list[int]:
         """Apply the chat template and tokenise.
 
         Raises:
+            PromptTooLongError: a text has more than so many tokens, as its length alone tells.
             EngineError: the template does not take this conversation, or a text cannot be tokenised.
         """
-        return self._prompts.encode(prompt)
+        return self._prompts.encode(prompt, most)
 
     def decode(self, ids: Sequence[int]) -> str:
         """What ids spell, control tokens left out."""

@@ -12,10 +12,10 @@ from worker.engines.base import EngineAwayError, EngineError, EngineGoneError, S
 from worker.engines.openai_server import OpenAIServerEngine
 
 
-@pytest.fixture
-def server() -> Iterator[ModelServer]:
-    """A server that is well."""
-    with serving(ModelServer()) as started:
+@pytest.fixture(params=["vllm", "llamacpp"])
+def server(request: pytest.FixtureRequest) -> Iterator[ModelServer]:
+    """A server that is well; of the second kind, one that tokenises, too."""
+    with serving(ModelServer(kind=request.param)) as started:
         yield started
 
 
@@ -120,3 +120,18 @@ def test_a_server_that_comes_back_as_another_ends_the_worker(
     with capture_logs() as logs, pytest.raises(EngineGoneError, match="answers otherwise"):
         engine.score([prompt])
     assert said in logs[-1]["trouble"]
+
+
+@pytest.mark.parametrize("server", ["llamacpp"], indirect=True)
+def test_a_server_that_tokenises_is_away_for_that_as_well(server: ModelServer, engine: OpenAIServerEngine) -> None:
+    """What it failed at first may have been the text's fault; from then on a failure is the server's."""
+    server.troubles.extend([Trouble(status=500)] * 500)
+    with pytest.raises(EngineError) as caught:
+        engine.encode(ASKED)
+    assert not isinstance(caught.value, EngineAwayError)
+    for _ in range(2):
+        with pytest.raises(EngineAwayError, match="fails still"):
+            engine.encode(ASKED)
+    server.troubles.clear()
+    prompt = engine.encode(ASKED)
+    assert engine.score([prompt])

@@ -13,10 +13,10 @@ from tokenizers import Tokenizer, decoders
 
 from infra import settings
 from schemas.problems import Problem
-from worker.app import open_engine as open_engine_of
 from worker.engines.base import Engine
 from worker.engines.chat import VerdictTokenError
 from worker.engines.openai_server import OpenAIServerEngine, UnusableServerError
+from worker.opening import open_engine as open_engine_of
 
 KINDS = ("vllm", "sglang", "tensorrt_llm", "somebody")
 

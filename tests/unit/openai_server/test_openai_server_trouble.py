@@ -169,7 +169,7 @@ from pathlib import Path
 from infra import logs
 from infra import settings
 from schemas.problems import Problem
-from worker.app import open_engine as open_engine_of
+from worker.opening import open_engine as open_engine_of
 from worker.engines import remote
 from worker.engines.base import EngineError, Prompt
 from worker.engines.openai_server import OpenAIServerEngine

@@ -134,9 +134,10 @@ class TensorRtLlmEngine:
         """Apply the model's chat template and tokenise, with control tokens from the template alone.
 
         Raises:
+            PromptTooLongError: a text is too long for this engine, however it would be tokenised.
             EngineError: the template does not take this conversation, or a text is not valid Unicode.
         """
-        return self._vocabulary.encode(prompt)
+        return self._vocabulary.encode(prompt, self._card.max_prompt_tokens)
 
     def score(self, prompts: Sequence[Sequence[int]], *, salt: str = "") -> list[Score]:
         """Read the verdict token's odds after each prompt. All prompts of a call are in flight together."""
