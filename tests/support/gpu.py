@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from worker import prompts
+from worker.engines.tensorrt_llm.engine import TensorRtLlmEngine
+
 STAND_INS = Path(__file__).resolve().parent / "standin"
+CARD = prompts.PROFILES["card"].sha256
 _NAMES = ("tensorrt_llm", "torch", "transformers", "standin_model")
 
 
@@ -30,3 +34,14 @@ def gpu_host(**behaviour: object) -> Iterator[None]:
             yield
         finally:
             _forget()
+
+
+@contextmanager
+def opened(folder: Path, *, timeout: float = 10.0, **behaviour: object) -> Iterator[TensorRtLlmEngine]:
+    """The engine on a pretended GPU host."""
+    with gpu_host(**behaviour):
+        engine = TensorRtLlmEngine(folder, prompt=CARD, timeout_seconds=timeout)
+        try:
+            yield engine
+        finally:
+            engine.close()
