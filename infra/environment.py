@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from difflib import get_close_matches
 
 from pydantic import SecretStr
 
@@ -20,6 +21,13 @@ def as_environment(settings: Settings) -> dict[str, str]:
         if value is not None:
             variables[f"NIGHTCOURT_{name.upper()}"] = str(value)
     return variables
+
+
+def unknown_settings() -> dict[str, str | None]:
+    """Name the variables that look like settings and are none, each with the setting that it may be meant for."""
+    known = [f"NIGHTCOURT_{name.upper()}" for name in Settings.model_fields]
+    strange = sorted(name for name in os.environ if name.startswith("NIGHTCOURT_") and name not in known)  # noqa: TID251
+    return {name: next(iter(get_close_matches(name, known, n=1)), None) for name in strange}
 
 
 def forget_libpq() -> None:

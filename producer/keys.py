@@ -28,6 +28,9 @@ _COLUMNS = """
     requests_per_second, queued_comparisons, tokens_per_day, concurrent_batches, max_body_bytes,
     CASE WHEN revoked_at <= now() THEN 'revoked' WHEN expires_at <= now() THEN 'expired' ELSE 'active' END AS status
 """
+FIRST_TENANT = "default"
+"""The tenant of a first key, and of keys of which nobody says whose they are to be."""
+
 _ADD = text(f"""
     INSERT INTO keys (id, tenant, name, hash, scopes, expires_at, replaces,
                       requests_per_second, queued_comparisons, tokens_per_day, concurrent_batches, max_body_bytes)
@@ -104,6 +107,11 @@ def new_key() -> SpelledKey:
     return SpelledKey(new_filing_id(), secrets.token_urlsafe(32))
 
 
+def buried(connection: Connection, *, tenant: str) -> bool:
+    """Tell whether a tenant was purged: nothing is filed for it, and no key made, any more."""
+    return bool(connection.execute(_BURIED, {"tenant": tenant}).scalar_one())
+
+
 def create(
     connection: Connection,
     *,
@@ -128,7 +136,7 @@ def create(
     Raises:
         Problem: the tenant was purged.
     """
-    if connection.execute(_BURIED, {"tenant": tenant}).scalar_one():
+    if buried(connection, tenant=tenant):
         raise Problem(TENANT_PURGED, f"The tenant {tenant} was purged; give another name.")
     spelled = new_key()
     values = {

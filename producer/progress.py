@@ -2,7 +2,7 @@
 
 # ruff: noqa: S608 - statements are put together from constants of this module alone; values are always bound
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Row, text
@@ -24,6 +24,9 @@ LIVE = ("in_progress", "cancelling")
 
 _SOON = 1.0
 """Seconds before which a rate is a guess."""
+_PATIENCE = timedelta(seconds=10)
+"""After which a batch of which nothing was handed out is wondered about."""
+_NOT_HANDED_OUT = "nobody has handed it out yet; if that stays so, see that the dispatcher runs and reaches Redis"
 _SAMPLE_SECONDS = 5.0
 _SAMPLES = 12
 """A batch's rate is that of the last minute: so many samples, so many seconds apart."""
@@ -39,6 +42,8 @@ COUNTS = """
                coalesce(sum(bytes * (1 - done)) FILTER (WHERE state IN ('waiting', 'released', 'running')), 0)
                    AS bytes_left,
                count(*) FILTER (WHERE state = 'running') AS running,
+               count(*) FILTER (WHERE state = 'released' OR (state = 'waiting' AND due_at <= now())) AS next,
+               extract(epoch FROM min(due_at) FILTER (WHERE state = 'waiting') - now()) AS due_in,
                count(*) FILTER (WHERE state IN ('waiting', 'released', 'running')) AS live
         FROM shards CROSS JOIN LATERAL (
             -- The share of a shard's lines that have ended. Its span may hold lines that are not its own.
@@ -85,7 +90,7 @@ def idleness(connection: Connection, *, within: float) -> str:
         return "no worker was heard of lately; start one"
     if connection.execute(_HANDED_OUT).scalar_one():
         return "workers are busy with other work"
-    return "nobody has handed it out yet; if that stays so, see that the dispatcher runs and reaches Redis"
+    return _NOT_HANDED_OUT
 
 
 def as_batch(row: Row[Any], errors: BatchErrors | None, idle: str) -> Batch:
@@ -180,5 +185,13 @@ def _waiting_for(row: Row[Any], idle: str) -> str | None:
         (row.paused, "it is paused; resume it"),
         (row.not_before is not None and row.now < row.not_before, "its time has not come; see not_before"),
         (row.window is not None and not row.open and not hours.may_run(row, row.now), "its window is closed"),
+        (
+            not row.next and row.due_in is not None,
+            f"the engine failed at what is left; it is tried again in {max(row.due_in or 0, 1):.0f} s",
+        ),
+        (
+            idle == _NOT_HANDED_OUT and row.in_progress_at is not None and row.now - row.in_progress_at < _PATIENCE,
+            "it is about to be handed out",
+        ),
     ]
     return next((reason for holds, reason in reasons if holds), idle)

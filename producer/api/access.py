@@ -20,6 +20,16 @@ _BEARER = HTTPBearer(
 )
 
 
+def no_good_key() -> Problem:
+    """Say that a key is none that is good, and not why."""
+    return Problem(
+        KEY_INVALID,
+        "The key is unknown, wrong, expired or revoked. Ask whoever runs the service; `nightcourt keys list` tells "
+        "them which.",
+        headers={"WWW-Authenticate": 'Bearer error="invalid_token"'},
+    )
+
+
 async def authenticate(request: Request) -> Caller:
     """Tell who asks, by the key in the header `Authorization`.
 
@@ -38,12 +48,7 @@ async def authenticate(request: Request) -> Caller:
     client = request.client.host if request.client else ""
     caller: Caller | None = await request.app.state.keyring.caller(sent.strip(), client=client)
     if caller is None:
-        raise Problem(
-            KEY_INVALID,
-            "The key is unknown, wrong, expired or revoked. Ask whoever runs the service; `nightcourt keys list` tells "
-            "them which.",
-            headers={"WWW-Authenticate": 'Bearer error="invalid_token"'},
-        )
+        raise no_good_key()
     return caller
 
 

@@ -6,10 +6,14 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from psycopg.errors import InsufficientPrivilege
+from sqlalchemy.exc import ProgrammingError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from infra.database import UNREACHABLE
+from producer import keys
+from producer.api.access import no_good_key
 from producer.dashboard import render
 from schemas.problems import (
     INTERNAL,
@@ -127,10 +131,28 @@ def install(app: FastAPI) -> None:
             headers["Allow"] = ", ".join(sorted(_methods(request)))
         return answer(request, Problem(kind, detail, headers=headers))
 
+    _install_for_postgres(app)
+
+
+def _install_for_postgres(app: FastAPI) -> None:
+    """Answer where Postgres is away, or refuses."""
+
     async def _unavailable(request: Request, error: Exception) -> Response:
         log.warning("database_unreachable", error=type(error).__name__)
         detail = "The database cannot be reached. Send the request again, with the same Idempotency-Key."
         return answer(request, Problem(UNAVAILABLE, detail, headers={"Retry-After": "1"}))
+
+    async def _refused(request: Request, error: Exception) -> Response:
+        # A key is known for some seconds after its tenant was purged, and Postgres takes nothing in for that any more.
+        caller = getattr(request.state, "caller", None)
+        if caller is not None:
+            async with request.app.state.database.connect() as connection:
+                if await connection.run_sync(keys.buried, tenant=caller.tenant):
+                    return answer(request, no_good_key())
+        raise error
+
+    for refusal in (ProgrammingError, InsufficientPrivilege):
+        app.add_exception_handler(refusal, _refused)
 
     for unreachable in UNREACHABLE:
         app.add_exception_handler(unreachable, _unavailable)

@@ -22,6 +22,7 @@ from schemas.batch import Batch, BatchStatus
 from schemas.comparison import Orders, Profile
 from schemas.problems import (
     BAD_INPUT_FILE,
+    BAD_OUTPUT_FILE,
     BATCH_FAILED,
     FieldError,
     Problem,
@@ -92,17 +93,24 @@ def run(
         place=runs.find_place(chosen),
         where=(f" --server {server}" if server else "") + (f" --data-dir {data_dir}" if data_dir else ""),
         overwrites=output is not None,
+        fresh=fresh,
     )
     with (
         Client(asked.place.url, api_key=asked.place.key) as client,
-        filed(client, asked, fresh=fresh) as (made, key),
+        filed(client, asked) as (made, key),
     ):
         batch = following.follow(client, made)
         if batch.status is BatchStatus.FAILED and batch.in_progress_at is None:
             refuse(file, batch)
         same = _is_same(asked, batch, key)
         reading = partial(_read, client, asked, batch, labelled=same)
-        report = reading() if is_stream(destination) else following.keep_asking(reading)
+        try:
+            report = reading() if is_stream(destination) else following.keep_asking(reading)
+        except Problem as problem:
+            if problem.kind is not BAD_OUTPUT_FILE:
+                raise
+            write = f"nightcourt batch results {batch.id}{asked.where} --output FILE"
+            raise Problem(problem.kind, f"{problem.detail} The verdicts are kept: `{write}` writes them.") from None
     _conclude(asked, batch, report, same=same, as_json=as_json)
     judge_the_end(batch)
 

@@ -47,7 +47,9 @@ def dashboard(
     info = running_stack(chosen.data_dir)
     if info is None:
         raise Problem(
-            LOCAL_STACK, "No stack runs here. Start one with `nightcourt up`, or open /dashboard/ of your API."
+            LOCAL_STACK,
+            "No stack runs here. Start one with `nightcourt up`, name the folder of one with --data-dir, or open "
+            "/dashboard/ of your API.",
         )
     try:
         console.print(invitation(info), soft_wrap=True)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -61,7 +61,9 @@ def examine(chosen: Settings) -> Iterator[Finding]:
         )
         forget_libpq()
         database_url, redis_url = stack.database_url, stack.redis_url
-    yield _look("model", lambda: describe_model(chosen))
+    model = _look("model", lambda: describe_model(chosen))
+    # What the workers have is told with them: this shell's settings may be others than those that the stack began with.
+    yield model if stack is None else replace(model, says=f"by the settings here: {model.says}")
     yield _look("api", lambda: _api(find_server(chosen)))
     yield from _database(database_url, chosen.worker_seconds)
     yield _look("redis", lambda: _redis(redis_url))

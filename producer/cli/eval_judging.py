@@ -71,8 +71,9 @@ class Service:
                 place=self.place,
                 where=self.where,
                 ends_service=self.own,
+                fresh=self.fresh,
             )
-            with filed(self.client, asked, fresh=self.fresh) as (made, _):
+            with filed(self.client, asked) as (made, _):
                 batch = following.follow(self.client, made)
                 if batch.status is BatchStatus.FAILED and batch.in_progress_at is None:
                     refuse(file, batch)

@@ -36,6 +36,8 @@ class Run:
     """Whether the output may be written over: not where nobody named it."""
     ends_service: bool = False
     """Whether the service was started for this command, and ends with it."""
+    fresh: bool = False
+    """Whether it is filed anew where the same run is remembered."""
 
     @property
     def key(self) -> str:
@@ -45,10 +47,11 @@ class Run:
 
     def come_back(self, batch: Batch) -> str:
         """Say how to come back to a batch that nobody watches now."""
+        same = "the same command without --fresh" if self.fresh else "the same command"
         if self.ends_service:
-            return "It goes on when the same command is given again."
+            return f"It goes on when {same} is given again."
         status = f"nightcourt batch status {batch.id}{self.where}"
-        return f"It goes on. The same command comes back to it, and `{status}` tells how it stands."
+        return f"It goes on. T{same[1:]} comes back to it, and `{status}` tells how it stands."
 
 
 class Filed(NamedTuple):
@@ -65,7 +68,7 @@ def _hinted(error: ClientError, hint: str) -> ServerProblem | Problem:
 
 
 @contextmanager
-def filed(client: Client, asked: Run, *, fresh: bool) -> Iterator[Filed]:
+def filed(client: Client, asked: Run) -> Iterator[Filed]:
     """Find the batch that the same run made before, or make it.
 
     Whatever ends this before the batch has ended, in the block too, says how to come back to it.
@@ -74,7 +77,7 @@ def filed(client: Client, asked: Run, *, fresh: bool) -> Iterator[Filed]:
     try:
         key = asked.key
         with runs.held(asked.place, key, _waiting):
-            batch, said = _find_or_file(client, asked, key, fresh=fresh)
+            batch, said = _find_or_file(client, asked, key)
             progress.print(said, soft_wrap=True)
         yield Filed(batch, key)
     except KeyboardInterrupt:
@@ -99,10 +102,10 @@ def _waiting() -> Iterator[None]:
         raise typer.Exit(Exit.INTERRUPTED) from None
 
 
-def _find_or_file(client: Client, asked: Run, key: str, *, fresh: bool) -> tuple[Batch, str]:
+def _find_or_file(client: Client, asked: Run, key: str) -> tuple[Batch, str]:
     """Give the batch, and what is said of it."""
     before = runs.recall(asked.place, key)
-    batch = None if fresh or before.batch is None else _remembered(client, before.batch)
+    batch = None if asked.fresh or before.batch is None else _remembered(client, before.batch)
     if not asked.overwrites and asked.output.exists() and not _of_batch(asked.output, before.batch):
         raise Problem(
             BAD_OUTPUT_FILE,
@@ -112,7 +115,7 @@ def _find_or_file(client: Client, asked: Run, key: str, *, fresh: bool) -> tuple
     if batch is not None:
         filed_at = following.local_time(batch.created_at)
         return batch, f"Back at {batch.id}, which the same command filed at {filed_at}; --fresh files anew."
-    left = runs.Remembered() if fresh or before.batch is not None else before
+    left = runs.Remembered() if asked.fresh or before.batch is not None else before
     return _file(client, asked, key, left)
 
 

@@ -11,6 +11,7 @@ from infra import settings
 from infra.database import STATEMENT_SECONDS, connect
 from infra.environment import forget_libpq
 from infra.local.folder import running_stack
+from producer.cli.options import no_stack
 from schemas.problems import UNAVAILABLE, Problem
 
 
@@ -21,12 +22,14 @@ def records(
     """Lend the database: the embedded stack's where one runs, else what the settings name.
 
     Raises:
-        Problem: it cannot be reached, or refuses.
+        Problem: it cannot be reached, or refuses; or no stack runs on the folder that an option names.
     """
     chosen = settings.load(data_dir=data_dir)
     stack = running_stack(chosen.data_dir)
     if stack is not None:
         forget_libpq()
+    elif data_dir is not None:
+        raise no_stack(data_dir)
     url = stack.database_url if stack else chosen.database_url.get_secret_value()
     database = connect(url, application=application, statement_seconds=statement_seconds)
     try:

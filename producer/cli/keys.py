@@ -41,7 +41,9 @@ def _scopes(text: str) -> list[Scope]:
 
 @app.command()
 def create(
-    tenant: Annotated[str, typer.Option(help="Whose key it is: tenants see nothing of each other.")] = "default",
+    tenant: Annotated[
+        str, typer.Option(help="Whose key it is: tenants see nothing of each other.")
+    ] = keys.FIRST_TENANT,
     scopes: Annotated[str, typer.Option(help="submit, read and admin, with commas between.")] = "submit,read",
     name: Annotated[str | None, typer.Option(help="A note, to know it by.")] = None,
     expires: Annotated[str | None, typer.Option(help="How long it lives: 90d; for good unless told.")] = None,

@@ -59,7 +59,7 @@ def _keep_a_key(url: str, file: Path) -> None:
             if file.exists() and keys.find(connection, file.read_text().strip()):
                 return
             try:
-                made = keys.create(connection, tenant="default", scopes=[Scope.ADMIN], name="first")
+                made = keys.create(connection, tenant=keys.FIRST_TENANT, scopes=[Scope.ADMIN], name="first")
             except Problem as problem:  # the tenant was purged: the service runs, for the keys of others
                 log.warning("first_key_not_made", code=problem.kind.code)
                 return

@@ -11,12 +11,22 @@ from uuid import UUID
 import typer
 
 from schemas import ids
+from schemas.problems import NO_SERVER, Problem
 
 Server = Annotated[str | None, typer.Option(help="URL of the service.")]
 DataDir = Annotated[Path | None, typer.Option(help="Data folder of the embedded stack to use.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def no_stack(folder: Path) -> Problem:
+    """Say that on the folder that somebody named no stack runs: what runs elsewhere is not what they meant."""
+    return Problem(
+        NO_SERVER,
+        f"No stack runs on {folder}. Start one with `nightcourt up --data-dir {folder}`, or leave --data-dir and "
+        "NIGHTCOURT_DATA_DIR out.",
+    )
 
 
 def finite(value: float | None) -> float | None:
@@ -26,7 +36,14 @@ def finite(value: float | None) -> float | None:
     return value
 
 
-TieMargin = Annotated[float | None, typer.Option(help="Call it a tie this close to 0.5.", callback=finite)]
+def _margin(value: float | None) -> float | None:
+    value = finite(value)
+    if value is not None and not 0 <= value < 0.5:  # noqa: PLR2004 - half of all probability is on either side
+        raise typer.BadParameter("takes a number from 0 to less than 0.5")
+    return value
+
+
+TieMargin = Annotated[float | None, typer.Option(help="Call it a tie this close to 0.5.", callback=_margin)]
 
 
 def ask(question: str, *, yes: bool) -> None:

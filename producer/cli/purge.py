@@ -1,6 +1,7 @@
 """`nightcourt purge`: delete by age, by batch or by tenant, straight in the database."""
 
 import re
+from pathlib import Path
 from typing import Annotated
 from uuid import UUID
 
@@ -8,10 +9,13 @@ import typer
 from sqlalchemy import Engine as Database
 from sqlalchemy import text
 
+from infra import settings
+from infra.local.folder import running_stack
 from producer import retention
 from producer.cli.host import records
 from producer.cli.options import DataDir, Yes, ask, id_of
 from producer.cli.output import console, progress
+from producer.keys import FIRST_TENANT
 from schemas import ids
 from schemas.problems import BATCH_RUNNING, NOT_FOUND, UNAVAILABLE, Problem
 
@@ -51,6 +55,7 @@ def purge(
             gone = _delete_batch(database, batch_id)
         else:
             name = tenant or ""
+            _require_other_than_ours(data_dir, name)
             if not retention.knows_tenant(database, name):
                 raise Problem(NOT_FOUND, f"Nothing is stored of a tenant {name}; nothing was deleted.")
             ask(f"Delete tenant {name} for good?", yes=yes)
@@ -64,6 +69,16 @@ def _seconds(age: str) -> float:
     if match is None:
         raise typer.BadParameter("takes hours or days: 12h, 30d", param_hint="--older-than")
     return int(match[1]) * _UNITS[match[2]]
+
+
+def _require_other_than_ours(data_dir: Path | None, tenant: str) -> None:
+    """Keep the tenant of an embedded stack's own key: without it nobody there has a key that commands find."""
+    if tenant == FIRST_TENANT and running_stack(settings.load(data_dir=data_dir).data_dir) is not None:
+        raise typer.BadParameter(
+            f"the embedded stack's own key is of the tenant {tenant}, and no other can be made for a name that was "
+            "purged. --older-than 0h deletes what has ended; to begin anew, end the stack and delete its folder",
+            param_hint="--tenant",
+        )
 
 
 def _delete_tenant(database: Database, tenant: str) -> int:

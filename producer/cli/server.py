@@ -11,6 +11,7 @@ from infra import settings
 from infra.local import LocalStackError
 from infra.local.folder import running_stack
 from infra.settings import Settings
+from producer.cli.options import no_stack
 from producer.client import Client
 
 
@@ -25,6 +26,9 @@ def find_server(chosen: Settings) -> Address:
     """Tell where the service is: where the settings say, else the embedded stack that runs, else the usual place.
 
     The key is that of the settings; where they have none and it is the embedded stack that is asked, that stack's own.
+
+    Raises:
+        Problem: the settings name the folder of an embedded stack, and none runs there.
     """
     if chosen.server is not None and not settings.is_url(chosen.server, {"http", "https"}):
         raise typer.BadParameter(
@@ -39,6 +43,8 @@ def find_server(chosen: Settings) -> Address:
         stack = None
     if stack is not None and (chosen.server or stack.api_url).rstrip("/") == stack.api_url:
         return Address(stack.api_url, key or stack.key)
+    if chosen.server is None and chosen.data_dir is not None:
+        raise no_stack(chosen.data_dir)
     return Address(chosen.server or f"http://{chosen.host}:{chosen.port}", key)
 
 

@@ -8,9 +8,11 @@ from typing import Annotated
 import structlog
 import typer
 from rich.markup import escape
+from sqlalchemy.exc import SQLAlchemyError
 
 from infra import logs, settings
 from infra.calibration import read_calibration
+from infra.environment import unknown_settings
 from infra.local import StartCancelledError
 from infra.local.folder import running_stack
 from infra.local.supervisor import Stack, run_stack
@@ -73,35 +75,64 @@ def up(
     """
     chosen = settings.load(host=host, data_dir=data_dir)
     logs.configure(process="up", level="warning", style=chosen.log_format)
+    for name, meant in unknown_settings().items():
+        progress.print(f"{name} is no setting{f'; {meant} is' if meant else ''}.", markup=False, soft_wrap=True)
     check_model(chosen)
     progress.print("Starting nightcourt")
-    was_ready = run_stack(Stack(chosen, port=port, on_event=_say_when_up))
+    here = "" if data_dir is None else f" --data-dir {data_dir}"
+
+    def tell(kind: str, /, **fields: object) -> None:
+        say(kind, **fields)
+        if kind == "ready":
+            _welcome(chosen, Path(str(fields["folder"])), here, usual=port is None)
+
+    was_ready = run_stack(Stack(chosen, port=port, on_event=tell))
     if not was_ready:
         progress.print("Ended before it was ready.")
         raise typer.Exit(Exit.INTERRUPTED)
     progress.print("Ended.")
 
 
-def _say_when_up(kind: str, /, **fields: object) -> None:
-    """Tell a person what happens to a stack that they wait beside."""
-    say(kind, **fields)
-    if kind == "ready":
-        url = fields["api_url"]
-        progress.print(f"[bold green]Ready[/]: {url}  [dim](documentation at {url}/docs)[/]", soft_wrap=True)
-        if (info := running_stack(Path(str(fields["folder"])))) is not None:
-            progress.print(
-                f"Dashboard: {dashboard.invitation(info)}  [dim](good once, within ten minutes; then `nightcourt "
-                "dashboard`, or sign in with the key)[/]",
-                soft_wrap=True,
-            )
-        progress.print(
-            f"[dim]Key: in {fields['folder']}/key; the command line here finds it by itself[/]", soft_wrap=True
+def _welcome(chosen: Settings, folder: Path, here: str, *, usual: bool) -> None:
+    """Tell a person what runs, and how to come in.
+
+    Args:
+        chosen: what it runs by.
+        folder: where everything is kept.
+        here: the option that has commands find it.
+        usual: whether it was to listen on the usual port.
+    """
+    if (info := running_stack(folder)) is None:
+        return
+
+    def add(text: str) -> None:
+        progress.print(text, soft_wrap=True)
+
+    add(f"[bold green]Ready[/]: {info.api_url}  [dim](documentation at {info.api_url}/docs)[/]")
+    if usual and not info.api_url.endswith(f":{chosen.port}"):
+        add(f"[yellow]Port {chosen.port} is busy[/]: what listens there is something else.")
+    add(f"Judge: {escape(_judge(chosen))}")
+    try:
+        again = f"`nightcourt dashboard{here}`"
+        add(
+            f"Dashboard: {dashboard.invitation(info)}  [dim](good once, within ten minutes; then {again}, or sign in "
+            "with the key)[/]"
         )
-        progress.print(
-            f"[dim]Metrics: {url}/metrics, and of the other processes where {fields['folder']}/prometheus.json says[/]",
-            soft_wrap=True,
+        add(f"[dim]Key: in {folder}/key; the command line here finds it by itself[/]")
+    except SQLAlchemyError:
+        add(
+            "[yellow]The key of this stack is not good any more[/], and its tenant may have been purged: "
+            f"`nightcourt keys create --tenant NAME{here}` makes one, which NIGHTCOURT_KEY takes."
         )
-        progress.print("[dim]Try: nightcourt submit examples/first-docket.jsonl. Ctrl-C ends it.[/]")
+    add(f"[dim]Metrics: {info.api_url}/metrics, and of the other processes where {folder}/prometheus.json says[/]")
+    add(f"[dim]Try: nightcourt submit examples/first-docket.jsonl{here}. Ctrl-C ends it.[/]")
+
+
+def _judge(chosen: Settings) -> str:
+    """Say what judges, in words."""
+    if chosen.engine == "simulated":
+        return "simulated; it asks no model, and every verdict says so"
+    return f"{chosen.engine}, {describe_model(chosen)}"
 
 
 def demo(

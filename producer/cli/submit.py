@@ -37,7 +37,7 @@ def submit(
         bool, typer.Option("--json", help="One comparison object a line, then a summary object.")
     ] = False,
 ) -> None:
-    """File pairs and print their verdicts.
+    """File pairs and print their verdicts. Ends with 1 if there is none.
 
     Example: nightcourt submit examples/first-docket.jsonl
     """
@@ -62,6 +62,8 @@ def submit(
                 raise typer.Exit(Exit.INTERRUPTED) from None
             raise
     conclude(decided, as_json=as_json)
+    if decided and not any(each.comparison.verdict for each in decided):
+        raise typer.Exit(Exit.FAILED)
 
 
 def file_all(client: Client, pairs: Sequence[Pair], *, as_json: bool) -> list[Comparison]:

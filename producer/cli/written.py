@@ -1,9 +1,12 @@
 """Where a command may write, found out before anything is judged: never over what it reads."""
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import typer
+
+from producer.cli.output import is_stream
 
 REPORT = ("report.html", "report.json", "rows.csv", "rows.jsonl")
 """What an eval writes into the folder of `--output`."""
@@ -24,6 +27,9 @@ def check_file(path: Path, option: str, read: Iterable[Path | None]) -> None:
     """
     if not path.parent.is_dir():
         raise typer.BadParameter(f"there is no folder {path.parent}", param_hint=option)
+    # Of a folder that is only read, the superuser is told, too, and of a file by the folder that it is replaced in.
+    if not is_stream(path) and not os.access(path.parent, os.W_OK):
+        raise typer.BadParameter(f"nothing can be written into {path.parent.resolve()}", param_hint=option)
     if path.is_dir():
         raise typer.BadParameter(f"{path} is a folder; give the name of a file", param_hint=option)
     if path.resolve() in {each.resolve() for each in read if each is not None}:

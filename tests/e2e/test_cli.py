@@ -164,6 +164,23 @@ class TestSubmit:
         assert f"http://127.0.0.1:{cli.environment['NIGHTCOURT_PORT']}" in ended.err
         assert "nightcourt up" in ended.err
 
+    def test_nothing_runs_on_the_folder_that_is_named(self, cli: Cli, service: Service, tmp_path: Path):
+        """No other service is asked in its place, be it at the usual address."""
+        port = service.url.rpartition(":")[2]
+        for asked in (("submit", EXAMPLES), ("batch", "list"), ("keys", "list"), ("purge", "--older-than", "1d")):
+            ended = cli(*asked, "--data-dir", tmp_path / "typo", port=port)
+            assert (ended.status, ended.out) == (3, ""), asked
+            assert f"No stack runs on {tmp_path / 'typo'}." in ended.err
+
+    def test_no_verdict_at_all_is_no_success(self, cli: Cli, service: Service):
+        """Where every comparison errored, a script that goes by the status does not go on."""
+        long = {**PAIR, "prompt": "word " * 20_000}
+        ended = cli("submit", "-", "--data-dir", service.folder, given=json.dumps(long))
+        assert ended.status == 1
+        assert "context_length_exceeded" in ended.out
+        both = f"{json.dumps(long)}\n{json.dumps(PAIR)}\n"
+        assert cli("submit", "-", "--data-dir", service.folder, given=both).status == 0
+
     def test_the_examples_are_judged(self, cli: Cli, service: Service):
         """A line for each pair with both ballots and the gold label, and a summary with the accuracy and a caveat."""
         ended = cli("submit", EXAMPLES, "--data-dir", service.folder)
@@ -386,6 +403,18 @@ class TestUp:
         assert ended.status == 1
         assert f"NIGHTCOURT_MODEL: {model}" in ended.err
         assert processes_of(tmp_path) == []
+
+    def test_what_it_says_when_it_is_ready(self, cli: Cli, tmp_path: Path):
+        """What judges, what is no setting, and commands that find it; the tenant of its own key cannot be purged."""
+        data = tmp_path / "data"
+        with running(cli, tmp_path, "up", "--data-dir", data, "--port", 0, engine="simulated", api_port=1) as up:
+            said = up.until("Ctrl-C ends it")
+            assert "NIGHTCOURT_API_PORT is no setting" in said
+            assert "Judge: simulated; it asks no model" in said
+            assert f"nightcourt submit examples/first-docket.jsonl --data-dir {data}" in said
+            refused = cli("purge", "--tenant", "default", "--yes", "--data-dir", data)
+            assert refused.status == 2
+            assert "the embedded stack's own key is of the tenant default" in re.sub(r"[│\s]+", " ", refused.err)
 
     def test_a_port_that_is_taken(self, cli: Cli, service: Service, tmp_path: Path):
         """The port is named, and nothing is left running."""

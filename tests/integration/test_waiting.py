@@ -185,6 +185,27 @@ def test_a_batch(connection: Connection, single: UUID, database_url: str, change
     assert stands(database_url, filing) == (reason if "window" in reason else others)
 
 
+def test_a_batch_that_was_just_made(connection: Connection, single: UUID, database_url: str):
+    """Nobody is to look after a dispatcher that has not had its turn yet."""
+    filing = batch(connection, 2)
+    connection.execute(text("UPDATE batches SET in_progress_at = now()"))
+    assert stands(database_url, filing) == "it is about to be handed out"
+    connection.execute(text("UPDATE batches SET in_progress_at = now() - interval '1 min'"))
+    assert stands(database_url, filing).startswith("nobody has handed it out yet")
+
+
+def test_a_batch_of_which_the_rest_failed(connection: Connection, single: UUID, database_url: str):
+    """While all that is left of it waits for its next attempt, that is the reason; what is next goes before."""
+    filing = batch(connection, 2)
+    batchs = text("UPDATE shards SET due_at = now() + interval '100 s' WHERE filing_id = :id")
+    connection.execute(batchs, {"id": filing})
+    assert re.fullmatch(
+        "the engine failed at what is left; it is tried again in (99|100) s", stands(database_url, filing)
+    )
+    connection.execute(text("UPDATE shards SET due_at = now()"))
+    assert "the engine failed" not in stands(database_url, filing)
+
+
 def test_a_batch_waits_for_workers_that_are_heard_of(connection: Connection, single: UUID, database_url: str):
     """For how long a worker is counted on is what the process is set to."""
     filing = batch(connection, 2)

@@ -257,6 +257,24 @@ class TestPurged:
         with database.begin() as connection, pytest.raises(Problem, match="was purged"):
             keys.create(connection, tenant="theirs", scopes=[Scope.READ])
 
+    def test_a_key_that_is_still_known_is_good_for_nothing(self, api_url: str, database: Engine, database_url: str):
+        """For the seconds in which the API has not looked its key up again it is told the same as after them."""
+        form = {"files": {"file": ("f.jsonl", json.dumps(LINE).encode())}, "data": {"purpose": "batch"}}
+
+        async def file() -> list[tuple[int, str]]:
+            async with edge(api_url, database_url) as call:
+                assert (await call("theirs", "GET", "/v1/comparisons")).status_code == 200
+                await asyncio.to_thread(retention.delete_tenant, database, "theirs")
+                single = await call("theirs", "POST", "/v1/comparisons", json=LINE)
+                upload = await call("theirs", "POST", "/v1/files", **form)
+                assert (await call("ours", "POST", "/v1/comparisons", json=LINE)).status_code == 202
+                return [
+                    (single.status_code, single.json()["code"]),
+                    (upload.status_code, upload.json()["error"]["code"]),
+                ]
+
+        assert asyncio.run(file()) == [(401, "key_invalid")] * 2
+
     def test_it_waits_for_what_is_being_filed(self, theirs: dict[str, str], api_url: str, database: Engine):
         """A transaction that was filing when the purge began is let end, and what it filed goes too."""
         engine = create_engine(make_url(api_url).set(drivername="postgresql+psycopg"))
