@@ -195,10 +195,18 @@ def put_back(connection: Connection, claim: Claim, *, reason: str, shift: float 
     connection.execute(callbacks_sql.PUT_BACK, {**parameters, "seconds": PUT_BACK_SECONDS, "shift": shift})
 
 
-def reclaim(connection: Connection, *, limit: int, shift: float = 0.0) -> int:
-    """Bring back callbacks whose worker was lost, due at once: that was no fault of the receiver. Returns how many."""
-    parameters = {"retries": len(SCHEDULE), "limit": limit, "shift": shift}
-    return connection.execute(callbacks_sql.RECLAIM, parameters).rowcount
+def reclaim(connection: Connection, *, limit: int, shift: float = 0.0) -> tuple[int, int]:
+    """Bring back callbacks whose worker was lost, as the schedule has it after a failed attempt.
+
+    It is no fault of the receiver's, so nothing is held against that. Due at once, a callback would have used up all of
+    its attempts within minutes in which workers die one after the other.
+
+    Returns:
+        How many, and how many of these had their last attempt by that and are dead.
+    """
+    parameters = {"retries": len(SCHEDULE), "schedule": list(SCHEDULE), "limit": limit, "shift": shift}
+    row = connection.execute(callbacks_sql.RECLAIM, parameters).one()
+    return row.lost, row.dead
 
 
 def bury(connection: Connection, *, limit: int, shift: float = 0.0) -> int:

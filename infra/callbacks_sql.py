@@ -257,31 +257,40 @@ RECLAIM = text(f"""
         UPDATE callbacks SET
             state = CASE WHEN attempt > :retries THEN 'dead' ELSE 'waiting' END,
             ended_at = CASE WHEN attempt > :retries THEN {_NOW} END,
-            due_at = {_NOW}, reason = 'worker_lost', status = NULL, {_UNLEASED}
+            due_at = {_NOW} + make_interval(secs => coalesce((CAST(:schedule AS float8[]))[attempt], 0)),
+            reason = 'worker_lost', status = NULL, {_UNLEASED}
         FROM lapsed WHERE callbacks.id = lapsed.id
-        RETURNING callbacks.id, attempt
+        RETURNING callbacks.id, attempt, state
+    ), noted AS (
+        INSERT INTO callback_attempts (callback_id, number, at, seconds, reason)
+        SELECT id, attempt, {_NOW}, 0, 'worker_lost' FROM back
     )
-    INSERT INTO callback_attempts (callback_id, number, at, seconds, reason)
-    SELECT id, attempt, {_NOW}, 0, 'worker_lost' FROM back
+    SELECT count(*) AS lost, count(*) FILTER (WHERE state = 'dead') AS dead FROM back
 """)
 
 # Each part has an index of its own; one condition over all of them would have none, and read all that an endpoint ever
-# got. Such a union cannot lock, so the next step does, and passes over what has moved meanwhile.
+# got. Endpoint by endpoint, for the same reason: joined, all callbacks would be read where many endpoints are disabled
+# and nothing waits for them. Such a union cannot lock, so the next step does, and passes over what has moved meanwhile.
 BURY = text(f"""
     WITH hopeless AS MATERIALIZED (
         SELECT c.id, c.state, c.due_at, 'endpoint_disabled' AS reason
-        FROM callback_endpoints e JOIN callbacks c ON c.endpoint_id = e.id
-        WHERE e.state = 'disabled' AND c.state = 'waiting'
+        FROM callback_endpoints e CROSS JOIN LATERAL (
+            SELECT id, state, due_at FROM callbacks WHERE endpoint_id = e.id AND state = 'waiting'
+            ORDER BY due_at, id LIMIT :limit) c
+        WHERE e.state = 'disabled'
         UNION ALL
         SELECT c.id, c.state, c.due_at, 'endpoint_disabled'
-        FROM callback_endpoints e JOIN callbacks c ON c.endpoint_id = e.id
-        WHERE e.state = 'disabled' AND c.state = 'released'
+        FROM callbacks c JOIN callback_endpoints e ON e.id = c.endpoint_id
+        WHERE e.state = 'disabled' AND c.state IN ('released', 'sending') AND c.state = 'released'
         UNION ALL
         SELECT c.id, c.state, c.due_at, 'circuit_open'
-        FROM callback_endpoints e JOIN callbacks c ON c.endpoint_id = e.id
+        FROM callback_endpoints e CROSS JOIN LATERAL (
+            SELECT id, state, due_at FROM callbacks
+            WHERE endpoint_id = e.id AND state = 'waiting'
+                AND due_at < {_NOW} - make_interval(secs => :give_up_seconds)
+            ORDER BY due_at, id LIMIT :limit) c
         WHERE e.state = 'enabled' AND e.failures >= :open_after AND e.open_until > {_NOW}
             AND e.failing_since < {_NOW} - make_interval(secs => :give_up_seconds)
-            AND c.state = 'waiting' AND c.due_at < {_NOW} - make_interval(secs => :give_up_seconds)
         LIMIT :limit
     ), locked AS MATERIALIZED (
         SELECT c.id, hopeless.reason FROM callbacks c JOIN hopeless USING (id, state, due_at)

@@ -126,8 +126,10 @@ RELEASE = text("""
 
 # Interactive shards are released as soon as they are due, unless too many hints are out or nobody releases.
 OLDEST_DUE = text("""
-    SELECT coalesce(extract(epoch FROM now() - min(due_at)), 0) AS seconds FROM queue
-    WHERE lane = 'interactive' AND state = 'waiting' AND due_at <= now()
+    SELECT coalesce((
+        SELECT extract(epoch FROM now() - due_at) FROM queue
+        WHERE lane = 'interactive' AND state = 'waiting' AND due_at <= now() ORDER BY due_at LIMIT 1
+    ), 0) AS seconds
 """)
 
 WITHDRAW = _each("WHERE id = ANY(:shards) AND state = 'released'", "state = 'waiting', released_at = NULL")
@@ -296,10 +298,12 @@ LATE = text("""
     FOR UPDATE SKIP LOCKED
 """)
 
+# In the order of the index that they are found by. By their own ids, of which a new filing's are the last, Postgres
+# would look for a few of many by reading all shards that there are.
 _CALLED_OFF = """
     SELECT id FROM shards
     WHERE filing_id = :filing_id AND tenant = :tenant AND state IN ('waiting', 'released', 'running')
-    ORDER BY id
+    ORDER BY filing_id, first_line
     LIMIT :limit
     FOR UPDATE
 """

@@ -132,7 +132,7 @@ class Settings(BaseSettings):
     """How often a comparison is tried before it is errored; a shard of several is split the first time it fails."""
 
     clock_shift_seconds: float = 0.0
-    """Added to the clock that windows and `not_before` go by; for trying them out without waiting for the night."""
+    """Added to the clock of windows, `not_before` and all times of callbacks; to try them out without waiting."""
 
     # -- callbacks
     callback_allow: Annotated[tuple[str, ...], NoDecode] = ()

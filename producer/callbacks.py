@@ -29,13 +29,18 @@ _ATTEMPTS = text(
     "SELECT number, at, seconds, status, reason FROM callback_attempts WHERE callback_id = :id ORDER BY id"
 )
 
+_CHOSEN = """
+    c.tenant = :tenant AND (CAST(:after AS uuid) IS NULL OR c.id < :after)
+    AND (CAST(:status AS text) IS NULL OR c.state = :status)
+    AND (CAST(:endpoint AS uuid) IS NULL OR c.endpoint_id = :endpoint)
+"""
+# The page is found before its events are: joined, Postgres takes a page for more than there is, and reads them all.
 _PAGE = text(f"""
-    {_COLUMNS}
-    WHERE c.tenant = :tenant AND (CAST(:after AS uuid) IS NULL OR c.id < :after)
-      AND (CAST(:status AS text) IS NULL OR c.state = :status)
-      AND (CAST(:endpoint AS uuid) IS NULL OR c.endpoint_id = :endpoint)
-      AND (CAST(:subject AS uuid) IS NULL OR (e.subject_id = :subject AND e.line = :line))
-    ORDER BY c.id DESC LIMIT :limit
+    WITH page AS MATERIALIZED (SELECT id FROM callbacks c WHERE {_CHOSEN} ORDER BY id DESC LIMIT :limit)
+    {_COLUMNS} WHERE c.tenant = :tenant AND c.id = ANY(ARRAY(SELECT id FROM page)) ORDER BY c.id DESC
+""")
+_PAGE_OF = text(f"""
+    {_COLUMNS} WHERE {_CHOSEN} AND e.subject_id = :subject AND e.line = :line ORDER BY c.id DESC LIMIT :limit
 """)
 
 _DUE_NOW = """
@@ -130,7 +135,7 @@ async def page(
         "line": subject[1] if subject else None,
         "limit": limit + 1,
     }
-    rows = (await connection.execute(_PAGE, parameters)).all()
+    rows = (await connection.execute(_PAGE_OF if subject else _PAGE, parameters)).all()
     return CallbackPage.of([_callback(row) for row in rows], limit)
 
 

@@ -259,13 +259,13 @@ def _sweep_callbacks(desk: Desk, *, repeat: bool) -> int:
     """Bring back callbacks whose worker was lost, end those without hope, and repeat hints. Returns how many hints."""
     shift = desk.pace.clock_shift_seconds
     with desk.database.begin() as connection:
-        reclaimed = callbacks.reclaim(connection, limit=_AT_ONCE, shift=shift)
+        reclaimed, dead = callbacks.reclaim(connection, limit=_AT_ONCE, shift=shift)
     desk.meters.add(metrics.LEASES_LAPSED, reclaimed, of="callback")
     with desk.database.begin() as connection:
         buried = callbacks.bury(connection, limit=10 * _AT_ONCE, shift=shift)
-    desk.meters.add(metrics.CALLBACKS_BURIED, buried)
+    desk.meters.add(metrics.CALLBACKS_BURIED, buried + dead)
     if reclaimed or buried:
-        log.info("callbacks_swept", reclaimed=reclaimed, buried=buried)
+        log.info("callbacks_swept", reclaimed=reclaimed, buried=buried, dead=dead)
     if not repeat:
         return 0
     with desk.database.begin() as connection:

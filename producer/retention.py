@@ -53,11 +53,14 @@ CLOSE_FILE = text("""
 _FIRST_YOUNG = """CAST(rpad(lpad(to_hex(greatest(0, floor(
     1000 * extract(epoch FROM now() - make_interval(secs => :older_than))))::bigint), 12, '0'), 32, '0') AS uuid)"""
 # Single comparisons that ended long ago. None ended before it was filed: by their ids the young are passed over, which
-# Postgres 18 does in the index without reading them.
+# Postgres 18 does in the index without reading them. Outcomes are looked up one by one: joined, all that there are
+# would be read as soon as little is old, for no index tells when they were decided.
 _OLD_SINGLES = text(f"""
     WITH chosen AS MATERIALIZED (
         SELECT c.source_id FROM comparisons c
-        JOIN outcomes o ON o.filing_id = c.source_id AND o.line = 0
+        CROSS JOIN LATERAL (
+            SELECT decided_at FROM outcomes WHERE filing_id = c.source_id AND line = 0 OFFSET 0
+        ) o
         WHERE c.line = 0 AND c.source_id < {_FIRST_YOUNG}
           AND o.decided_at < now() - make_interval(secs => :older_than)
         ORDER BY c.tenant, c.source_id LIMIT :step

@@ -191,6 +191,7 @@ class ShardRow(Base):
             "id",
             postgresql_where=text("state = 'waiting'"),
         ),
+        Index("ix_shards_oldest", "due_at", postgresql_where=text("lane = 'interactive' AND state = 'waiting'")),
         Index("ix_shards_out", "lane", "state", postgresql_where=text("state IN ('released', 'running')")),
         # What was judged for a tenant today.
         Index("ix_shards_ended", "tenant", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),

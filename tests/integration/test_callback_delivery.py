@@ -152,8 +152,8 @@ class TestHints:
 
 
 class TestLostWorkers:
-    def test_a_lost_worker_costs_an_attempt_and_no_time(self, desk: Desk):
-        """A lease that ran out brings the callback back at once, counted, without a word against the receiver."""
+    def test_a_lost_worker_costs_an_attempt_and_its_pause(self, desk: Desk):
+        """A lease that ran out brings the callback back as a failure does, without a word against the receiver."""
         desk.tell(callback_url=REFUSED)
         desk.fan_out()
         desk.claim_callback(desk.release()[0])
@@ -162,7 +162,8 @@ class TestLostWorkers:
         assert desk.sweep() == (1, 0)
         assert attempts(desk) == [(1, None, "worker_lost")]
         assert desk.one("SELECT failures FROM callback_endpoints") == 0
-        assert len(desk.release()) == 1
+        assert desk.release() == []
+        assert len(desk.release(callbacks.SCHEDULE[0])) == 1
 
     def test_a_worker_that_wakes_too_late_changes_nothing(self, desk: Desk):
         """What is recorded with a token that has left the row is refused."""
@@ -172,7 +173,7 @@ class TestLostWorkers:
         frozen = desk.claim_callback(callback)
         desk.do("UPDATE callbacks SET lease_until = now() - interval '1 s'")
         desk.sweep()
-        desk.release()
+        desk.release(callbacks.SCHEDULE[0])
         second = desk.claim_callback(callback)
         with pytest.raises(callbacks.LeaseLostError):
             desk.record(frozen, 200)
@@ -182,13 +183,18 @@ class TestLostWorkers:
         assert desk.states() == ["delivered"]
 
     def test_a_callback_that_kills_every_worker_ends(self, desk: Desk):
-        """Attempts that nobody lived to report are counted, so there is a last one."""
+        """Attempts that nobody lived to report are counted, so there is a last one, days later, and it is told of."""
         desk.tell(callback_url=REFUSED)
         desk.fan_out()
-        for _ in range(len(callbacks.SCHEDULE) + 1):
-            desk.claim_callback(desk.release()[0])
+        shift, told = 0.0, []
+        for pause in (*callbacks.SCHEDULE, 0.0):
+            desk.claim_callback(desk.release(shift)[0])
             desk.do("UPDATE callbacks SET lease_until = now() - interval '1 s'")
-            desk.sweep()
+            with desk.database.begin() as connection:
+                told.append(callbacks.reclaim(connection, limit=10, shift=shift))
+            shift += pause + 0.1
+        assert shift > 96 * 3600
+        assert told == [(1, 0)] * len(callbacks.SCHEDULE) + [(1, 1)]
         assert desk.rows("SELECT state, reason FROM callbacks") == [("dead", "worker_lost")]
 
 

@@ -59,7 +59,7 @@ FILL = [
     """INSERT INTO callback_events (id, tenant, type, subject_id, line, at, fanned_out)
        SELECT gen_random_uuid(), 'default', 'comparison.completed', source_id, 0, now(), true FROM comparisons""",
     f"""INSERT INTO callbacks (id, tenant, event_id, endpoint_id, url, state, due_at, ended_at)
-       SELECT gen_random_uuid(), tenant, id, '{ENDPOINT}', '', 'delivered', now(), now() FROM callback_events""",
+       SELECT gen_random_uuid(), tenant, id, '{ENDPOINT}', '', 'dead', now(), now() FROM callback_events""",
 ]
 
 
@@ -161,6 +161,7 @@ def ids(owner: Engine) -> dict[str, str]:
         "POST /v1/callbacks/{callback}/replay",
         "GET /v1/callback-endpoints",
         "POST /v1/callback-endpoints/{endpoint}/test",
+        "GET /readyz",
         "GET /dashboard/",
         "GET /dashboard/batches",
         "GET /dashboard/callbacks",

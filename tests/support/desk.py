@@ -187,9 +187,8 @@ class Desk:
     def sweep(self, shift: float = 0.0) -> tuple[int, int]:
         """Bring back what is lost and end what is hopeless."""
         with self._begin() as connection:
-            return callbacks.reclaim(connection, limit=1000, shift=shift), callbacks.bury(
-                connection, limit=1000, shift=shift
-            )
+            reclaimed, _ = callbacks.reclaim(connection, limit=1000, shift=shift)
+            return reclaimed, callbacks.bury(connection, limit=1000, shift=shift)
 
     def rows(self, statement: str, **parameters: Any) -> list[Any]:
         """Ask the database."""
