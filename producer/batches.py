@@ -4,6 +4,7 @@
 
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from infra import callbacks, docket
 from infra.addresses import Allowed
 from producer import callback_endpoints, idempotency, progress
+from producer.hours import opens_within
 from producer.progress import COUNTS, as_batch
 from schemas import ids
 from schemas.batch import (
@@ -130,6 +132,24 @@ def key_of(batch_id: str) -> UUID:
     return key
 
 
+def _require_time_for_it(request: BatchRequest) -> None:
+    """Refuse a batch that would expire before it may run.
+
+    Raises:
+        Problem: its window does not open in time.
+    """
+    if request.window is None:
+        return
+    now = datetime.now(UTC)
+    begins = now if request.not_before is None else max(now, datetime.fromtimestamp(request.not_before, UTC))
+    if not opens_within(request.window, begins, begins + timedelta(seconds=_seconds(request.completion_window))):
+        raise invalid_field(
+            "window",
+            f"it does not open before the completion_window of {request.completion_window} is over, and the batch "
+            "would expire unjudged; give it more time",
+        )
+
+
 async def create(
     database: AsyncEngine,
     request: BatchRequest,
@@ -161,6 +181,7 @@ async def create(
         Problem: there is no such file, the key was used before with another body, there is no room, or callbacks may
             not go where they are wanted.
     """
+    _require_time_for_it(request)
     file_id = ids.parse_prefixed(request.input_file_id, "file-")
     batch = new_filing_id()
     async with database.begin() as connection:

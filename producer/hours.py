@@ -1,6 +1,6 @@
 """The hours in which a batch may run."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -31,6 +31,16 @@ def is_open(now: datetime, not_before: datetime | None, window: Hours | None) ->
     if window.start < window.end:
         return window.start <= local < window.end
     return local >= window.start or local < window.end
+
+
+def opens_within(window: Hours, start: datetime, end: datetime) -> bool:
+    """Tell whether a window is open at some moment from `start` to before `end`, both aware."""
+    if is_open(start, None, window):
+        return True
+    zone = ZoneInfo(window.timezone)
+    today = start.astimezone(zone).date()
+    openings = [datetime.combine(today + timedelta(days=later), window.start, zone) for later in (0, 1)]
+    return any(start <= opening < end for opening in openings)
 
 
 def may_run(row: Row[Any], now: datetime) -> bool:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import httpx2
 from sqlalchemy import Connection, Engine, text
@@ -81,3 +82,20 @@ def test_why_a_large_batch_failed_is_told_from_some_of_its_lines(database_url: s
         "of the first 10000 lines, 3000 lines ended so, for instance: -",
     ]
     assert reads(connection, "outcomes") - before <= 10_000
+
+
+def test_what_would_expire_before_it_may_run_is_refused(database_url: str):
+    """A window that does not open in time is told of when the batch is made, and not by morning."""
+    now = datetime.now(UTC)
+    later, last = (f"{now + timedelta(hours=hours):%H:%M}" for hours in (3, 4))
+    with open_edge(database_url) as http:
+        http.headers.update(bearer(a_key(database_url)))
+        line = b'{"prompt": "p", "response_a": "a", "response_b": "b"}'
+        file = http.post("/v1/files", files={"file": ("f", line)}, data={"purpose": "batch"}).json()["id"]
+        asked = {"input_file_id": file, "endpoint": "/v1/comparisons", "window": {"start": later, "end": last}}
+        refused = http.post("/v1/batches", json={**asked, "completion_window": "2h"})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (422, "window")
+        assert "does not open before the completion_window of 2h is over" in refused.json()["error"]["message"]
+        waits = int((now + timedelta(hours=2)).timestamp())
+        for time_enough in ({"completion_window": "24h"}, {"completion_window": "2h", "not_before": waits}):
+            assert http.post("/v1/batches", json={**asked, **time_enough}).status_code == 200
