@@ -1,4 +1,4 @@
-"""The dashboard in a real browser: live progress, replay, and no fault that axe-core calls serious."""
+"""The dashboard in a real browser: live progress, focus, replay, and no fault that axe-core calls serious."""
 
 import json
 from collections.abc import Iterator
@@ -30,11 +30,17 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is install
 AXE = resources.files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8")
 SIGHTS = {"light": (1200, 900), "dark": (390, 900)}
 """A wide window by day, and a narrow one at night."""
+TAKEN_FOR_ANOTHER = """
+[...document.querySelectorAll('[id^=live_] :is(tbody tr, form)')].filter((each) => !each.dataset.key
+    || [...each.parentNode.children].some((other) => other !== each && other.dataset.key === each.dataset.key)
+).map((each) => each.outerHTML)
+"""
+"""What the script that mends a page could take for another row or form."""
 
 
 def faults(browser: Browser) -> list[str]:
-    """What axe-core finds on the page that is serious or critical, by day and at night; and whether it is too wide."""
-    found = []
+    """What axe-core finds on the page that is serious or critical, by day and at night; and what we find beside it."""
+    found = [f"no key of its own: {each}" for each in browser.run(TAKEN_FOR_ANOTHER)]
     browser.run(f"{AXE}; true")
     for scheme, (width, height) in SIGHTS.items():
         browser("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
@@ -164,6 +170,90 @@ def test_a_dead_callback_is_sent_again(site: str, key: str, browser: Browser, de
     )
 
 
+RECEIVERS = "[...document.querySelectorAll('#live_receivers tbody tr')]"
+FOCUSED = "document.activeElement"
+
+
+@pytest.fixture
+def two(desk: Desk) -> list[str]:
+    """Two receivers with a dead callback each, in the order in which they are shown: the first of them fails."""
+    addresses = ["http://127.0.0.1:9/alpha", "http://127.0.0.1:9/beta"]
+    for address in addresses:
+        desk.add_endpoint(address)
+    desk.tell()
+    desk.fan_out()
+    desk.do("UPDATE callbacks SET state = 'dead', ended_at = now()")
+    fails_alone(desk, addresses[0])
+    return addresses
+
+
+def fails_alone(desk: Desk, address: str) -> None:
+    """Have one receiver fail, which is shown first then, and no other."""
+    desk.do("UPDATE callback_endpoints SET failures = (url = :url)::int", url=address)
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_focused_button_stays_that_of_its_receiver(
+    site: str, key: str, browser: Browser, desk: Desk, two: list[str], at: int
+):
+    """Whoever is about to send again what is dead for one receiver does so, wherever its row has gone meanwhile."""
+    sign_in(browser, site, key, "/callbacks")
+    browser.until(LIVE)
+    browser.run(f"{RECEIVERS}[{at}].querySelector('button').focus()")
+    fails_alone(desk, two[1])
+    browser.until(f"{RECEIVERS}[0].textContent.includes({json.dumps(two[1])})")
+    assert browser.run(f"{RECEIVERS}.map((row) => row.querySelector('a').textContent)") == two[::-1]
+    assert two[at] in browser.run(f"{FOCUSED}.ariaLabel")
+    browser.press("Enter")
+    browser.until("location.search === '?replayed=1'")
+    states = desk.rows("SELECT e.url, c.state FROM callbacks c JOIN callback_endpoints e ON e.id = c.endpoint_id")
+    assert {row.url: row.state for row in states} == {two[at]: "waiting", two[1 - at]: "dead"}
+
+
+def test_words_that_were_chosen_stay_so_when_their_row_moves(
+    site: str, key: str, browser: Browser, desk: Desk, two: list[str]
+):
+    """An address that somebody is about to copy is still selected, and still that address."""
+    sign_in(browser, site, key, "/callbacks")
+    browser.until(LIVE)
+    browser.run(f"getSelection().selectAllChildren({RECEIVERS}[1].querySelector('a'))")
+    fails_alone(desk, two[1])
+    browser.until(f"{RECEIVERS}[0].textContent.includes({json.dumps(two[1])})")
+    assert browser.run("getSelection().toString()") == two[1]
+
+
+def test_the_focus_of_a_button_that_is_gone_is_on_no_other(
+    site: str, key: str, browser: Browser, desk: Desk, two: list[str]
+):
+    """When nothing is dead any more for a receiver, its button goes, and its focus goes to the heading above."""
+    sign_in(browser, site, key, "/callbacks")
+    browser.until(LIVE)
+    browser.run(f"{RECEIVERS}[0].querySelector('button').focus()")
+    desk.do(
+        "UPDATE callbacks SET state = 'waiting', ended_at = NULL "
+        "WHERE endpoint_id = (SELECT id FROM callback_endpoints WHERE url = :url)",
+        url=two[0],
+    )
+    browser.until("document.querySelectorAll('#live_receivers button').length === 1")
+    assert browser.run(f"{FOCUSED}.id") == "receivers"
+
+
+def test_a_button_never_turns_into_its_opposite(site: str, key: str, browser: Browser, court: Court):
+    """Whoever is about to pause a batch that another has paused just now does not resume it."""
+    name = ids.batch_id(insert_batch(court.connection, LINES))
+    sign_in(browser, site, key, f"/batches/{name}")
+    browser.until(LIVE)
+    browser.run("window.before = document.querySelector('#live_actions button'); before.focus()")
+    court.connection.execute(text("UPDATE batches SET paused = true"))
+    browser.until("document.querySelector('#live_actions button').textContent === 'Resume'")
+    assert browser.run("[before.textContent, before.isConnected]") == ["Pause", False]
+    assert browser.run(f"{FOCUSED}.tagName") == "H1"
+    browser.press("Enter")
+    browser.press("Tab")
+    assert browser.run(f"{FOCUSED}.textContent") == "Resume"
+    assert court.connection.execute(text("SELECT paused FROM batches")).scalar_one()
+
+
 def test_no_page_has_a_serious_fault(
     site: str,
     key: str,
@@ -174,22 +264,24 @@ def test_no_page_has_a_serious_fault(
     inbox: Inbox,
     tmp_path: Path,
 ):
-    """axe-core finds nothing serious on any page, by day or at night, and no script or policy complains."""
+    """On every page axe-core finds nothing serious, no script or policy complains, and rows and forms have keys."""
     with httpx2.Client(base_url=site, timeout=60, headers=bearer(key)) as client:
         filed = file_and_judge(client, court, engine)
     card = {"model": "hash", "simulated": True, "caveat": "Simulated: no model was asked."}
     roster.report(court.connection, worker="w", slots=8, bulk_slots=4, engine=card)
-    insert_batch(court.connection, LINES)
+    under_way = ids.batch_id(insert_batch(court.connection, LINES))
     desk.add_endpoint("http://127.0.0.1:9/fails")
     desk.add_endpoint(inbox.url)
     desk.tell()
     desk.deliver()
     callback = ids.callback_id(desk.one("SELECT id FROM callbacks ORDER BY attempt DESC, state DESC LIMIT 1"))
+    desk.do("UPDATE callbacks SET state = 'dead', ended_at = now() WHERE state = 'waiting'")
     desk.do("DELETE FROM outcomes WHERE judge_id = 'jdg_test'")
     paths = {
         "now": "/",
         "batches": "/batches",
         "batch": f"/batches/{filed.batch}",
+        "batch under way": f"/batches/{under_way}",
         "comparison": f"/comparisons/{filed.results[0]['id']}",
         "errored": f"/comparisons/{filed.results[6]['id']}",
         "report": f"/batches/{filed.batch}/report",

@@ -78,8 +78,9 @@ class Browser:
 
     def press(self, key: str) -> None:
         """Press a key."""
+        text = {"text": "\r"} if key == "Enter" else {}  # without which it presses no button
         for kind in ("keyDown", "keyUp"):
-            self("Input.dispatchKeyEvent", type=kind, key=key, code=key)
+            self("Input.dispatchKeyEvent", type=kind, key=key, code=key, **text)
 
     def screenshot(self, file: Path, *, width: int = 1200, height: int = 900, dark: bool = False) -> None:
         """Write what is seen to a .png file."""

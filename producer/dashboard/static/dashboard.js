@@ -9,8 +9,11 @@
   const SPEAK_EVERY = 30000, AGAIN_AFTER = 10000;
   let source = null, again = 0, spoken = Date.now(), over = false;
 
+  // What is of one kind and has one data-key (rows and forms have) is the same thing, wherever it stands; nothing is
+  // written over by another, or what is about to be pressed would come to mean something else.
+  const kind = (node) => `${node.nodeName} ${node.dataset?.key ?? ""}`;
+
   function mend(old, fresh) {
-    if (old.nodeType !== fresh.nodeType || old.nodeName !== fresh.nodeName) return old.replaceWith(fresh);
     if (old.nodeType !== Node.ELEMENT_NODE) {
       if (old.data !== fresh.data) old.data = fresh.data;
       return;
@@ -21,9 +24,40 @@
   }
 
   function mendInside(old, fresh) {
-    const before = [...old.childNodes], after = [...fresh.childNodes];
-    after.forEach((node, at) => at < before.length ? mend(before[at], node) : old.append(node));
-    before.slice(after.length).forEach((node) => node.remove());
+    const left = [...old.childNodes];
+    const wanted = [...fresh.childNodes].map((node) => {
+      const at = left.findIndex((each) => kind(each) === kind(node));
+      if (at < 0) return node;
+      const [same] = left.splice(at, 1);
+      mend(same, node);
+      return same;
+    });
+    left.forEach((node) => node.remove());
+    // A node that is moved loses focus and selection, so the one that has them stays, and others are moved around it.
+    const has = (what) => wanted.find((node) => node.contains(what));
+    const held = has(document.activeElement) ?? has(getSelection().anchorNode);
+    let here = old.firstChild;
+    for (const node of wanted) {
+      while (node === held && here !== held) {
+        const next = here.nextSibling;
+        old.append(here);
+        here = next;
+      }
+      if (node === here) here = here.nextSibling;
+      else old.insertBefore(node, here);
+    }
+  }
+
+  function renew(part, html) {
+    const focused = document.activeElement;
+    const fresh = document.createElement("template");
+    fresh.innerHTML = html;
+    mendInside(part, fresh.content);
+    if (focused.isConnected) return;
+    // Its button or its row is gone. The focus goes to where nothing can be pressed, and no further than it must.
+    const heading = part.closest("section")?.querySelector("h2") ?? main.querySelector("h1");
+    heading.tabIndex = -1;
+    heading.focus({ preventScroll: true });
   }
 
   // Said to those who hear the page: not each number, but now and then how it stands, and that it is over.
@@ -59,9 +93,7 @@
     own.addEventListener("parts", ({ data }) => {
       for (const [name, html] of Object.entries(JSON.parse(data))) {
         const part = document.getElementById(name);
-        const fresh = document.createElement("template");
-        fresh.innerHTML = html;
-        if (part) mendInside(part, fresh.content);
+        if (part) renew(part, html);
       }
       speak(false);
     });
