@@ -254,6 +254,34 @@ def test_a_button_never_turns_into_its_opposite(site: str, key: str, browser: Br
     assert court.connection.execute(text("SELECT paused FROM batches")).scalar_one()
 
 
+LEAP = "const real = Date.now; let ahead = 0; Date.now = () => real() + (ahead += 60000)"
+"""Each look at the clock finds it a minute further, so that whatever is said now and then is said each time."""
+HEAR = """
+window.heard = [];
+new MutationObserver(([{ target }]) => heard.push(target.textContent)).observe(news, { childList: true });
+"""
+"""Note what is said; `news` is the element of that id."""
+
+
+def test_what_is_said_is_how_it_stands_and_said_once(site: str, key: str, browser: Browser, desk: Desk, two: list[str]):
+    """Those who hear the page hear its live headline when that is another, and not what was done before it came."""
+    sign_in(browser, site, key, "/callbacks")
+    browser("Page.addScriptToEvaluateOnNewDocument", source=LEAP)
+    browser.open(f"{site}/dashboard/callbacks?replayed=5")
+    browser.run(HEAR)
+    first = f"{RECEIVERS}[0].textContent"
+    browser.until(LIVE)
+    fails_alone(desk, two[1])
+    browser.until(f"{first}.includes({json.dumps(two[1])})")
+    assert browser.run("heard") == []
+    desk.do("UPDATE callback_endpoints SET failures = 1")
+    said = "2 receivers fail; 2 callbacks are dead."
+    browser.until(f"document.querySelector('#live_headline').textContent.trim() === {json.dumps(said)}")
+    desk.do("UPDATE callback_endpoints SET failures = 3")
+    browser.until(f"{first}.includes('3 failures')")
+    assert browser.run("heard") == [said]
+
+
 def test_no_page_has_a_serious_fault(
     site: str,
     key: str,

@@ -7,7 +7,8 @@
   const pulse = document.getElementById("pulse");
   const news = document.getElementById("news");
   const SPEAK_EVERY = 30000, AGAIN_AFTER = 10000;
-  let source = null, again = 0, spoken = Date.now(), over = false;
+  const headline = () => main.querySelector("[id^=live_] .headline").textContent.replace(/\s+/g, " ").trim();
+  let source = null, again = 0, spoken = Date.now(), said = headline(), over = false;
 
   // What is of one kind and has one data-key (rows and forms have) is the same thing, wherever it stands; nothing is
   // written over by another, or what is about to be pressed would come to mean something else.
@@ -62,9 +63,10 @@
 
   // Said to those who hear the page: not each number, but now and then how it stands, and that it is over.
   function speak(always) {
-    if (!always && Date.now() - spoken < SPEAK_EVERY) return;
-    spoken = Date.now();
-    news.textContent = main.querySelector(".headline").textContent.replace(/\s+/g, " ").trim();
+    const now = Date.now(), words = headline();
+    if (words === said || (!always && now - spoken < SPEAK_EVERY)) return;
+    spoken = now;
+    news.textContent = said = words;
   }
 
   function show(word) {
