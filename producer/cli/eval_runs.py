@@ -1,7 +1,7 @@
 """What the commands of `nightcourt eval` do: read, have judged, count, show, write. Imports the statistics."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -148,6 +148,25 @@ def calibrate_file(asked: Asked, file: Path, write: Path) -> None:
     eval_show.conclude(result, as_json=asked.as_json)
     progress.print(said, markup=False, soft_wrap=True)
     _write(asked, result, judged, pairs)
+
+
+def require_free(write: Path, file: Path) -> None:
+    """Keep what somebody made of other rows under a name that nobody gave.
+
+    Raises:
+        Problem: there is such a training file, and its datasheet does not say that it was made of this file.
+    """
+    if not write.exists():
+        return
+    with suppress(OSError, ValueError):
+        made = curating.Curated.model_validate_json(datasheet(write).read_bytes())
+        if made.source.sha256 == described(file, 0).sha256:
+            return
+    raise Problem(
+        BAD_OUTPUT_FILE,
+        f"{write} is there already and was not made of {file}. Name a file with --write, which is written over; "
+        "nothing was judged.",
+    )
 
 
 def curate_file(asked: Asked, file: Path, write: Path, form: curating.Format, rules: Rules, *, skip: bool) -> None:

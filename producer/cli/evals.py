@@ -182,9 +182,10 @@ def curate(
     file: Annotated[
         Path, typer.Argument(help="Rows with chosen and rejected, or pairs with a label: JSON lines or .parquet.")
     ],
-    write: Annotated[Path, typer.Option(help="The training file to write: .jsonl or .parquet.")] = Path(
-        "curated.jsonl"
-    ),
+    write: Annotated[
+        Path | None,
+        typer.Option(help="The training file to write: .jsonl or .parquet. By default curated.jsonl, if that is free."),
+    ] = None,
     form: Annotated[
         Literal["dpo", "kto", "reward"], typer.Option("--format", help="What it is for; reward rows have a margin.")
     ] = "dpo",
@@ -217,18 +218,21 @@ def curate(
 
     Example: nightcourt eval curate preferences.parquet --write curated.jsonl --format dpo
     """
-    if write.suffix not in {".jsonl", ".parquet"}:
+    training = write or Path("curated.jsonl")
+    if training.suffix not in {".jsonl", ".parquet"}:
         raise typer.BadParameter("is to end in .jsonl or .parquet", param_hint="--write")
-    beside = written.datasheet(write)
-    for each in (write, beside):
+    beside = written.datasheet(training)
+    for each in (training, beside):
         written.check_file(each, "--write", [file, verdicts])
-    written.check_report(output, [file, verdicts], [write, beside])
+    written.check_report(output, [file, verdicts], [training, beside])
     runs = _bodies()
+    if write is None:
+        runs.require_free(training, file)
     asked = runs.Asked(server, data_dir, profile, None, verdicts, output, fresh, as_json)
     rules = runs.Rules(
         min_confidence=min_confidence, flip_confidence=flip_confidence if flip else None, consistent=consistent
     )
-    runs.curate_file(asked, file, write, form, rules, skip=on_bad_line == "skip")
+    runs.curate_file(asked, file, training, form, rules, skip=on_bad_line == "skip")
 
 
 @app.command()

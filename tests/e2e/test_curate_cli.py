@@ -12,11 +12,15 @@ from support.judged import chance
 from support.program import Cli
 from support.rows import read, write
 from support.service import Service, running_service
+from typer.testing import CliRunner
 
+from producer.cli.app import make_app
 from producer.cli.eval_inputs import read_preferences
+from producer.cli.eval_runs import require_free
 from producer.cli.training import write_training
 from producer.evals.curating import training_rows
 from producer.evals.rows import Row
+from schemas.problems import BAD_OUTPUT_FILE, Problem
 
 ROWS = 1000
 
@@ -101,6 +105,22 @@ class TestCurate:
         assert again.read_bytes() == (judged.folder / "out.jsonl").read_bytes()
         sheet = "out.jsonl.datasheet.json"
         assert (tmp_path / sheet).read_bytes() == (judged.folder / sheet).read_bytes()
+
+    def test_a_training_file_of_other_rows_stays(self, judged: Judged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        """Under the name that nobody gave; of the same rows it is made again, and what is named is written over."""
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "curated.jsonl").write_text("somebody's\n")
+        with pytest.raises(
+            Problem, match=r"curated\.jsonl is there already and was not made of .*; nothing was judged"
+        ):
+            require_free(Path("curated.jsonl"), judged.file)
+        require_free(Path("curated2.jsonl"), judged.file)
+        require_free(judged.folder / "out.jsonl", judged.file)
+        asked = ["eval", "curate", str(judged.file), "--server", "http://127.0.0.1:9"]
+        ended = CliRunner().invoke(make_app(["eval"]), asked)
+        assert isinstance(ended.exception, Problem)
+        assert ended.exception.kind is BAD_OUTPUT_FILE
+        assert (tmp_path / "curated.jsonl").read_text() == "somebody's\n"
 
     @pytest.mark.parametrize("form", trl.FORMATS)
     def test_data_sets_load(self, judged: Judged, tmp_path: Path, form: str):
