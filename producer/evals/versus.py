@@ -205,7 +205,8 @@ def _sentence(win_rate: Number, by_prompt: Floats, system: str, baseline: str) -
         return "No pair has a verdict, so nothing can be said."
     if win_rate.low is None or win_rate.high is None:
         return f"Fewer than {FEWEST} prompts tell nothing of the difference."
-    found = f"{win_rate.value:.1%} of prompts, 95 % interval {win_rate.low:.1%} to {win_rate.high:.1%}"
+    # A mean of probabilities: how many prompts were won is another figure.
+    found = f"win rate {win_rate.value:.1%}, 95 % interval {win_rate.low:.1%} to {win_rate.high:.1%}"
     if win_rate.low > _EVEN:
         return f"The difference is real: this judge prefers {system} to {baseline} ({found})."
     if win_rate.high < _EVEN:

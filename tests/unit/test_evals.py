@@ -228,6 +228,14 @@ class TestVersus:
         assert words in found.sentence
         assert "\n" not in found.sentence
 
+    def test_the_sentence_calls_a_mean_of_probabilities_a_win_rate(self):
+        """At P .6 on each of 400 prompts all of them are won, and no share of prompts is 60 %."""
+        rows = [a_row(n, winner="B", probability_a=0.4 + 0.01 * (-1) ** n) for n in range(400)]
+        found = versus.count(Judged(rows, [JUDGE]), "ours", "theirs")
+        assert found.wins.value == 1.0
+        assert "(win rate 60.0%, 95 % interval" in found.sentence
+        assert "of prompts" not in found.sentence
+
     def test_a_small_difference_tells_how_many_prompts_it_would_take(self):
         """At 52 % of 400 prompts it is (1.96 + 0.84) squared times the variance over the squared difference: 4,906."""
         rows = [a_row(n, winner="B" if n < 208 else "A", probability_a=None) for n in range(400)]
