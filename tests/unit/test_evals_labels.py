@@ -4,9 +4,12 @@ import csv
 import io
 import json
 import math
+import tracemalloc
 from dataclasses import replace
 
+import evalica
 import numpy as np
+import pandas as pd
 import pytest
 from support.judged import FAILED, JUDGE, a_row, as_fields, chance, drawn, numbers, untraceable
 
@@ -24,6 +27,28 @@ class TestGold:
         assert gold.alpha(coded) == pytest.approx(1 - 7 * 2 / (2 * 5 * 3), abs=1e-12)
         assert gold.alpha([*coded, ("A", None)]) == gold.alpha(coded)
         assert gold.alpha([("A", "A")] * 5) is None
+        assert gold.alpha([("A", None), (None, "B")]) is None
+        assert gold.alpha([]) is None
+
+    @pytest.mark.parametrize("agreeing", [0.0, 0.3, 0.9, 1.0])
+    def test_agreement_is_evalicas(self, agreeing):
+        """From counts comes what evalica makes of the table of all codes, ties and codes of one rater in it."""
+        generator = np.random.default_rng(2)
+        codes = np.array(["A", "B", "tie", None], dtype=object)
+        first, second = generator.choice(codes, size=(2, 300), p=[0.5, 0.3, 0.15, 0.05])
+        second = np.where(generator.random(300) < agreeing, first, second)
+        table = pd.DataFrame([first, second])
+        expected = evalica.alpha(table, distance="nominal").alpha
+        assert gold.alpha(list(zip(first, second, strict=True))) == pytest.approx(expected, abs=1e-12)
+
+    def test_agreement_takes_no_room_by_the_pair(self):
+        """A report within the service is of 100,000 pairs: what is held of them is how many there are of each kind."""
+        coded = [(("A", "B", "tie")[n % 3], "AB"[n % 2]) for n in range(10_000)]
+        tracemalloc.start()
+        gold.alpha(coded)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 100_000
 
     def test_calibration_by_hand(self):
         """Four verdicts at 0.8 of which three are right are 5 points off; Brier and log-loss by their formulas."""
