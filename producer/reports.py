@@ -1,19 +1,18 @@
 """What a batch's verdicts add up to, counted as `nightcourt eval gold` counts them."""
 
 import asyncio
-import hashlib
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from producer import outputs
 from schemas.batch import Batch
 from schemas.comparison import Comparison
-from schemas.lines import BadLineError, subset_of, unwrap
+from schemas.lines import BadLineError, group_of, subset_of, unwrap
 from schemas.problems import INVALID_REQUEST, MISSING_EXTRA, Problem
 
 if TYPE_CHECKING:
@@ -88,5 +87,5 @@ def _pair(line: int, row: dict[str, Any], custom_id: str | None) -> dict[str, An
         "response_b": asked.get("response_b", ""),
         "label": label,
         "subset": subset_of(row),
-        "group": hashlib.sha256(to_json(asked.get("prompt", line))).hexdigest()[:16],
+        "group": group_of(asked.get("prompt", line)),
     }

@@ -10,6 +10,7 @@
 """
 
 import hashlib
+import json
 from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
@@ -166,6 +167,14 @@ def subset_of(row: dict[str, Any]) -> str | None:
     """Tell which part of a set a parsed line belongs to, where it says so."""
     said = next((row[kind] for kind in _KINDS if row.get(kind) is not None), None)
     return None if said is None else str(said)
+
+
+def group_of(prompt: Any) -> str:
+    """Name a prompt by its text: pairs on one prompt are of one group, however and wherever they were read.
+
+    Draws of prompts go by the order of these names, so that other names of the same prompts would give others.
+    """
+    return hashlib.sha256(json.dumps(prompt, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _name_by_id(fields: dict[str, Any], row: dict[str, Any]) -> None:

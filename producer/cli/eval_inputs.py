@@ -1,7 +1,5 @@
 """What evals read: pairs with what is known of them, outputs of several systems, and verdicts given before."""
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from producer.evals.rows import Pair
 from producer.evals.schedule import Field, Prompt
 from schemas.comparison import Comparison
 from schemas.ids import parse_comparison_id
-from schemas.lines import BadLineError, parse, read_line, subset_of
+from schemas.lines import BadLineError, group_of, parse, read_line, subset_of
 
 _OPTIONS = ("order", "profile", "tie_margin")
 """Fields of a line that say how it is judged."""
@@ -96,16 +94,11 @@ def _pair(raw: bytes, number: int, names: tuple[str | None, str | None]) -> Pair
         response_b=asked["response_b"],
         label=line.label,
         subset=subset_of(row),
-        group=_mark(asked["prompt"]),
+        group=group_of(asked["prompt"]),
         system_a=names[0],
         system_b=names[1],
         options={name: asked[name] for name in _OPTIONS if asked.get(name) is not None},
     )
-
-
-def _mark(prompt: Any) -> str:
-    """Name a prompt by its text."""
-    return hashlib.sha256(json.dumps(prompt).encode()).hexdigest()[:16]
 
 
 def read_field(files: Sequence[Path], *, seed: int) -> Field:
@@ -127,7 +120,7 @@ def read_field(files: Sequence[Path], *, seed: int) -> Field:
         if not places:
             places = {key: index for index, key in enumerate(found)}
             prompts = [
-                Prompt(group=_mark(key[0]), prompt=key[0], subset=_subset(row)) for key, (_, row) in found.items()
+                Prompt(group=group_of(key[0]), prompt=key[0], subset=_subset(row)) for key, (_, row) in found.items()
             ]
         if found.keys() != places.keys():
             raise inputs.bad(file, f"its instructions are not those of {files[0]}; all must be of the same set")
