@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from math import log
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,6 +24,8 @@ FEWEST = 10
 RESAMPLES = 2000
 SEED = 0
 """Every bootstrap draws by it, so that the same verdicts give the same interval."""
+_EVEN = {"preference_a": 0.5, "preference_b": 0.5, "brier": 0.25, "log_loss": log(2)}
+"""What even odds have in columns with an end: near it, the few prompts on the other side are what counts."""
 _ROOM = 20_000_000
 """Numbers that a bootstrap holds at a time."""
 
@@ -108,8 +111,10 @@ def wilson(groups: Sequence[str], values: Floats) -> tuple[float | None, float |
 
     Rows on one prompt share its difficulty, and so count as fewer where there are such: divided by their design effect,
     and fewer again as Student's t asks for (Korn and Graubard 1998). Where fewer than `FEWEST` prompts hold any of the
-    rarer kind of rows, no such effect can be estimated, and rows count as one a prompt at most. Several rows on one
-    prompt alone have no interval.
+    rarer kind of rows, no such effect can be estimated, and rows count as one a prompt at most; where a few prompts
+    have most of the rows, so that these are worth fewer than `FEWEST` equally large ones (their number is (sum of m)^2
+    / sum of m^2, with m rows on each; Kish 1965), as one of those at most. Several rows on one prompt alone have no
+    interval.
     """
     # Quantiles from the functions themselves: what `stats` has around them takes longer than all the rest.
     middle = (1 + LEVEL) / 2
@@ -122,7 +127,9 @@ def wilson(groups: Sequence[str], values: Floats) -> tuple[float | None, float |
         off = np.bincount(index, weights=values - share_of)
         variance = prompts / (prompts - 1) * float(off @ off) / rows**2
         rarer = min(len(np.unique(index[values > 0])), len(np.unique(index[values < 1])))
-        told = float(rows if variance and rarer >= FEWEST else prompts)
+        sizes = np.bincount(index)
+        alike = rows**2 / float(sizes @ sizes)
+        told = min(float(rows if variance and rarer >= FEWEST else prompts), alike if alike < FEWEST else rows)
         if variance:
             few = (special.stdtrit(rows - 1, middle) / special.stdtrit(prompts - 1, middle)) ** 2
             told = min(told, few * share_of * (1 - share_of) / variance)
@@ -133,13 +140,46 @@ def wilson(groups: Sequence[str], values: Floats) -> tuple[float | None, float |
 
 
 def mean(rows: Sequence[Row], where: Where, column: str) -> Number:
-    """Average a column over the rows that `where` selects, all of which must have it; bootstrapped over prompts."""
+    """Average a column over the rows that `where` selects, all of which must have it; bootstrapped over prompts.
+
+    Where fewer than `FEWEST` prompts are on the rarer side of even odds, a bootstrap takes the few it drew from for all
+    there are, and its interval closes on the end: it is widened to hold that of `plus_four`, too. A log-loss, which
+    has no other end, has no interval then.
+    """
     found = select(rows, where)
     if not found:
         return Number(value=None, n=0, where=where)
     values = np.array([getattr(row, column) for row in found], dtype=np.float64)
-    low, high = interval_over_groups([row.group for row in found], values)
+    groups = [row.group for row in found]
+    low, high = interval_over_groups(groups, values)
+    if low is not None and high is not None and column in _EVEN and one_sided(groups, values, _EVEN[column]):
+        wide = plus_four(groups, values)
+        low, high = (None, None) if column == "log_loss" else (min(low, wide[0]), max(high, wide[1]))
     return Number(value=float(values.mean()), low=low, high=high, n=len(found), where=where)
+
+
+def one_sided(groups: Sequence[str], values: Floats, even: float) -> bool:
+    """Tell whether fewer than `FEWEST` prompts have a value over `even`, or fewer have one under it."""
+    _, index = np.unique(groups, return_inverse=True)
+    return min(len(np.unique(index[values > even])), len(np.unique(index[values < even]))) < FEWEST
+
+
+def plus_four(groups: Sequence[str], values: Floats) -> tuple[float, float]:
+    """Make the interval of a mean of values from 0 to 1 as if two prompts more had had 0, and two had had 1.
+
+    This is what Agresti and Coull (1998) do for shares. Unlike theirs, the variance is that of the values, linearised
+    over prompts, and Student's t is used: a judge that is a little sure everywhere does not vary as much as votes do.
+    """
+    _, index = np.unique(groups, return_inverse=True)
+    sums, sizes = np.bincount(index, weights=values), np.bincount(index).astype(np.float64)
+    usual = float(sizes.mean())
+    sums = np.append(sums, [0.0, 0.0, usual, usual])
+    sizes = np.append(sizes, [usual] * 4)
+    prompts, middle = len(sizes), float(sums.sum() / sizes.sum())
+    off = sums - middle * sizes
+    error = (prompts / (prompts - 1) * float(off @ off)) ** 0.5 / float(sizes.sum())
+    reach = float(special.stdtrit(prompts - 1, (1 + LEVEL) / 2)) * error
+    return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
 def interval_over_groups(groups: Sequence[str], values: Floats) -> tuple[float | None, float | None]:

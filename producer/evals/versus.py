@@ -18,6 +18,7 @@ from producer.evals.numbers import (
     common,
     expanded,
     mean,
+    one_sided,
     percentiles,
     select,
     share,
@@ -191,9 +192,9 @@ def adjust_for_length(rows: Sequence[Row]) -> LengthAdjusted | None:
 def _interval(
     groups: Sequence[str], design: Floats, targets: Floats, fitted: Floats
 ) -> tuple[float | None, float | None]:
-    """Refit on redrawn prompts; too few have no interval."""
+    """Refit on redrawn prompts; too few have no interval, and neither have those that nearly all say the same."""
     prompts = len(set(groups))
-    if prompts < FEWEST:
+    if prompts < FEWEST or one_sided(groups, targets, _EVEN):
         return None, None
     drawn = logistic.refit(groups, design, targets, ridge=1e-6, start=fitted, times=_REFITS)
     return percentiles(special.expit(drawn[:, 0]), expanded(prompts))

@@ -76,6 +76,18 @@ class TestNumbers:
             held += low <= 1 - 0.05 / 2 <= high
         assert held >= 0.93 * samples > 100
 
+    @pytest.mark.parametrize("hard", [0.3, 1.0])
+    def test_a_share_holds_the_truth_as_often_as_it_says_where_one_prompt_has_most_rows(self, hard):
+        """One prompt with 100 rows and 60 with one each: about 95 % hold the truth, wherever the large prompt is."""
+        generator = np.random.default_rng(1)
+        index = np.repeat(np.arange(61), [100, *[1] * 60])
+        held = 0
+        for _ in range(300):
+            chances = np.where(generator.random(61) < hard, generator.random(61), 0.98)
+            low, high = wilson([str(n) for n in index], (generator.random(160) < chances[index]).astype(float))
+            held += low <= hard / 2 + (1 - hard) * 0.98 <= high
+        assert held >= 0.93 * 300
+
     @pytest.mark.parametrize("prompts", [10, 5])
     def test_an_interval_costs_less_than_a_quantile_of_a_distribution(self, prompts):
         """A report of thousands of subsets makes two each; counted in calls, which are the same on every machine."""
@@ -105,6 +117,45 @@ class TestNumbers:
             low, high = interval_over_groups([str(n) for n in range(100)], generator.exponential(size=100))
             held += low <= 1.0 <= high
         assert 178 <= held <= 198
+
+    @pytest.mark.parametrize("prompts", [10, 20, 40])
+    @pytest.mark.parametrize(
+        ("column", "columns", "truth"),
+        [
+            ("preference_b", [{"winner": "A"}, {"winner": "B"}], 0.97),
+            ("preference_b", [{"probability_a": 0.8}, {"probability_a": 0.1}], 0.03 * 0.2 + 0.97 * 0.9),
+            ("brier", [{"probability_a": 0.05}, {"probability_a": 0.95}], 0.03 * 0.95**2 + 0.97 * 0.05**2),
+        ],
+        ids=["votes", "odds", "brier"],
+    )
+    def test_a_mean_near_an_end_holds_the_truth_as_often_as_it_says(self, prompts, column, columns, truth):
+        """Where one prompt in 33 is on the other side, at least 93 % of samples hold the truth, unanimous ones too."""
+        generator = np.random.default_rng(1)
+        held = 0
+        for _ in range(100):
+            usual = generator.random(prompts) < 0.97
+            rows = [
+                a_row(n, **{"probability_a": None, "label": "A"} | columns[int(each)]) for n, each in enumerate(usual)
+            ]
+            found = mean(rows, {}, column)
+            held += found.low <= truth <= found.high
+        assert held >= 93
+
+    def test_a_mean_that_prompts_of_both_sides_tell_is_a_bootstraps(self):
+        """Ten prompts on the rarer side are enough to draw from, and no fewer."""
+        rows = [a_row(n, probability_a=0.7 if n < 10 else 0.2) for n in range(60)]
+        values, groups = np.array([row.preference_b for row in rows]), [row.group for row in rows]
+        found, fewer = mean(rows, {}, "preference_b"), mean(rows[1:], {}, "preference_b")
+        assert (found.low, found.high) == interval_over_groups(groups, values)
+        assert fewer.low < interval_over_groups(groups[1:], values[1:])[0]
+
+    def test_a_log_loss_of_a_judge_that_is_right_has_no_interval(self):
+        """One error might cost any amount: until ten prompts show what errors cost, nobody knows."""
+        rows = [a_row(n, label="B" if n < 10 else "A", probability_a=0.9) for n in range(60)]
+        whole, fewer = mean(rows, {}, "log_loss"), mean(rows[1:], {}, "log_loss")
+        assert whole.low < whole.value < whole.high
+        assert (fewer.low, fewer.high) == (None, None)
+        assert fewer.value > 0
 
     @pytest.mark.parametrize(
         "count",
@@ -308,6 +359,21 @@ class TestVersus:
         assert found.length_adjusted.win_rate.low < 0.5 < found.length_adjusted.win_rate.high
         assert found.length_adjusted.coefficient == pytest.approx(2.5, abs=0.4)
         assert found.length_adjusted.warning is None
+
+    def test_a_judge_that_is_sure_of_little_but_everywhere_prefers_for_real(self):
+        """A hundred prompts near P .55 are no chance, though as many votes of which 55 % were won would be."""
+        rows = [a_row(n, winner="B", probability_a=0.45 - 0.02 * (-1) ** n) for n in range(100)]
+        assert versus.count(Judged(rows, [JUDGE]), "ours", "theirs").real
+
+    def test_what_was_won_throughout_has_no_adjusted_interval(self):
+        """Refits on prompts that were all won agree with each other, and tell nothing of how sure that is."""
+        rows = [
+            a_row(n, winner="B", probability_a=None, style_a=sized(100), style_b=sized(95 + n % 9)) for n in range(30)
+        ]
+        found = versus.count(Judged(rows, [JUDGE]), "ours", "theirs")
+        assert found.length_adjusted.win_rate.value > 0.99
+        assert found.length_adjusted.win_rate.low is None
+        assert found.win_rate.low < 0.95
 
     def test_the_adjusted_interval_draws_prompts(self):
         """Five copies of each row on its prompt tell no more than the row: the interval stays as it was."""
