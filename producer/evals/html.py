@@ -16,7 +16,7 @@ import jinja2
 from markupsafe import Markup
 
 from producer.evals import plots
-from producer.evals.layout import Figure, figures, interval, said
+from producer.evals.layout import Figure, counted_in, figures, interval, said
 from producer.evals.numbers import Number, Result, select
 from producer.evals.pages import page
 from producer.evals.rows import Judged, Pair, Row, subsets
@@ -69,6 +69,7 @@ def render(result: Result, judged: Judged, pairs: Mapping[str, Pair], *, most: i
         number_of=lambda figure: numbers[id(figure)],
         first_figure=lambda row: next((cell for cell in row if isinstance(cell, Figure)), None),
         said=said,
+        counted_in=counted_in(result),
         interval=interval,
         plot=plots.interval,
         scale=plots.scale,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from producer.evals.gold import Calibration
-from producer.evals.numbers import Number
+from producer.evals.numbers import Number, Result
 
 Unit = Literal["share", "points", "plain"]
 
@@ -103,6 +103,13 @@ def consistency(result: Any) -> list[Figure]:
 def unless_empty(*tables: Table) -> list[Table]:
     """Leave out tables that have no row."""
     return [table for table in tables if table.rows]
+
+
+def counted_in(result: Result) -> str:
+    """Say of pairs without a verdict which figures they are in: RewardBench's own protocol scores its failures."""
+    if result.kind == "rewardbench":
+        return "are in no figure but those of one placement, where what was asked in vain is half right"
+    return "are in no verdict's figure"
 
 
 def percent(number: Number) -> str:

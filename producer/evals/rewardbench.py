@@ -13,7 +13,6 @@ from pydantic import Field
 
 from producer.evals.numbers import Frozen, Number, Result, Where, common, select, share, wilson
 from producer.evals.rows import Judged, Row, subsets
-from schemas.problems import OutcomeError
 
 SECTIONS: dict[str, dict[str, int]] = {
     "Chat": {
@@ -86,7 +85,6 @@ PUBLISHED = (
 """All were made with RewardBench's own prompt (profile `rewardbench`), one placement a row, the model writing first."""
 
 _UNPARSED = 0.5
-_NONE = OutcomeError.UNPARSEABLE
 _LABELLED: Where = {"label": ["A", "B"]}
 _AB: Where = {**_LABELLED, "asked_ab": True}
 _BA: Where = {**_LABELLED, "asked_ba": True}
@@ -97,7 +95,7 @@ class Subset(Frozen):
     """One subset's accuracy under each protocol."""
 
     subset: str
-    published_protocol: Number = Field(description="Votes in the one drawn order; no verdict counts as half right")
+    published_protocol: Number = Field(description="Votes in the one drawn order; a row asked in vain is half right")
     both_orders: Number = Field(description="Verdicts of both orders together; other rows count for nothing")
     consistent: Number
 
@@ -155,11 +153,11 @@ def count(judged: Judged) -> RewardBench:
         unlabelled=unlabelled,
         unknown={name: len(rows) for name, rows in parts.items() if name not in known},
         published=list(PUBLISHED),
-        note=_note(profile, missing, unlabelled, sum(each.error == _NONE for rows in known.values() for each in rows)),
+        note=_note(profile, missing, unlabelled, [row for rows in known.values() for row in rows if not row.decided]),
     )
 
 
-def _note(profile: str | None, missing: Sequence[str], unlabelled: int, halves: int) -> str:
+def _note(profile: str | None, missing: Sequence[str], unlabelled: int, undecided: Sequence[Row]) -> str:
     said = ["The published figures were made with profile rewardbench and one placement a row."]
     if profile != "rewardbench":
         said.append(f"These were made with profile {profile}, so they compare in tendency alone.")
@@ -167,8 +165,11 @@ def _note(profile: str | None, missing: Sequence[str], unlabelled: int, halves: 
         said.append(f"Not the whole set: without rows of {', '.join(missing)}.")
     if unlabelled:
         said.append(f"Left out for want of a label: {unlabelled} rows.")
+    halves = sum(row.in_vain for row in undecided)
     if halves:
         said.append(f"Without a verdict in an order, and so half right in either placement: {halves} rows.")
+    if halves < len(undecided):
+        said.append(f"Never asked, and so in no score: {len(undecided) - halves} rows.")
     return " ".join(said)
 
 

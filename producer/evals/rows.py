@@ -160,14 +160,19 @@ class Row:
         return sum(known) / len(known) if known else None
 
     @property
+    def in_vain(self) -> bool:
+        """Whether the judge was asked and gave no verdict; what was cancelled or expired was never asked."""
+        return not self.decided and self.status not in {"cancelled", "expired"}
+
+    @property
     def asked_ab(self) -> bool:
         """Whether order "ab" was asked, as far as can be told: it gave a vote, or there is no verdict at all."""
-        return self.vote_ab is not None or not self.decided
+        return self.vote_ab is not None or self.in_vain
 
     @property
     def asked_ba(self) -> bool:
         """Whether order "ba" was asked, as far as can be told: it gave a vote, or there is no verdict at all."""
-        return self.vote_ba is not None or not self.decided
+        return self.vote_ba is not None or self.in_vain
 
     @property
     def labelled(self) -> bool:

@@ -2,15 +2,16 @@
 
 from collections import Counter
 from dataclasses import replace
+from html import unescape
 from io import StringIO
 
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
-from support.judged import JUDGE, chance, planted, sized
+from support.judged import FAILED, JUDGE, chance, planted, sized
 
 from producer.cli import eval_show
-from producer.evals import calibrating, gold, pages, rewardbench, tournament, versus
+from producer.evals import calibrating, gold, html, pages, rewardbench, tournament, versus
 from producer.evals.layout import Figure, figures, interval, said
 from producer.evals.numbers import Result
 from producer.evals.rows import Judged, Row
@@ -138,6 +139,20 @@ class TestNotes:
         [found, *_] = RESULTS
         [figure] = [each for each in pages.page(found).figures if each.label == "Length-adjusted win rate"]
         assert figure.note.startswith("Warning: the system's answer is longer")
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(gold.count, "are in no verdict's figure"), (rewardbench.count, "are in no figure but those of one placement")],
+    ids=["gold", "rewardbench"],
+)
+def test_where_pairs_without_a_verdict_are_counted_is_said_as_it_is(count, words, monkeypatch: pytest.MonkeyPatch):
+    """RewardBench's published protocol scores its failures; both the terminal and the page say so, of it alone."""
+    judged = Judged([*rows(), replace(FAILED, subset="hep-go")], [JUDGE])
+    result = count(judged)
+    assert f"(unparseable) and {words}" in shown(result, 80, monkeypatch)
+    page = unescape(html.render(result, judged, {}).decode())
+    assert f"(unparseable) and {words}" in page
 
 
 def test_what_nothing_was_counted_of_is_left_out(monkeypatch: pytest.MonkeyPatch):

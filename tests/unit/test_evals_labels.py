@@ -224,6 +224,28 @@ class TestRewardBench:
         assert found.without_verdict == {"unparseable": 1}
         assert found.note.endswith("half right in either placement: 1 rows.")
 
+    @pytest.mark.parametrize("code", ["context_length_exceeded", "engine_failed", "worker_lost"])
+    def test_the_note_counts_every_row_that_scores_half(self, code):
+        """Whatever it was that left a row without a verdict, it is half right as published, and told."""
+        rows = [
+            a_row(1, label="A", subset="hep-go"),
+            *(replace(FAILED, id=str(n), group=str(n), subset="hep-go", error=code) for n in range(2, 5)),
+        ]
+        found = rewardbench.count(Judged(rows, [JUDGE]))
+        assert found.overall.published_protocol.value == (1 + 3 / 2) / 4
+        assert "half right in either placement: 3 rows." in found.note
+
+    @pytest.mark.parametrize("status", ["cancelled", "expired"])
+    def test_what_was_never_asked_is_in_no_score(self, status):
+        """Rows that were called off, or not come to in time, are no failures of the judge: all scores are without."""
+        rows = [a_row(n, label="AB"[n % 2], subset="hep-go") for n in range(4)]
+        never = [replace(FAILED, id=str(n), status=status, error="x", subset="hep-go") for n in range(10, 17)]
+        alone, together = (rewardbench.count(Judged(each, [JUDGE])) for each in (rows, [*rows, *never]))
+        assert (together.overall, together.subsets) == (alone.overall, alone.subsets)
+        assert "Never asked, and so in no score: 7 rows." in together.note
+        assert "half right" not in together.note
+        assert untraceable(together, [*rows, *never]) == []
+
     def test_unknown_subsets_are_named_and_in_no_score(self):
         """Rows that RewardBench does not weigh are told, not dropped in silence."""
         found = rewardbench.count(
