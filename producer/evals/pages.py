@@ -274,6 +274,11 @@ def _tournament(result: Tournament) -> Page:
         [
             f"{result.pairs} of {result.matches_full} possible matches, schedule {result.schedule}.",
             *([f"Not rated, for want of a verdict: {', '.join(result.unrated)}."] if result.unrated else []),
+            *(
+                [f"No more matches after ten or more without any verdict: {', '.join(result.given_up)}."]
+                if result.given_up
+                else []
+            ),
         ],
     )
 

@@ -1,6 +1,7 @@
 """Tournament: several systems, rated by who beats whom, one batch of matches a round."""
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import inf, isfinite
@@ -109,6 +110,10 @@ class Tournament(Result):
     matches_full: int = Described(description="How many matches every pair on every prompt would be")
     standings: list[Standing] = Described(description="Best first")
     unrated: list[str] = Described(description="Systems without a match that has a verdict: in no rating and no rank")
+    given_up: list[str] = Described(
+        description="With schedule adaptive: systems, and pairs of systems, that got no more matches after ten or more "
+        "of which none has a verdict"
+    )
     gaps: list[Gap]
     meetings: list[Meeting]
     styles: list[StyleEffect]
@@ -152,9 +157,11 @@ def play(field: Field, plan: Plan, judge: JudgeRound, tell: Callable[[Round, int
         adaptive = plan.schedule == "adaptive"
         size = min(plan.round_size, budget - len(rows)) if adaptive else budget
         if adaptive and any(row.decided for row in rows):
-            given = seek(ratings.wins_by_group(select(rows, _DECIDED), field.systems).sum(axis=0), room, size)
+            given = _sought(rows, field, room, size)
         else:
             given = spread_evenly(room, size)
+        if not any(given.values()):
+            break
         had = {meeting: len(field.prompts) - left for meeting, left in room.items()}
         pairs = [
             field.pair(meeting, nth)
@@ -171,6 +178,38 @@ def play(field: Field, plan: Plan, judge: JudgeRound, tell: Callable[[Round, int
             if plan.target is not None and seen.width is not None and seen.width <= plan.target:
                 break
     return Judged(rows, list(judges.values()))
+
+
+def _sought(
+    rows: Sequence[Row], field: Field, room: Mapping[tuple[int, int], int], size: int
+) -> dict[tuple[int, int], int]:
+    """Seek matches among what can be judged; none where there are no more of these."""
+    silent = _silent(rows)
+    systems = [name for name in field.systems if name not in silent]
+    # What never gets a verdict would stay the least sure of all, and be sought until its prompts ran out.
+    among: dict[tuple[int, int], int] = {}
+    meetings = []
+    for meeting, left in room.items():
+        one, other = (field.systems[each] for each in meeting)
+        if silent.isdisjoint({one, other, (one, other)}):
+            meetings.append(meeting)
+            among[systems.index(one), systems.index(other)] = left
+    given = seek(ratings.wins_by_group(select(rows, _DECIDED), systems).sum(axis=0), among, size)
+    return dict.fromkeys(room, 0) | dict(zip(meetings, given.values(), strict=True))
+
+
+def _silent(rows: Sequence[Row]) -> set[str | tuple[str | None, str | None] | None]:
+    """Find the systems, and the pairs of them, that had `FEWEST` matches at least and not one verdict."""
+    tried = Counter(each for row in rows for each in (*row.systems, row.systems))
+    heard = {each for row in rows if row.decided for each in (*row.systems, row.systems)}
+    return {each for each, times in tried.items() if times >= FEWEST and each not in heard}
+
+
+def _given_up(rows: Sequence[Row], field: Field) -> list[str]:
+    silent = _silent(rows)
+    systems = [name for name in field.systems if name in silent]
+    pairs = [tuple(field.systems[each] for each in meeting) for meeting in field.meetings()]
+    return systems + [" against ".join(pair) for pair in pairs if pair in silent and silent.isdisjoint(pair)]
 
 
 def how_sure(rows: Sequence[Row], systems: Sequence[str], number: int) -> Round | None:
@@ -215,6 +254,7 @@ def count(judged: Judged, field: Field, plan: Plan) -> Tournament:
         matches_full=len(field.meetings()) * len(field.prompts),
         standings=[_standing(ranking, index, fit) for index in np.argsort(-ranking.strength)],
         unrated=[name for name in field.systems if name not in ranking.systems],
+        given_up=_given_up(judged.rows, field) if plan.schedule == "adaptive" else [],
         gaps=_gaps(ranking),
         meetings=[_meeting(rows, field.systems[one], field.systems[other]) for one, other in field.meetings()],
         styles=[] if fit is None else _styles(ranking, fit),

@@ -1,6 +1,7 @@
 """Tournaments between systems whose strengths are known: the order, the intervals, and how few matches it takes."""
 
 import json
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -226,6 +227,63 @@ class TestPlay:
         assert len(judged.rows) == 40
         with pytest.raises(ValueError, match="no match has a verdict"):
             count(judged, field, Plan())
+
+
+def mute(judge, fails):
+    """A judge without a verdict where `fails` says so of the two systems."""
+
+    def verdicts(pairs, number):
+        given = judge(pairs, number)
+        rows = [
+            replace(row, winner=None, status="errored", error="x") if fails(set(row.systems)) else row
+            for row in given.rows
+        ]
+        return Judged(rows, given.judges)
+
+    return verdicts
+
+
+class TestWhatCannotBeJudged:
+    """Where every match of a system, or of a pair of systems, ends without a verdict."""
+
+    def test_a_system_that_is_never_judged_gets_no_more_matches(self):
+        """All its matches fail: after ten of them the others are played on as if it was not there."""
+        field, plan = a_field(200), Plan("adaptive", budget=400, round_size=40)
+        judged = play(field, plan, mute(planted(STRENGTHS, 1), lambda met: "c" in met))
+        assert len(judged.rows) == 400
+        assert len(select(judged.rows, {"systems": "c"})) == 16  # the four pairs' share of a first round of 40
+        found = count(judged, field, plan)
+        assert (found.unrated, found.given_up) == (["c"], ["c"])
+        assert b"without any verdict: c." in html.render(found, judged, {})
+        assert tournament.Tournament.model_validate_json(found.model_dump_json()) == found
+
+    def test_a_target_is_met_though_a_system_is_never_judged(self):
+        """What the others' matches tell is as soon enough as without it, but for the matches that it had."""
+        strengths = {"a": 0.4, "b": 0.0, "c": 0.0}
+        plan = Plan("adaptive", target=150.0, round_size=30)
+        alone, beside = (
+            play(a_field(300, names), plan, mute(planted(strengths, 1), lambda met: "c" in met))
+            for names in (("a", "b"), ("a", "b", "c"))
+        )
+        assert len(beside.rows) <= len(alone.rows) + 20 + plan.round_size
+
+    def test_a_pair_that_is_never_judged_leaves_its_systems_to_others(self):
+        """Two that cannot be judged against each other are told apart by whom else they meet."""
+        names = ("a", "b", "c")
+        field, plan = a_field(200, names), Plan("adaptive", budget=300, round_size=30)
+        judge = mute(planted({"a": 0.1, "b": 0.0, "c": -1.0}, 1), lambda met: met == {"a", "b"})
+        judged = play(field, plan, judge)
+        assert len(judged.rows) == 300
+        assert len(select(judged.rows, {"system_a": "a", "system_b": "b"})) <= 40
+        found = count(judged, field, plan)
+        assert (found.unrated, found.given_up) == ([], ["a against b"])
+
+    def test_where_nothing_is_left_that_can_be_judged_it_ends(self):
+        """Of two pairs one is played out and the other gives no verdicts: the budget is not waited for."""
+        field, plan = a_field(30, ("a", "b", "c")), Plan("adaptive", round_size=36)
+        judged = play(field, plan, mute(planted(STRENGTHS, 1), lambda met: "c" in met))
+        assert len(select(judged.rows, {"systems": "c"})) == 24
+        assert len(select(judged.rows, {"decided": True})) == 30
 
 
 class TestSchedule:
