@@ -1,16 +1,21 @@
 """The one Celery app factory. Celery over Redis is a hint channel; the settings below make it a prompt and tame one."""
 
 import os
+import signal
 import socket
+import threading
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from queue import SimpleQueue
 from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
 from celery import Celery, signals
+from celery.apps import worker as celerys
 from celery.exceptions import SecurityWarning
 from kombu.entity import Queue
 from kombu.transport import redis, virtual
@@ -162,6 +167,38 @@ def worker_name() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
+class _Worker(celerys.Worker):  # type: ignore[misc]
+    """Celery's worker, which hears SIGHUP as SIGTERM, or not at all where it is ignored.
+
+    Celery's own ends by it without a word to whoever works, and starts itself once more: as a script, out of the folder
+    that it stands in, even where SIGTERM came after.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self.told: SimpleQueue[None] = SimpleQueue()
+        super().__init__(**options)
+
+    def install_platform_tweaks(self, worker: celerys.Worker) -> None:
+        """Hear signals."""
+        heard = {
+            signal.SIGTERM: celerys.install_worker_term_handler,
+            signal.SIGHUP: celerys.install_worker_term_handler,
+            signal.SIGINT: celerys.install_worker_int_handler,
+            signal.SIGQUIT: celerys.install_worker_term_hard_handler,
+        }
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup
+            del heard[signal.SIGHUP]
+        for number, install in heard.items():
+            install(worker, sig=number.name)
+            signal.signal(number, partial(self._hear, signal.getsignal(number)))
+        celerys.install_cry_handler()
+
+    def _hear(self, end: Any, *what: Any) -> None:
+        # Not by Celery's signal: sending that takes a lock, for which a second handler within this would wait for ever.
+        self.told.put(None)
+        end(*what)
+
+
 def run_worker(
     app: Celery,
     *,
@@ -172,7 +209,7 @@ def run_worker(
     on_drain: Callable[[], None],
     on_turn: Callable[[], None],
 ) -> int:
-    """Take messages until SIGTERM or SIGINT, and finish what is begun.
+    """Take messages until SIGTERM, SIGHUP or SIGINT, and finish what is begun.
 
     Args:
         app: with its tasks.
@@ -190,15 +227,12 @@ def run_worker(
     def leave_logging_alone(**_: Any) -> None:
         """Answer Celery's signal: it would set up logging of its own unless somebody does."""
 
-    def drain(**_: Any) -> None:
-        on_drain()
-
     signals.setup_logging.connect(leave_logging_alone, weak=False)
-    signals.worker_shutting_down.connect(drain, weak=False)
     # Celery warns of running as root because of pickled messages; ours are JSON, and nothing else is taken.
     warnings.simplefilter("ignore", SecurityWarning)
     app.conf.broker_transport_options["on_turn"] = on_turn
-    worker = app.Worker(
+    worker = _Worker(
+        app=app,
         pool="threads",
         concurrency=slots,
         queues=list(queues),
@@ -209,5 +243,11 @@ def run_worker(
         quiet=True,
         loglevel=log_level,
     )
+
+    def pass_on() -> None:
+        worker.told.get()
+        on_drain()
+
+    threading.Thread(target=pass_on, name="signals", daemon=True).start()  # a handler may not wait for what this may
     worker.start()
     return int(worker.exitcode or 0)

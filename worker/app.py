@@ -178,7 +178,7 @@ def register(app: Celery, bench: Bench) -> None:
 
 
 def main() -> None:
-    """Run one worker until it is told to end; SIGTERM and SIGINT finish what is begun and give the rest back."""
+    """Run one worker until told to end; SIGTERM, SIGHUP and SIGINT finish what is begun and give the rest back."""
     try:
         settings = load()
     except Problem as problem:

@@ -45,7 +45,7 @@ def register(app: Celery, courier: Courier) -> None:
 
 
 def main() -> None:
-    """Deliver callbacks until told to end; SIGTERM and SIGINT finish those that are being sent."""
+    """Deliver callbacks until told to end; SIGTERM, SIGHUP and SIGINT finish what is being sent."""
     try:
         settings = load()
         settings.require_seals()
