@@ -128,8 +128,7 @@ def worker() -> None:
     Example: NIGHTCOURT_MODEL=skywork-critic.Q4_K_M.gguf nightcourt worker
     """
     settings.load()  # a wrong setting is told here, before the process changes
-    # The worker is a program of its own: producers never import it.
-    os.execv(sys.executable, [sys.executable, "-m", "worker.app"])  # noqa: S606 - a program of ours, no shell
+    _become("worker.app")
 
 
 def callbacks_worker() -> None:
@@ -138,4 +137,9 @@ def callbacks_worker() -> None:
     Example: NIGHTCOURT_DATABASE_URL=... NIGHTCOURT_REDIS_URL=... nightcourt callbacks-worker
     """
     settings.load()
-    os.execv(sys.executable, [sys.executable, "-m", "worker.callbacks_app"])  # noqa: S606 - as above
+    _become("worker.callbacks_app")
+
+
+def _become(module: str) -> None:
+    # The worker is a program of its own, which producers never import. Ours, whatever stands in the current folder.
+    os.execv(sys.executable, [sys.executable, "-P", "-m", module])  # noqa: S606 - a program of ours, no shell

@@ -230,13 +230,13 @@ class TestSettings:
 @pytest.mark.parametrize("name", OURS)
 class TestOurServices:
     def test_its_command_is_one_that_we_have(self, name):
-        """`nightcourt COMMAND` is a command, and `python -m MODULE` a module."""
+        """`nightcourt COMMAND` is a command, and `python -P -m MODULE` a module, of ours whatever stands in /tmp."""
         program, *rest = OURS[name]["command"]
         if program == "nightcourt":
             assert rest[0] in commands()
         else:
-            assert (program, rest[0]) == ("python", "-m")
-            assert (ROOT / rest[1].replace(".", "/")).with_suffix(".py").is_file()
+            assert (program, *rest[:2]) == ("python", "-P", "-m")
+            assert (ROOT / rest[2].replace(".", "/")).with_suffix(".py").is_file()
 
     def test_its_environment_is_one_that_settings_take(self, name):
         """Every variable that it is given is a setting, with a value that the setting can have."""

@@ -140,7 +140,8 @@ class TestEveryPod:
             if program == "nightcourt":
                 assert rest[0] in commands
             elif program == "python":
-                assert (ROOT / rest[1].replace(".", "/")).with_suffix(".py").is_file()
+                assert rest[:2] == ["-P", "-m"]
+                assert (ROOT / rest[2].replace(".", "/")).with_suffix(".py").is_file()
             else:
                 assert program == "cp"
 

@@ -181,7 +181,7 @@ def test_a_worker_on_the_wrong_gpu_says_so_and_ends(engine_folder: Path) -> None
     with gpu_host(capability=[8, 0], gpu="NVIDIA A100-SXM4-80GB"):
         settings = {"NIGHTCOURT_ENGINE": "tensorrt_llm", "NIGHTCOURT_ENGINE_FOLDER": str(engine_folder)}
         ended = subprocess.run(
-            [sys.executable, "-m", "worker.app"],
+            [sys.executable, "-P", "-m", "worker.app"],
             env=child_environment(settings),
             capture_output=True,
             timeout=120,
