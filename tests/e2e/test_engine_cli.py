@@ -26,19 +26,23 @@ def pairs(tmp_path: Path) -> Path:
 
 
 def test_from_a_checkpoint_to_a_verified_engine(cli: Cli, tmp_path: Path, pairs: Path):
-    """Build, verify, and a doctor who says so: each command ends with 0 and gives its result as JSON."""
+    """Build, verify, measure, and a doctor who says so: each ends with 0 and gives its result, and no more, as JSON."""
     checkpoint, folder = make_checkpoint(tmp_path), tmp_path / "engine"
     built = cli("engine", "build", checkpoint, folder, "--pairs", pairs, "--max-seq-len", 2048, "--json")
     assert built.status == 0, built.err
-    assert built.objects[0]["quantisation"] == "fp8"
+    [manifest] = built.objects  # and nothing that the library says, as it does when it is imported
+    assert manifest["quantisation"] == "fp8"
+    assert "TensorRT LLM version: 1.2.1" in built.err
+    assert "written in C++" in built.err
     doctor = cli("doctor", "--json", engine="tensorrt_llm", engine_folder=folder)
     assert "not verified yet" in next(each["says"] for each in doctor.objects if each["part"] == "model")
     report = tmp_path / "report.json"
     quick = ("--soak", 600, "--seconds", 1, "--per-length", 4, "--in-flight", 8, "--report", report)
     verified = cli("engine", "verify", folder, "--checkpoint", checkpoint, "--pairs", pairs, *quick, "--json")
     assert verified.status == 0, verified.err
-    assert verified.objects[0]["passed"]
-    assert verified.objects[0] == json.loads(report.read_text())
+    [proof] = verified.objects
+    assert proof["passed"]
+    assert proof == json.loads(report.read_text())
     # So small a verification marks nothing; one of full size leaves its report in the folder, as is done here.
     assert "not marked as verified" in verified.err
     assert not (folder / REPORT).exists()
@@ -47,6 +51,11 @@ def test_from_a_checkpoint_to_a_verified_engine(cli: Cli, tmp_path: Path, pairs:
     model = next(each for each in doctor.objects if each["part"] == "model")
     assert model["ok"]
     assert "TensorRT-LLM 1.2.1, verified" in model["says"]
+    quick = ("--pairs", pairs, "--seconds", 0.5, "--in-flight", 4)
+    measured = cli("engine", "bench", *quick, "--json", engine="tensorrt_llm", engine_folder=folder)
+    assert measured.status == 0, measured.err
+    [figures] = measured.objects
+    assert figures["engine"]["model"] == manifest["model"]
 
 
 def test_an_engine_that_does_not_pass_ends_with_1_and_its_report(cli: Cli, tmp_path: Path, pairs: Path):

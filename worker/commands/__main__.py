@@ -4,6 +4,7 @@ import json
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import TextIO
 
 from infra import logs
 from infra.settings import load
@@ -12,7 +13,7 @@ from schemas.problems import ENGINE_UNFIT, Problem
 from worker.commands.bench import bench
 from worker.commands.build import build
 from worker.commands.proving import prove, unfit
-from worker.commands.saying import print_json, say
+from worker.commands.saying import keep_output, print_json, say
 from worker.engines.base import EngineError, VerdictTokens
 
 
@@ -20,8 +21,11 @@ def main(arguments: list[str]) -> int:
     """Carry out an order. Returns an exit status; what is wrong was said on standard error."""
     command, given = arguments[0], arguments[1]
     as_json = '"as_json":true' in given
+    out = keep_output()
     try:
-        return _reference(Path(given), Path(arguments[2])) if command == "reference" else _carry_out(command, given)
+        if command == "reference":
+            return _reference(Path(given), Path(arguments[2]))
+        return _carry_out(command, given, out)
     except Problem as problem:
         _tell(problem, as_json=as_json)
     except (EngineError, ValueError) as error:
@@ -32,23 +36,23 @@ def main(arguments: list[str]) -> int:
     return 1
 
 
-def _carry_out(command: str, given: str) -> int:
+def _carry_out(command: str, given: str, out: TextIO) -> int:
     settings = load()
     logs.configure(process=f"engine-{command}", level="warning", style=settings.log_format)
     if command == "build":
         order = BuildOrder.model_validate_json(given)
-        print_json(build(order, say).model_dump(mode="json", exclude={"files"}), pretty=not order.as_json)
+        print_json(build(order, say).model_dump(mode="json", exclude={"files"}), out, pretty=not order.as_json)
         return 0
     if command == "bench":
         from worker.opening import open_engine  # noqa: PLC0415 - the others need no engine
 
         measure = BenchOrder.model_validate_json(given)
         with closing(open_engine(settings)) as engine:
-            print_json(bench(engine, measure, say), pretty=not measure.as_json)
+            print_json(bench(engine, measure, say), out, pretty=not measure.as_json)
         return 0
     proof = VerifyOrder.model_validate_json(given)
     report = prove(proof, settings, say)
-    print_json(report, pretty=not proof.as_json)
+    print_json(report, out, pretty=not proof.as_json)
     problem = unfit(report)
     if problem is not None:
         raise problem
