@@ -6,6 +6,7 @@ cannot change its meaning in between. Nothing is taken from the environment but 
 SSL_CERT_DIR, no redirect is followed and nothing is unpacked (decision 10).
 """
 
+import errno
 import functools
 import socket
 import ssl
@@ -166,7 +167,7 @@ def _addresses(target: Target, allowed: Allowed, resolve: Resolve, deadline: flo
 
 
 def _within(call: Callable[[], Sequence[Address]], deadline: float) -> Sequence[Address]:
-    """What a call that nobody can interrupt returns, or TimeoutError.
+    """What a call that nobody can interrupt returns, or TimeoutError; OSError where there is nobody left to make it.
 
     The system's resolver gives up by itself after some tens of seconds, so a sender leaves few such threads behind.
     """
@@ -178,7 +179,10 @@ def _within(call: Callable[[], Sequence[Address]], deadline: float) -> Sequence[
         except BaseException as error:  # noqa: BLE001 (it is raised where the call was asked for)
             future.set_exception(error)
 
-    threading.Thread(target=run, name="resolver", daemon=True).start()
+    try:
+        threading.Thread(target=run, name="resolver", daemon=True).start()
+    except RuntimeError as error:  # as many as the system lets us have
+        raise OSError(errno.EAGAIN, str(error)) from None
     return future.result(_left(deadline))
 
 

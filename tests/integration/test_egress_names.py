@@ -1,5 +1,6 @@
 """Names that lead inside, or change where they lead: judged by what a real DNS server says, once for each try."""
 
+import threading
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -144,6 +145,18 @@ class TestResolving:
             reply = post("https://silent.test/", server.resolve, deadline_seconds=0.5)
         assert (reply.reason, reply.status) == (AttemptReason.DNS_FAILED, None)
         assert reply.seconds < 15
+
+    def test_a_process_that_can_start_no_more_threads(self):
+        """Nobody is asked, and that is what the try comes to: it is recorded, and made again."""
+        with NameServer({"public.test": [["8.8.8.8"]]}) as server, connects() as attempts:
+            usual = threading.stack_size(1 << 46)  # more than there is room for, so that no thread can be started
+            try:
+                reply = post("https://public.test/", server.resolve)
+            finally:
+                threading.stack_size(usual)
+        assert (reply.reason, reply.status) == (AttemptReason.DNS_FAILED, None)
+        assert server.asked == {}
+        assert attempts == []
 
     def test_the_next_address_is_tried_where_one_lets_nobody_in(self):
         """Of several addresses, all of them permitted, a closed one and a silent one do not keep a callback back."""
