@@ -3,15 +3,17 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from psycopg.errors import InsufficientPrivilege
 from redis import Redis
 from redis.exceptions import RedisError
 from rich.markup import escape
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
 
 from infra import docket, losses, roles, roster, settings
 from infra.database import connect, newest_form
@@ -140,16 +142,10 @@ def _database(url: str, within: float) -> Iterator[Finding]:
                 yield Finding("tables", ok=False, says=says)
                 return
             yield Finding("tables", ok=True, says=f"at migration {version}")
-            workers = roster.present(connection, within=within)
-            names = ", ".join(f"{worker['id']} ({worker['engine']['model']})" for worker in workers)
-            says = (
-                names
-                or "none was heard of lately: start one with `nightcourt worker`, or everything with `nightcourt up`"
-            )
-            yield Finding("workers", ok=bool(workers), says=says)
-            yield _docket(connection)
-            yield _dispatcher(connection)
-            yield _callbacks(connection)
+            yield _seen("workers", partial(_workers, within=within), connection)
+            yield _seen("docket", _docket, connection, of_all=True)
+            yield _seen("dispatcher", _dispatcher, connection, of_all=True)
+            yield _seen("callbacks", _callbacks, connection, of_all=True)
             yield _logins(connection)
             yield _what_postgres_logs(connection)
     except SQLAlchemyError as error:
@@ -157,6 +153,34 @@ def _database(url: str, within: float) -> Iterator[Finding]:
         yield Finding("postgres", ok=False, says=says)
     finally:
         database.dispose()
+
+
+def _seen(part: str, look: Callable[[Connection], Finding], connection: Connection, *, of_all: bool = False) -> Finding:
+    """Look at a part, or tell that this login may not: one of the processes' own is enough to reach Postgres.
+
+    Args:
+        part: what is looked at.
+        look: looks at it.
+        connection: by whatever login.
+        of_all: whether what is looked for is all tenants': behind row-level security the API's login finds nothing.
+    """
+    login = connection.execute(text("SELECT current_user")).scalar_one()
+    if not (of_all and login == roles.role_of("api")):
+        try:
+            return look(connection)
+        except ProgrammingError as error:
+            if not isinstance(error.orig, InsufficientPrivilege):
+                raise
+            connection.rollback()  # nothing else can be asked before
+    says = f"{login} may not look: the owner does, whose NIGHTCOURT_DATABASE_URL is that of `nightcourt migrate`"
+    return Finding(part, ok=False, says=says)
+
+
+def _workers(connection: Connection, *, within: float) -> Finding:
+    workers = roster.present(connection, within=within)
+    names = ", ".join(f"{worker['id']} ({worker['engine']['model']})" for worker in workers)
+    none = "none was heard of lately: start one with `nightcourt worker`, or everything with `nightcourt up`"
+    return Finding("workers", ok=bool(workers), says=names or none)
 
 
 def _docket(connection: Connection) -> Finding:

@@ -1,8 +1,11 @@
-"""What `nightcourt doctor` says of the walls: who logs in as whom, and what Postgres' own log would quote."""
+"""What `nightcourt doctor` says of the walls: who logs in as whom, who may not look, what Postgres' log would quote."""
 
+import pytest
 from sqlalchemy import Connection, Engine, text
+from support.dockets import batch
 from support.waiting import wait_until
 
+from infra import roles
 from infra.database import connect
 from producer.cli import doctor
 
@@ -27,3 +30,38 @@ def test_a_server_that_logs_parameters_is_told_of(connection: Connection):
     found = doctor._what_postgres_logs(connection)
     assert not found.ok
     assert found.says.endswith("log_parameter_max_length_on_error = 0")
+
+
+@pytest.mark.parametrize(
+    ("process", "kept_from"),
+    [
+        ("api", {"docket", "dispatcher", "callbacks"}),
+        ("dispatcher", set()),
+        ("worker", {"dispatcher", "callbacks"}),
+        ("callbacks", {"workers", "docket", "dispatcher"}),
+    ],
+)
+def test_a_process_own_login_that_may_not_look_is_named(
+    connection: Connection, database_url: str, process: str, kept_from: set[str]
+):
+    """What waits is not found to be nothing, nor Postgres to be away, and everything else is looked at all the same."""
+    batch(connection, 1)
+    password = f"password-of-{process}"
+    roles.let_in(connection, {process: password})
+    found = {each.part: each for each in doctor._database(roles.url_as(database_url, process, password), within=60)}
+    assert list(found) == [
+        *("postgres", "tables", "workers", "docket", "dispatcher", "callbacks", "logins", "postgres' log")
+    ]
+    said = {part for part, each in found.items() if f"nightcourt_{process} may not look: the owner does" in each.says}
+    assert said == kept_from
+    assert not any(found[part].ok for part in kept_from)
+    assert found["postgres"].ok
+    assert found["logins"].ok
+
+
+def test_the_owners_login_looks_at_everything(connection: Connection, database_url: str):
+    """What waits is counted."""
+    batch(connection, 1)
+    found = {each.part: each for each in doctor._database(database_url, within=60)}
+    assert "1 shards" in found["docket"].says
+    assert not any("may not look" in each.says for each in found.values())
