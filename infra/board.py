@@ -223,7 +223,7 @@ BOARD: Mapping[str, tuple[Panel, ...]] = {
             "ops",
             {
                 "last attempt": _rate("nightcourt_callbacks_dead_total"),
-                "unsent": _rate("nightcourt_callbacks_buried_total"),
+                "without an answer": _rate("nightcourt_callbacks_buried_total"),
                 "receivers disabled": _rate("nightcourt_callback_endpoints_disabled_total"),
             },
         ),

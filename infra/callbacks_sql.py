@@ -257,7 +257,8 @@ RECLAIM = text(f"""
         UPDATE callbacks SET
             state = CASE WHEN attempt > :retries THEN 'dead' ELSE 'waiting' END,
             ended_at = CASE WHEN attempt > :retries THEN {_NOW} END,
-            due_at = {_NOW} + make_interval(secs => coalesce((CAST(:schedule AS float8[]))[attempt], 0)),
+            due_at = {_NOW} + make_interval(secs =>
+                coalesce((CAST(:schedule AS float8[]))[attempt], 0) * (1 + 0.1 * random())),
             reason = 'worker_lost', status = NULL, {_UNLEASED}
         FROM lapsed WHERE callbacks.id = lapsed.id
         RETURNING callbacks.id, attempt, state

@@ -12,13 +12,20 @@ from schemas.lines import unwrap
 # Most lines have none, and looking for the word costs a fraction of understanding a line.
 METADATA = """
     CASE WHEN position('"metadata"' IN c.body) > 0 THEN (
-        SELECT CASE WHEN line.url IS NULL OR line.body IS NULL THEN line.metadata ELSE line.body -> 'metadata' END
+        SELECT json_object_agg(last.key, last.value ORDER BY last.place)
         FROM json_to_record(c.body::json) AS line(url json, body json, metadata json)
-    )::jsonb END
+        CROSS JOIN LATERAL (
+            SELECT CASE WHEN line.url IS NULL OR line.body IS NULL THEN line.metadata
+                        ELSE line.body -> 'metadata' END AS pairs) said
+        CROSS JOIN LATERAL (
+            SELECT DISTINCT ON (pair.key) pair.* FROM json_each(
+                CASE WHEN json_typeof(said.pairs) = 'object' THEN said.pairs END
+            ) WITH ORDINALITY AS pair(key, value, place) ORDER BY pair.key, pair.place DESC) last
+    ) END
 """
 """SQL for the metadata of a row `c` of `comparisons`, as JSON: from where `schemas.lines.unwrap` takes it in a line of
-that form, and so what was validated. What else a line calls metadata is none. It is spelt anew: blanks between pairs
-are not counted when it is validated, and there may be megabytes of them."""
+that form, and so what was validated. What else a line calls metadata is none. It is spelt anew, of a key that stands
+twice the last: what is between pairs, or was said before, is not validated, and may be megabytes."""
 
 SOURCE = """
     (SELECT coalesce((SELECT file_id FROM batches WHERE id = :filing_id), CAST(:filing_id AS uuid)))

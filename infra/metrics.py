@@ -196,8 +196,8 @@ EXPIRED = _metric("counter", "expired_comparisons_total", "Comparisons that pass
 CALLBACKS_BURIED = _metric(
     "counter",
     "callbacks_buried_total",
-    "Callbacks that were given up unsent: their receiver is disabled, or failed for all of the schedule's time, or the "
-    "last attempt's sender was lost.",
+    "Callbacks that were given up: their receiver is disabled, or failed for all of the schedule's time, or who sent "
+    "them was lost at the last attempt.",
     "dispatcher",
 )
 

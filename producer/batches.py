@@ -132,15 +132,15 @@ def key_of(batch_id: str) -> UUID:
     return key
 
 
-def _require_time_for_it(request: BatchRequest) -> None:
-    """Refuse a batch that would expire before it may run.
+async def _require_time_for_it(connection: AsyncConnection, request: BatchRequest, clock_shift: float) -> None:
+    """Refuse a batch that would expire before it may run, by the clock that windows go by.
 
     Raises:
         Problem: its window does not open in time.
     """
     if request.window is None:
         return
-    now = datetime.now(UTC)
+    now = (await connection.execute(text("SELECT now()"))).scalar_one() + timedelta(seconds=clock_shift)
     begins = now if request.not_before is None else max(now, datetime.fromtimestamp(request.not_before, UTC))
     if not opens_within(request.window, begins, begins + timedelta(seconds=_seconds(request.completion_window))):
         raise invalid_field(
@@ -160,6 +160,7 @@ async def create(
     worker_seconds: float,
     idempotency_key: str | None = None,
     traceparent: str | None = None,
+    clock_shift: float = 0.0,
 ) -> tuple[Batch, bool]:
     """Make a batch of an uploaded file. Nothing runs of a file with bad lines, unless they are to be skipped.
 
@@ -173,15 +174,15 @@ async def create(
             waits; here and below.
         idempotency_key: with a key seen before, nothing is made and the batch is that of the first time.
         traceparent: where its trace begins.
+        clock_shift: seconds by which the clock of windows is ahead.
 
     Returns:
         The batch, and whether it had been made before under the same key.
 
     Raises:
-        Problem: there is no such file, the key was used before with another body, there is no room, or callbacks may
-            not go where they are wanted.
+        Problem: there is no such file, the key was used before with another body, there is no room, its window does not
+            open before it expires, or callbacks may not go where they are wanted.
     """
-    _require_time_for_it(request)
     file_id = ids.parse_prefixed(request.input_file_id, "file-")
     batch = new_filing_id()
     async with database.begin() as connection:
@@ -189,6 +190,7 @@ async def create(
             earlier = await idempotency.take(connection, tenant, idempotency_key, request, batch)
             if earlier is not None:
                 return await read(connection, tenant=tenant, batch_id=earlier, worker_seconds=worker_seconds), True
+        await _require_time_for_it(connection, request, clock_shift)
         file = None
         if file_id is not None:
             found = await connection.execute(

@@ -26,6 +26,7 @@ _SOON = 1.0
 """Seconds before which a rate is a guess."""
 _PATIENCE = timedelta(seconds=10)
 """After which a batch of which nothing was handed out is wondered about."""
+_NO_WORKER = "no worker was heard of lately; start one"
 _NOT_HANDED_OUT = "nobody has handed it out yet; if that stays so, see that the dispatcher runs and reaches Redis"
 _SAMPLE_SECONDS = 5.0
 _SAMPLES = 12
@@ -87,7 +88,7 @@ def _unix(moment: datetime | None) -> int | None:
 def idleness(connection: Connection, *, within: float) -> str:
     """Say why nothing is judged of a batch that could go; a worker not heard of `within` seconds counts for nothing."""
     if roster.capacity(connection, within=within).workers == 0:
-        return "no worker was heard of lately; start one"
+        return _NO_WORKER
     if connection.execute(_HANDED_OUT).scalar_one():
         return "workers are busy with other work"
     return _NOT_HANDED_OUT
@@ -186,7 +187,7 @@ def _waiting_for(row: Row[Any], idle: str) -> str | None:
         (row.not_before is not None and row.now < row.not_before, "its time has not come; see not_before"),
         (row.window is not None and not row.open and not hours.may_run(row, row.now), "its window is closed"),
         (
-            not row.next and row.due_in is not None,
+            not row.next and row.due_in is not None and idle != _NO_WORKER,
             f"the engine failed at what is left; it is tried again in {max(row.due_in or 0, 1):.0f} s",
         ),
         (

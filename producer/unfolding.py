@@ -10,7 +10,7 @@ from schemas.problems import BAD_COMPRESSION, Problem
 
 _UNFOLD = 1024 * 1024
 """Bytes that come of a piece at a time, about."""
-_BLOCKS = 64
+_BYTES_IN = 64
 """Bytes of zstandard to unfold at a time. Four of them can stand for 128 KiB, so that two MiB may come of these."""
 
 
@@ -66,8 +66,8 @@ class _Zstandard:
     def unfold(self, data: bytes) -> Iterator[bytes]:
         try:
             # A call gives all that comes of what it is given, however much.
-            for start in range(0, len(data), _BLOCKS):
-                piece = data[start : start + _BLOCKS]
+            for start in range(0, len(data), _BYTES_IN):
+                piece = data[start : start + _BYTES_IN]
                 while piece:
                     yield self._frame.decompress(piece)
                     piece = b""

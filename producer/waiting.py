@@ -28,9 +28,9 @@ _LOOK = text("""
                     SELECT FROM queue WHERE lane = s.lane AND state IN ('released', 'running') LIMIT :many + 1) out)
                + (SELECT count(*) FROM (
                     SELECT priority, due_at, id FROM shards
-                    WHERE lane = s.lane AND tenant = s.tenant AND state = 'waiting'
+                    WHERE lane = s.lane AND tenant = s.tenant AND state = 'waiting' AND due_at <= now()
                     ORDER BY priority DESC, due_at, id LIMIT :many + 1) first
-                  WHERE due_at <= now() AND (-first.priority, first.due_at, first.id) < (-s.priority, s.due_at, s.id))
+                  WHERE (-first.priority, first.due_at, first.id) < (-s.priority, s.due_at, s.id))
            ELSE 0 END AS ahead
     FROM shards s LEFT JOIN batches b ON b.id = s.filing_id
     WHERE s.filing_id = :filing_id AND :line BETWEEN s.first_line AND s.last_line

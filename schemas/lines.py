@@ -11,6 +11,7 @@
 
 import hashlib
 import json
+import re
 from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
@@ -24,6 +25,8 @@ ENDPOINT = "/v1/comparisons"
 
 _TURN = "\n\nAssistant:"
 """Opens an answer in transcripts of the form of Anthropic's HH-RLHF."""
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+"""NUL as JSON spells it; behind a backslash of its own it would be the characters of a text."""
 _KINDS = ("subset", "topic", "dataset")
 """The columns that say which part of a set a row belongs to; the first that a row has counts."""
 _BESIDE_A_PAIR = frozenset({"id", "label", *_KINDS})
@@ -98,11 +101,12 @@ def read_line(raw: bytes) -> Line:
             param="callback_url",
             custom_id=line.custom_id,
         )
-    # Of a row that is the request itself every column was validated.
-    if nul and line.request is not row and (column := _column_with_nul(row)) is not None:
+    if nul and _NUL.search(raw):
+        # Of a row that is the request itself every column was validated. What a key says that comes again is in none.
+        column = None if line.request is row else _column_with_nul(row)
         raise BadLineError(
             "invalid_request",
-            f"{column}: {HAS_NUL}",
+            f"{column or 'line'}: {HAS_NUL}",
             param=column,
             custom_id=line.custom_id,
         )

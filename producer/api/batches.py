@@ -42,6 +42,7 @@ async def create(
             idempotency_key=known_key(idempotency_key),
             allowed=state.allowed,
             traceparent=state.traces.current(),
+            clock_shift=state.settings.clock_shift_seconds,
             admit=partial(state.limiter.batch, caller=caller),
             worker_seconds=state.worker_seconds,
         )

@@ -24,7 +24,7 @@ from infra.local.folder import running_stack
 from infra.local.model import POCKET_CRITIC, adapter_over, embedded_model
 from infra.local.postgres import DISCREET
 from infra.settings import Settings
-from producer.cli.options import Server
+from producer.cli.options import Server, no_stack
 from producer.cli.output import Exit, console
 from producer.cli.server import Address, find_server
 from producer.client import Client, ClientError
@@ -55,6 +55,10 @@ def examine(chosen: Settings) -> Iterator[Finding]:
     except LocalStackError as error:
         yield Finding("embedded stack", ok=False, says=str(error))
         stack = None
+    if stack is None and chosen.data_dir is not None:
+        yield Finding("embedded stack", ok=False, says=no_stack(chosen.data_dir).detail)
+        if "database_url" not in chosen.model_fields_set:
+            return
     if stack is not None:
         yield Finding(
             "embedded stack",

@@ -78,7 +78,7 @@ def _said(figure: Figure, between: str = " ") -> str:
 
 def _provenance(result: Result) -> None:
     for code, pairs in result.without_verdict.items():
-        _say(f"{pairs} of {result.pairs} pairs have no verdict ({code}) and {layout.counted_in(result)}")
+        _say(f"{pairs} of {result.pairs} pairs have no verdict ({code}) and {layout.counted_in(result, code)}")
     for judge in result.judges:
         calibrated = "calibrated" if judge.calibration else "not calibrated"
         _say(

@@ -51,7 +51,7 @@ class Run:
         if self.ends_service:
             return f"It goes on when {same} is given again."
         status = f"nightcourt batch status {batch.id}{self.where}"
-        return f"It goes on. T{same[1:]} comes back to it, and `{status}` tells how it stands."
+        return f"It goes on. {same.capitalize()} comes back to it, and `{status}` tells how it stands."
 
 
 class Filed(NamedTuple):

@@ -28,8 +28,8 @@ def records(
     stack = running_stack(chosen.data_dir)
     if stack is not None:
         forget_libpq()
-    elif data_dir is not None:
-        raise no_stack(data_dir)
+    elif chosen.data_dir is not None and (data_dir is not None or "database_url" not in chosen.model_fields_set):
+        raise no_stack(chosen.data_dir)
     url = stack.database_url if stack else chosen.database_url.get_secret_value()
     database = connect(url, application=application, statement_seconds=statement_seconds)
     try:

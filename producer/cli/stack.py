@@ -8,7 +8,7 @@ from typing import Annotated
 import structlog
 import typer
 from rich.markup import escape
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from infra import logs, settings
 from infra.calibration import read_calibration
@@ -119,11 +119,13 @@ def _welcome(chosen: Settings, folder: Path, here: str, *, usual: bool) -> None:
             "with the key)[/]"
         )
         add(f"[dim]Key: in {folder}/key; the command line here finds it by itself[/]")
-    except SQLAlchemyError:
+    except IntegrityError:
         add(
             "[yellow]The key of this stack is not good any more[/], and its tenant may have been purged: "
             f"`nightcourt keys create --tenant NAME{here}` makes one, which NIGHTCOURT_KEY takes."
         )
+    except SQLAlchemyError:
+        add(f"Dashboard: {info.api_url}/dashboard/  [dim](sign in with the key in {folder}/key)[/]")
     add(f"[dim]Metrics: {info.api_url}/metrics, and of the other processes where {folder}/prometheus.json says[/]")
     add(f"[dim]Try: nightcourt submit examples/first-docket.jsonl{here}. Ctrl-C ends it.[/]")
 
@@ -175,7 +177,7 @@ def demo(
     except KeyboardInterrupt:
         progress.print("Ended before all was judged; what was filed is judged when the stack runs again.")
         raise typer.Exit(Exit.INTERRUPTED) from None
-    conclude(decided, as_json=as_json)
     progress.print(
         f"[dim]Ready after {ready - began:.1f} s, judged in {judged - ready:.1f} s. Everything has ended.[/]"
     )
+    conclude(decided, as_json=as_json)

@@ -62,8 +62,6 @@ def submit(
                 raise typer.Exit(Exit.INTERRUPTED) from None
             raise
     conclude(decided, as_json=as_json)
-    if decided and not any(each.comparison.verdict for each in decided):
-        raise typer.Exit(Exit.FAILED)
 
 
 def file_all(client: Client, pairs: Sequence[Pair], *, as_json: bool) -> list[Comparison]:
@@ -102,7 +100,7 @@ def show(decided: verdicts.Decided, *, as_json: bool) -> None:
 
 
 def conclude(decided: Sequence[verdicts.Decided], *, as_json: bool) -> None:
-    """Print what the verdicts add up to."""
+    """Print what the verdicts add up to, and end with 1 where there is none."""
     report = Report()
     for each in decided:
         report.add(each.comparison.model_dump(mode="json"), each.pair.label, each.pair.subset)
@@ -110,3 +108,5 @@ def conclude(decided: Sequence[verdicts.Decided], *, as_json: bool) -> None:
         print_json(report.as_json())
     else:
         report.show(console)
+    if decided and not any(each.comparison.verdict for each in decided):
+        raise typer.Exit(Exit.FAILED)

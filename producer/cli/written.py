@@ -27,7 +27,7 @@ def check_file(path: Path, option: str, read: Iterable[Path | None]) -> None:
     """
     if not path.parent.is_dir():
         raise typer.BadParameter(f"there is no folder {path.parent}", param_hint=option)
-    # Of a folder that is only read, the superuser is told, too, and of a file by the folder that it is replaced in.
+    # A file is replaced, so its folder decides. Root is told, too, where that is mounted to be read alone.
     if not is_stream(path) and not os.access(path.parent, os.W_OK):
         raise typer.BadParameter(f"nothing can be written into {path.parent.resolve()}", param_hint=option)
     if path.is_dir():
@@ -48,6 +48,9 @@ def check_report(
         return
     if output.exists() and not output.is_dir():
         raise typer.BadParameter(f"{output} is no folder", param_hint="--output")
+    nearest = next(each for each in (output.absolute(), *output.absolute().parents) if each.exists())
+    if not os.access(nearest, os.W_OK):
+        raise typer.BadParameter(f"nothing can be written into {nearest}", param_hint="--output")
     taken = {each.resolve() for each in (*read, *written) if each is not None}
     for name in REPORT + OF_SYSTEMS if systems else REPORT:
         if (output / name).resolve() in taken:

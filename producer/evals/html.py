@@ -8,7 +8,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from typing import Any
 
@@ -69,7 +69,7 @@ def render(result: Result, judged: Judged, pairs: Mapping[str, Pair], *, most: i
         number_of=lambda figure: numbers[id(figure)],
         first_figure=lambda row: next((cell for cell in row if isinstance(cell, Figure)), None),
         said=said,
-        counted_in=counted_in(result),
+        counted_in=partial(counted_in, result),
         interval=interval,
         plot=plots.interval,
         scale=plots.scale,

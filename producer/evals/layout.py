@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from producer.evals.gold import Calibration
 from producer.evals.numbers import Number, Result
+from schemas.problems import OutcomeError
 
 Unit = Literal["share", "points", "plain"]
 
@@ -105,9 +106,12 @@ def unless_empty(*tables: Table) -> list[Table]:
     return [table for table in tables if table.rows]
 
 
-def counted_in(result: Result) -> str:
-    """Say of pairs without a verdict which figures they are in: RewardBench's own protocol scores its failures."""
-    if result.kind == "rewardbench":
+def counted_in(result: Result, code: str) -> str:
+    """Say which figures pairs are in that have no verdict for a reason: RewardBench's own protocol scores failures.
+
+    What was cancelled or expired was never asked, and is no failure.
+    """
+    if result.kind == "rewardbench" and code not in {OutcomeError.CANCELLED, OutcomeError.DEADLINE_PASSED}:
         return "are in no figure but those of one placement, where what was asked in vain is half right"
     return "are in no verdict's figure"
 

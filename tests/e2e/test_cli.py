@@ -171,6 +171,10 @@ class TestSubmit:
             ended = cli(*asked, "--data-dir", tmp_path / "typo", port=port)
             assert (ended.status, ended.out) == (3, ""), asked
             assert f"No stack runs on {tmp_path / 'typo'}." in ended.err
+        ended = cli("keys", "list", port=port, data_dir=tmp_path / "typo")
+        assert (ended.status, ended.out) == (3, "")
+        ended = cli("doctor", "--json", "--data-dir", tmp_path / "typo", port=port)
+        assert [(finding["part"], finding["ok"]) for finding in ended.objects] == [("embedded stack", False)]
 
     def test_no_verdict_at_all_is_no_success(self, cli: Cli, service: Service):
         """Where every comparison errored, a script that goes by the status does not go on."""

@@ -99,3 +99,25 @@ def test_what_would_expire_before_it_may_run_is_refused(database_url: str):
         waits = int((now + timedelta(hours=2)).timestamp())
         for time_enough in ({"completion_window": "24h"}, {"completion_window": "2h", "not_before": waits}):
             assert http.post("/v1/batches", json={**asked, **time_enough}).status_code == 200
+
+
+def test_what_was_taken_in_time_is_taken_for_good(database_url: str):
+    """A batch that is sent again when its window has closed is answered as the first time, and another is refused."""
+    now = datetime.now(UTC)
+    window = {"start": f"{now + timedelta(hours=3):%H:%M}", "end": f"{now + timedelta(hours=5):%H:%M}"}
+    key = bearer(a_key(database_url))
+    with open_edge(database_url, clock_shift_seconds=4 * 3600.0) as http:
+        line = b'{"prompt": "p", "response_a": "a", "response_b": "b"}'
+        sent = http.post("/v1/files", files={"file": ("f", line)}, data={"purpose": "batch"}, headers=key).json()
+        asked = {
+            "input_file_id": sent["id"],
+            "endpoint": "/v1/comparisons",
+            "window": window,
+            "completion_window": "2h",
+        }
+        first = http.post("/v1/batches", json=asked, headers={**key, "Idempotency-Key": "tonight"})
+    with open_edge(database_url) as http:
+        again = http.post("/v1/batches", json=asked, headers={**key, "Idempotency-Key": "tonight"})
+        other = http.post("/v1/batches", json=asked, headers={**key, "Idempotency-Key": "another"})
+    assert (first.status_code, again.status_code, again.json()["id"]) == (200, 200, first.json()["id"])
+    assert (other.status_code, other.json()["error"]["param"]) == (422, "window")

@@ -163,7 +163,7 @@ class TestLostWorkers:
         assert attempts(desk) == [(1, None, "worker_lost")]
         assert desk.one("SELECT failures FROM callback_endpoints") == 0
         assert desk.release() == []
-        assert len(desk.release(callbacks.SCHEDULE[0])) == 1
+        assert len(desk.release(1.1 * callbacks.SCHEDULE[0] + 0.1)) == 1
 
     def test_a_worker_that_wakes_too_late_changes_nothing(self, desk: Desk):
         """What is recorded with a token that has left the row is refused."""
@@ -173,7 +173,7 @@ class TestLostWorkers:
         frozen = desk.claim_callback(callback)
         desk.do("UPDATE callbacks SET lease_until = now() - interval '1 s'")
         desk.sweep()
-        desk.release(callbacks.SCHEDULE[0])
+        desk.release(1.1 * callbacks.SCHEDULE[0] + 0.1)
         second = desk.claim_callback(callback)
         with pytest.raises(callbacks.LeaseLostError):
             desk.record(frozen, 200)
@@ -192,7 +192,7 @@ class TestLostWorkers:
             desk.do("UPDATE callbacks SET lease_until = now() - interval '1 s'")
             with desk.database.begin() as connection:
                 told.append(callbacks.reclaim(connection, limit=10, shift=shift))
-            shift += pause + 0.1
+            shift += 1.1 * pause + 0.1
         assert shift > 96 * 3600
         assert told == [(1, 0)] * len(callbacks.SCHEDULE) + [(1, 1)]
         assert desk.rows("SELECT state, reason FROM callbacks") == [("dead", "worker_lost")]

@@ -157,6 +157,8 @@ def ids(owner: Engine) -> dict[str, str]:
         "GET /v1/files/{file}",
         "GET /v1/callbacks",
         "GET /v1/callbacks?status=dead",
+        "GET /v1/callbacks?endpoint_id={endpoint}",
+        "GET /v1/callbacks?object_id={decided}",
         "GET /v1/callbacks/{callback}",
         "POST /v1/callbacks/{callback}/replay",
         "GET /v1/callback-endpoints",

@@ -69,7 +69,7 @@ def test_others_are_before_it(connection: Connection, single: UUID, why):
     assert why(file(connection)) == "it is behind 2 interactive shards"
 
 
-def test_others_tenants_are_not_before_it(connection: Connection, single: UUID, why):
+def test_what_another_tenant_files_is_not_before_it(connection: Connection, single: UUID, why):
     """Tenants take turns: however much of another waits, and for how long, it is told its own tenant's place."""
     for _ in range(3):
         docket.file(
@@ -197,8 +197,8 @@ def test_a_batch_that_was_just_made(connection: Connection, single: UUID, databa
 def test_a_batch_of_which_the_rest_failed(connection: Connection, single: UUID, database_url: str):
     """While all that is left of it waits for its next attempt, that is the reason; what is next goes before."""
     filing = batch(connection, 2)
-    batchs = text("UPDATE shards SET due_at = now() + interval '100 s' WHERE filing_id = :id")
-    connection.execute(batchs, {"id": filing})
+    put_off = text("UPDATE shards SET due_at = now() + interval '100 s' WHERE filing_id = :id")
+    connection.execute(put_off, {"id": filing})
     assert re.fullmatch(
         "the engine failed at what is left; it is tried again in (99|100) s", stands(database_url, filing)
     )

@@ -187,6 +187,12 @@ class TestAPlainRequest:
         good = (field, value) == ("custom_id", None)
         assert passes(lambda: read_line(json.dumps(GOOD | {field: value}).encode())) == good
 
+    @pytest.mark.parametrize(("spelled", "good"), [(r"\u0000", False), (r"\\\u0000", False), (r"\\u0000", True)])
+    def test_what_a_key_said_before_is_in_the_line_all_the_same(self, spelled, good):
+        """A line is kept as it came, so that NUL has no place in it, be it written over; its letters have."""
+        line = json.dumps(GOOD)[:-1] + f', "custom_id": "{spelled}", "custom_id": "x"}}'
+        assert passes(lambda: read_line(line.encode())) == good
+
     @pytest.mark.parametrize("field", [*GOOD, "custom_id"])
     @pytest.mark.parametrize("value", ["\ud800", None, 5, ["x"], [USER], {"x": 1}])
     def test_nothing_is_plain_that_is_no_text(self, field, value):

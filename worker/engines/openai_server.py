@@ -77,7 +77,7 @@ class OpenAIServerEngine:
         context_tokens: the longest prompt, where the server does not say.
         requests: how many requests may be under way.
         request_seconds: how long one request may take.
-        patience_seconds: how long one `score` or `generate` may take in all, whatever the server does.
+        patience_seconds: how long one `encode`, `score` or `generate` may take in all, whatever the server does.
         ca_file: certificates to trust, in PEM, instead of the usual authorities.
 
     Raises:
