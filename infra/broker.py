@@ -3,13 +3,11 @@
 import os
 import signal
 import socket
-import threading
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from queue import SimpleQueue
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,6 +20,7 @@ from kombu.transport import redis, virtual
 from redis.connection import parse_url
 from redis.exceptions import RedisError
 
+from infra.ending import passed_on
 from infra.roles import KEY_PREFIX
 from schemas.message import CALLBACK_QUEUE, QUEUES, VISIBILITY_SECONDS
 
@@ -174,8 +173,9 @@ class _Worker(celerys.Worker):  # type: ignore[misc]
     that it stands in, even where SIGTERM came after.
     """
 
-    def __init__(self, **options: Any) -> None:
-        self.told: SimpleQueue[None] = SimpleQueue()
+    def __init__(self, *, on_drain: Callable[[], None], **options: Any) -> None:
+        # Not by Celery's own signal, which takes a lock when it is sent.
+        self._drain = passed_on(on_drain)
         super().__init__(**options)
 
     def install_platform_tweaks(self, worker: celerys.Worker) -> None:
@@ -194,8 +194,7 @@ class _Worker(celerys.Worker):  # type: ignore[misc]
         celerys.install_cry_handler()
 
     def _hear(self, end: Any, *what: Any) -> None:
-        # Not by Celery's signal: sending that takes a lock, for which a second handler within this would wait for ever.
-        self.told.put(None)
+        self._drain()
         end(*what)
 
 
@@ -233,6 +232,7 @@ def run_worker(
     app.conf.broker_transport_options["on_turn"] = on_turn
     worker = _Worker(
         app=app,
+        on_drain=on_drain,
         pool="threads",
         concurrency=slots,
         queues=list(queues),
@@ -243,11 +243,5 @@ def run_worker(
         quiet=True,
         loglevel=log_level,
     )
-
-    def pass_on() -> None:
-        worker.told.get()
-        on_drain()
-
-    threading.Thread(target=pass_on, name="signals", daemon=True).start()  # a handler may not wait for what this may
     worker.start()
     return int(worker.exitcode or 0)

@@ -204,7 +204,7 @@ def reclaim(connection: Connection, *, limit: int, shift: float = 0.0) -> tuple[
     Returns:
         How many, and how many of these had their last attempt by that and are dead.
     """
-    parameters = {"retries": len(SCHEDULE), "schedule": list(SCHEDULE), "limit": limit, "shift": shift}
+    parameters = {"schedule": list(SCHEDULE), "limit": limit, "shift": shift}
     row = connection.execute(callbacks_sql.RECLAIM, parameters).one()
     return row.lost, row.dead
 

@@ -186,13 +186,17 @@ CLAIM = text("""
               CASE WHEN c.attempt = 1 AND c.reason IS NULL THEN extract(epoch FROM now() - e.at)::float8 END AS waited
 """)
 
-# What an attempt means for the callback: its end, or its next attempt as the schedule has it, a tenth later at most.
+_WAS_LAST = "attempt > cardinality(CAST(:schedule AS float8[]))"
+# Seconds from an attempt to the next as the schedule has it, a tenth more at most.
+_PAUSE = "coalesce((CAST(:schedule AS float8[]))[attempt], 0) * (1 + 0.1 * random())"
+
+# What an attempt means for the callback: its end, or its next attempt after the pause, or later as the receiver asked.
 _AFTER_ATTEMPT = f"""
     state = CASE WHEN :delivered THEN 'delivered'
-                 WHEN :gone OR attempt > cardinality(CAST(:schedule AS float8[])) THEN 'dead' ELSE 'waiting' END,
+                 WHEN :gone OR {_WAS_LAST} THEN 'dead' ELSE 'waiting' END,
     due_at = {_NOW} + make_interval(secs => greatest(
-        coalesce((CAST(:schedule AS float8[]))[attempt], 0) * (1 + 0.1 * random()), CAST(:retry_after AS float8))),
-    ended_at = CASE WHEN :delivered OR :gone OR attempt > cardinality(CAST(:schedule AS float8[])) THEN {_NOW} END,
+        {_PAUSE}, CAST(:retry_after AS float8))),
+    ended_at = CASE WHEN :delivered OR :gone OR {_WAS_LAST} THEN {_NOW} END,
     status = CAST(:status AS int), reason = :reason, {_UNLEASED}
 """
 
@@ -255,10 +259,9 @@ RECLAIM = text(f"""
         SELECT id FROM callbacks WHERE state = 'sending' AND lease_until < now() LIMIT :limit FOR UPDATE SKIP LOCKED
     ), back AS (
         UPDATE callbacks SET
-            state = CASE WHEN attempt > :retries THEN 'dead' ELSE 'waiting' END,
-            ended_at = CASE WHEN attempt > :retries THEN {_NOW} END,
-            due_at = {_NOW} + make_interval(secs =>
-                coalesce((CAST(:schedule AS float8[]))[attempt], 0) * (1 + 0.1 * random())),
+            state = CASE WHEN {_WAS_LAST} THEN 'dead' ELSE 'waiting' END,
+            ended_at = CASE WHEN {_WAS_LAST} THEN {_NOW} END,
+            due_at = {_NOW} + make_interval(secs => {_PAUSE}),
             reason = 'worker_lost', status = NULL, {_UNLEASED}
         FROM lapsed WHERE callbacks.id = lapsed.id
         RETURNING callbacks.id, attempt, state
@@ -282,7 +285,7 @@ BURY = text(f"""
         UNION ALL
         SELECT c.id, c.state, c.due_at, 'endpoint_disabled'
         FROM callbacks c JOIN callback_endpoints e ON e.id = c.endpoint_id
-        WHERE e.state = 'disabled' AND c.state IN ('released', 'sending') AND c.state = 'released'
+        WHERE e.state = 'disabled' AND c.state = 'released'
         UNION ALL
         SELECT c.id, c.state, c.due_at, 'circuit_open'
         FROM callback_endpoints e CROSS JOIN LATERAL (

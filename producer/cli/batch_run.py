@@ -12,7 +12,7 @@ import typer
 from infra import settings
 from producer.cli import following, inputs, runs
 from producer.cli.filing import Run, filed
-from producer.cli.options import DataDir, Server, TieMargin
+from producer.cli.options import DataDir, Server, TieMargin, again
 from producer.cli.output import console, is_stream, print_json, progress, write_lines
 from producer.cli.report import Report, add_up
 from producer.cli.written import check_file
@@ -91,7 +91,7 @@ def run(
         options=options,
         output=destination,
         place=runs.find_place(chosen),
-        where=(f" --server {server}" if server else "") + (f" --data-dir {data_dir}" if data_dir else ""),
+        where=again(server, data_dir),
         overwrites=output is not None,
         fresh=fresh,
     )

@@ -12,6 +12,7 @@ from infra import settings
 from producer.cli import eval_show
 from producer.cli.eval_inputs import read_field, read_pairs, read_preferences
 from producer.cli.eval_judging import JudgePairs, judging
+from producer.cli.options import again
 from producer.cli.output import progress, write_bytes, write_lines
 from producer.cli.training import described, write_training
 from producer.cli.written import datasheet
@@ -64,14 +65,11 @@ class Asked:
     def judge(self) -> AbstractContextManager[JudgePairs]:
         """Open what judges."""
         options: dict[str, Any] = {"order": "both", "profile": self.profile, "tie_margin": self.tie_margin}
-        where = (f" --server {self.server}" if self.server else "") + (
-            f" --data-dir {self.data_dir}" if self.data_dir else ""
-        )
         return judging(
             settings.load(server=self.server, data_dir=self.data_dir),
             verdicts=self.verdicts,
             options={name: value for name, value in options.items() if value is not None},
-            where=where,
+            where=again(self.server, self.data_dir),
             fresh=self.fresh,
         )
 

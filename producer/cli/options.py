@@ -29,6 +29,11 @@ def no_stack(folder: Path) -> Problem:
     )
 
 
+def again(server: str | None, data_dir: Path | None) -> str:
+    """Spell the options that have another command find the same service, with a blank before each."""
+    return (f" --server {server}" if server else "") + (f" --data-dir {data_dir}" if data_dir else "")
+
+
 def finite(value: float | None) -> float | None:
     """Refuse what is no number or without end: the callback of every option that takes a number with a point."""
     if value is not None and not math.isfinite(value):

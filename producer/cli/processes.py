@@ -6,7 +6,6 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import partial
-from queue import SimpleQueue
 from typing import Annotated
 
 import structlog
@@ -17,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from infra import logs, pulse, settings, traces
 from infra.broker import make_celery
 from infra.database import await_tables, connect
+from infra.ending import passed_on
 from infra.meters import Meters
 from producer import dispatcher as dispatching
 from producer import retention, survey
@@ -87,21 +87,11 @@ def dispatcher() -> None:
 
 
 def told_to_end() -> threading.Event:
-    """Make what SIGTERM and SIGINT set.
-
-    Not in their handler: that runs between two steps of whatever the main thread does, and where this is to wait, it
-    may hold the event's own lock, for which the handler would wait without an end.
-    """
+    """Make what SIGTERM and SIGINT set."""
     stop = threading.Event()
-    told: SimpleQueue[None] = SimpleQueue()  # whose `put` may interrupt anything, even itself
+    told = passed_on(stop.set)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: told.put(None))
-
-    def pass_on() -> None:
-        told.get()
-        stop.set()
-
-    threading.Thread(target=pass_on, name="signals", daemon=True).start()
+        signal.signal(number, told)
     return stop
 
 

@@ -19,7 +19,7 @@ from infra.local.supervisor import Stack, run_stack
 from infra.settings import Settings
 from producer.cli import dashboard
 from producer.cli.doctor import describe_model
-from producer.cli.options import finite
+from producer.cli.options import again, finite
 from producer.cli.output import Exit, progress
 from producer.cli.pairs import example_file, read_pairs
 from producer.cli.submit import conclude, show
@@ -79,7 +79,7 @@ def up(
         progress.print(f"{name} is no setting{f'; {meant} is' if meant else ''}.", markup=False, soft_wrap=True)
     check_model(chosen)
     progress.print("Starting nightcourt")
-    here = "" if data_dir is None else f" --data-dir {data_dir}"
+    here = again(None, data_dir)
 
     def tell(kind: str, /, **fields: object) -> None:
         say(kind, **fields)

@@ -6,14 +6,11 @@ import sys
 import tomllib
 from pathlib import Path
 
-from support.checkpoints import make_checkpoint, write_pairs
 from support.deployed import ROOT, stages
-from support.gpu import gpu_host
+from support.gpu import build_engine, gpu_host
 
 from infra.environment import child_environment
 from infra.settings import Settings
-from schemas.engine import BuildOrder, Limits
-from worker.commands.build import build
 
 PAGE = (ROOT / "docs" / "gpu.md").read_text()
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
@@ -39,21 +36,14 @@ class TestEnvironment:
 class TestTests:
     def test_they_run_where_the_library_warns(self, tmp_path: Path):
         """Over the stand-in they pass, none skipped, though it warns when it is imported, as the real one does."""
-        order = BuildOrder(
-            checkpoint=str(make_checkpoint(tmp_path)),
-            folder=tmp_path / "engine",
-            pairs=write_pairs(tmp_path / "pairs.jsonl", 20),
-            limits=Limits(max_batch_size=8, max_num_tokens=4096, max_seq_len=2048),
-        )
+        folder = build_engine(tmp_path, pairs=20, max_batch_size=8, max_num_tokens=4096, max_seq_len=2048)
         [command] = [line for line in COMMANDS if "pytest tests/gpu" in line]
         told = command.partition("python -m ")[2].split()
-        with gpu_host():
-            build(order, lambda _: None)
         with gpu_host(warns=True):
             ended = subprocess.run(
                 [sys.executable, "-m", *told, "-k", "TestEngine"],
                 cwd=ROOT,
-                env=child_environment({"NIGHTCOURT_ENGINE_FOLDER": str(order.folder)}),
+                env=child_environment({"NIGHTCOURT_ENGINE_FOLDER": str(folder)}),
                 capture_output=True,
                 text=True,
                 check=False,

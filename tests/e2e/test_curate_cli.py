@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 from support import trl
 from support.judged import chance
-from support.program import Cli
+from support.program import Cli, program_of
 from support.rows import read, write
 from support.service import Service, running_service
 from typer.testing import CliRunner
@@ -51,9 +51,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 @pytest.fixture(scope="module")
 def cli(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Cli:
     """The program, told by its environment which service to use."""
-    program = Cli(tmp_path_factory.mktemp("home"))
-    program.environment["NIGHTCOURT_DATA_DIR"] = str(service.folder)
-    return program
+    return program_of(service.folder, tmp_path_factory.mktemp("home"))
 
 
 class Judged(NamedTuple):

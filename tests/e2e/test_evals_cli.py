@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.program import ROOT, Cli
+from support.program import ROOT, Cli, program_of
 from support.rows import read, write
 from support.service import Service, running_service
 from typer.testing import CliRunner
@@ -68,9 +68,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 @pytest.fixture(scope="module")
 def cli(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Cli:
     """The program, told by its environment which service to use."""
-    program = Cli(tmp_path_factory.mktemp("home"))
-    program.environment["NIGHTCOURT_DATA_DIR"] = str(service.folder)
-    return program
+    return program_of(service.folder, tmp_path_factory.mktemp("home"))
 
 
 def batches(service: Service) -> int:

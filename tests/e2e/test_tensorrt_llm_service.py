@@ -15,15 +15,13 @@ from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, text
-from support.checkpoints import make_checkpoint, write_pairs
-from support.gpu import gpu_host
+from support.checkpoints import write_pairs
+from support.gpu import build_engine, gpu_host
 from support.service import IMPATIENT, Service, running_service
 from support.waiting import wait_until
 
 from infra.engine_folder import build_of, read_manifest
 from infra.environment import child_environment
-from schemas.engine import BuildOrder, Limits
-from worker.commands.build import build
 
 PATIENT = {"lease_seconds": 60.0, "heartbeat_seconds": 1.0, "engine_timeout_seconds": 60.0}
 
@@ -31,16 +29,9 @@ PATIENT = {"lease_seconds": 60.0, "heartbeat_seconds": 1.0, "engine_timeout_seco
 @pytest.fixture(scope="module")
 def engine_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An engine for all services here."""
-    room = tmp_path_factory.mktemp("engine")
-    order = BuildOrder(
-        checkpoint=str(make_checkpoint(room)),
-        folder=room / "engine",
-        pairs=write_pairs(room / "pairs.jsonl", 20),
-        limits=Limits(max_batch_size=64, max_num_tokens=32768, max_seq_len=4096),
+    return build_engine(
+        tmp_path_factory.mktemp("engine"), pairs=20, max_batch_size=64, max_num_tokens=32768, max_seq_len=4096
     )
-    with gpu_host():
-        build(order, lambda _: None)
-    return order.folder
 
 
 @pytest.fixture

@@ -2,12 +2,11 @@
 
 # ruff: noqa: S608 - statements are put together from constants of this module alone
 
-from collections import Counter
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, TextClause, text
-from support.reading import rows_read
+from support.reading import read_by
 
 from infra import callbacks_sql, docket_sql
 from producer import retention
@@ -63,8 +62,5 @@ def test_no_move_reads_all_there_is(connection: Connection) -> None:
     for statement in FILL:
         connection.execute(text(statement), {"many": MANY})
     connection.execute(text("VACUUM ANALYZE"))
-    read: dict[str, Counter[str]] = {}
-    for name, (statement, parameters) in MOVES.items():
-        [plan] = connection.execute(text(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement.text}"), parameters).scalar_one()
-        read[name] = rows_read(plan["Plan"])
+    read = {name: read_by(connection, *move) for name, move in MOVES.items()}
     assert {name: rows for name, rows in read.items() if rows.total() > MANY // 20} == {}

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from schemas.engine import BuildOrder, Limits
+from support.checkpoints import make_checkpoint, write_pairs
 from worker import prompts
+from worker.commands.build import build
 from worker.engines.tensorrt_llm.engine import TensorRtLlmEngine
 
 STAND_INS = Path(__file__).resolve().parent / "standin"
@@ -34,6 +37,19 @@ def gpu_host(**behaviour: object) -> Iterator[None]:
             yield
         finally:
             _forget()
+
+
+def build_engine(room: Path, *, pairs: int, **limits: int) -> Path:
+    """Have the builder make an engine of a checkpoint and of so many pairs, which are made in the room, too."""
+    order = BuildOrder(
+        checkpoint=str(make_checkpoint(room)),
+        folder=room / "engine",
+        pairs=write_pairs(room / "pairs.jsonl", pairs),
+        limits=Limits(**limits),
+    )
+    with gpu_host():
+        build(order, lambda _: None)
+    return order.folder
 
 
 @contextmanager

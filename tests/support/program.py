@@ -75,6 +75,13 @@ class Cli:
         return ended
 
 
+def program_of(data: Path, home: Path) -> Cli:
+    """Make the program, told by its environment which service to use: the one that runs on a folder."""
+    program = Cli(home)
+    program.environment["NIGHTCOURT_DATA_DIR"] = str(data)
+    return program
+
+
 @dataclass
 class Running:
     """A command that runs, and what it has said so far."""

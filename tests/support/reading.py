@@ -3,6 +3,8 @@
 from collections import Counter
 from typing import Any
 
+from sqlalchemy import Connection, TextClause, text
+
 _SCANS = ("Seq Scan", "Index Scan", "Index Only Scan", "Bitmap Heap Scan", "Tid Scan")
 
 
@@ -19,3 +21,9 @@ def rows_read(plan: dict[str, Any]) -> Counter[str]:
     for part in plan.get("Plans", ()):
         read.update(rows_read(part))
     return read
+
+
+def read_by(connection: Connection, statement: TextClause, parameters: dict[str, Any]) -> Counter[str]:
+    """Carry a statement out, and count the rows that it reads."""
+    [plan] = connection.execute(text("EXPLAIN (ANALYZE, FORMAT JSON) " + statement.text), parameters).scalar_one()
+    return rows_read(plan["Plan"])

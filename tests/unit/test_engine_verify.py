@@ -8,16 +8,15 @@ from typing import Any
 
 import pytest
 from support.checkpoints import make_checkpoint, write_pairs
-from support.gpu import gpu_host
+from support.gpu import build_engine, gpu_host
 
 from infra.engine_folder import REPORT, build_of, is_verified, read_manifest
 from infra.settings import Settings
-from schemas.engine import BenchOrder, BuildOrder, Limits, VerifyOrder
+from schemas.engine import BenchOrder, VerifyOrder
 from schemas.problems import Problem
 from worker.commands import proving
 from worker.commands import verify as checks
 from worker.commands.bench import bench, steps_of
-from worker.commands.build import build
 from worker.commands.load import drive
 from worker.commands.pairs import both_orders, of_length, read_pairs
 from worker.commands.proving import prove, unfit
@@ -36,14 +35,7 @@ def nobody(_: str) -> None:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A room with a checkpoint, pairs and an engine."""
     room = tmp_path_factory.mktemp("verify")
-    order = BuildOrder(
-        checkpoint=str(make_checkpoint(room)),
-        folder=room / "engine",
-        pairs=write_pairs(room / "pairs.jsonl", 40),
-        limits=Limits(max_batch_size=32, max_num_tokens=8192, max_seq_len=2048),
-    )
-    with gpu_host():
-        build(order, nobody)
+    build_engine(room, pairs=40, max_batch_size=32, max_num_tokens=8192, max_seq_len=2048)
     return room
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from support.program import Cli
+from support.program import Cli, program_of
 from support.service import Service, running_service
 
 
@@ -19,6 +19,4 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 @pytest.fixture(scope="package")
 def cli(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Cli:
     """The program, told by its environment which service to use."""
-    program = Cli(tmp_path_factory.mktemp("home"))
-    program.environment["NIGHTCOURT_DATA_DIR"] = str(service.folder)
-    return program
+    return program_of(service.folder, tmp_path_factory.mktemp("home"))
