@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from infra import callbacks, docket
 from infra.addresses import Allowed
-from producer import callback_endpoints, idempotency, progress
+from producer import callback_endpoints, idempotency, waiting
 from producer.hours import opens_within
 from producer.progress import COUNTS, as_batch
 from schemas import ids
@@ -252,14 +252,16 @@ async def read(connection: AsyncConnection, *, tenant: str, batch_id: UUID, work
     errors = None
     if row.status == "failed":
         errors = await _errors(connection, row)
-    return as_batch(row, errors, await _idleness(connection, [row], worker_seconds))
+    return as_batch(row, errors, await _why_idle(connection, [row], worker_seconds))
 
 
-async def _idleness(connection: AsyncConnection, rows: Sequence[Row[Any]], worker_seconds: float) -> str:
-    """Say why nothing of a batch is judged that could go; nothing where none could, or each is being judged."""
-    if not any(row.status == "in_progress" and not row.running for row in rows):
-        return ""
-    return await connection.run_sync(progress.idleness, within=worker_seconds)
+async def _why_idle(
+    connection: AsyncConnection, rows: Sequence[Row[Any]], worker_seconds: float
+) -> waiting.Reason | None:
+    """Tell why nothing is judged of batches that could go; None where all that are in progress are being judged."""
+    if not any(row.status == BatchStatus.IN_PROGRESS and not row.running for row in rows):
+        return None
+    return await connection.run_sync(waiting.why_idle, within=worker_seconds)
 
 
 async def page(
@@ -274,7 +276,7 @@ async def page(
     """List batches, newest first; with `live`, those that have not ended."""
     parameters = {"tenant": tenant, "after": after, "limit": limit + 1, "live": live}
     rows = (await connection.execute(_PAGE, parameters)).all()
-    idle = await _idleness(connection, rows, worker_seconds)
+    idle = await _why_idle(connection, rows, worker_seconds)
     return BatchPage.of([as_batch(row, None, idle) for row in rows], limit)
 
 

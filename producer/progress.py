@@ -1,14 +1,13 @@
-"""How a batch stands: sums over its shards, its rate, the time it will take, and why it waits."""
+"""How a batch stands: sums over its shards, its rate, and the time it will take."""
 
 # ruff: noqa: S608 - statements are put together from constants of this module alone; values are always bound
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
-from infra import roster
-from producer import hours
+from producer import waiting
 from schemas import ids
 from schemas.batch import (
     Batch,
@@ -20,14 +19,8 @@ from schemas.batch import (
     RequestCounts,
 )
 
-LIVE = ("in_progress", "cancelling")
-
 _SOON = 1.0
 """Seconds before which a rate is a guess."""
-_PATIENCE = timedelta(seconds=10)
-"""After which a batch of which nothing was handed out is wondered about."""
-_NO_WORKER = "no worker was heard of lately; start one"
-_NOT_HANDED_OUT = "nobody has handed it out yet; if that stays so, see that the dispatcher runs and reaches Redis"
 _SAMPLE_SECONDS = 5.0
 _SAMPLES = 12
 """A batch's rate is that of the last minute: so many samples, so many seconds apart."""
@@ -54,8 +47,6 @@ COUNTS = """
         WHERE shards.filing_id = b.id
     ) n ON true
 """
-
-_HANDED_OUT = text("SELECT EXISTS (SELECT FROM queue WHERE state IN ('released', 'running'))")
 
 # Whose row somebody is at is noted at another turn.
 _SAMPLE = text(f"""
@@ -85,22 +76,13 @@ def _unix(moment: datetime | None) -> int | None:
     return None if moment is None else int(moment.timestamp())
 
 
-def idleness(connection: Connection, *, within: float) -> str:
-    """Say why nothing is judged of a batch that could go; a worker not heard of `within` seconds counts for nothing."""
-    if roster.capacity(connection, within=within).workers == 0:
-        return _NO_WORKER
-    if connection.execute(_HANDED_OUT).scalar_one():
-        return "workers are busy with other work"
-    return _NOT_HANDED_OUT
-
-
-def as_batch(row: Row[Any], errors: BatchErrors | None, idle: str) -> Batch:
+def as_batch(row: Row[Any], errors: BatchErrors | None, idle: waiting.Reason | None) -> Batch:
     """Give a row of `batches` with its `COUNTS` the form it has on the wire.
 
     Args:
         row: with `now` and the file's `bad_lines` beside.
         errors: why it failed, where it did.
-        idle: why nothing of it is judged, where it could go; see `idleness`.
+        idle: why nothing of it is judged, where it could go: what `waiting.why_idle` tells.
     """
     ran = row.in_progress_at is not None
     bad = row.bad_lines if ran else 0
@@ -155,7 +137,7 @@ def as_batch(row: Row[Any], errors: BatchErrors | None, idle: str) -> Batch:
     )
 
 
-def _progress(row: Row[Any], decided: int, idle: str) -> Progress:
+def _progress(row: Row[Any], decided: int, idle: waiting.Reason | None) -> Progress:
     rate = eta = None
     if row.open and row.samples:
         since, lines, text_done = row.samples[0]
@@ -173,26 +155,5 @@ def _progress(row: Row[Any], decided: int, idle: str) -> Progress:
         decided=decided,
         lines_per_second=rate,
         eta_seconds=eta if row.status == "in_progress" else None,
-        waiting_for=_waiting_for(row, idle),
+        waiting_for=waiting.why_batch(row, idle),
     )
-
-
-def _waiting_for(row: Row[Any], idle: str) -> str | None:
-    """Say why nothing of a live batch is being judged now."""
-    if row.status not in LIVE or row.running:
-        return None
-    reasons = [
-        (row.status == "cancelling", "it is being cancelled"),
-        (row.paused, "it is paused; resume it"),
-        (row.not_before is not None and row.now < row.not_before, "its time has not come; see not_before"),
-        (row.window is not None and not row.open and not hours.may_run(row, row.now), "its window is closed"),
-        (
-            not row.next and row.due_in is not None and idle != _NO_WORKER,
-            f"the engine failed at what is left; it is tried again in {max(row.due_in or 0, 1):.0f} s",
-        ),
-        (
-            idle == _NOT_HANDED_OUT and row.in_progress_at is not None and row.now - row.in_progress_at < _PATIENCE,
-            "it is about to be handed out",
-        ),
-    ]
-    return next((reason for holds, reason in reasons if holds), idle)

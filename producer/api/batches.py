@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from infra import metrics
-from producer import batches, outputs, progress
+from producer import batches, outputs
 from producer.access import Caller
 from producer.api.access import Reader, Submitter, authenticate
 from producer.api.bodies import JsonRoute
@@ -164,7 +164,7 @@ async def _follow(request: Request, caller: Caller, key: UUID) -> AsyncIterator[
         elif silent >= _SILENCE_SECONDS:
             silent = 0.0
             yield ": still here\n\n"
-        if batch.status not in progress.LIVE:
+        if batch.status.final:
             return
         await rest(request, _EVENT_SECONDS)
         silent += _EVENT_SECONDS

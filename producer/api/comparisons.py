@@ -119,7 +119,7 @@ async def read(
     if comparison.status.final:
         return comparison
     async with state.database.connect() as connection:
-        reason = await waiting.why(connection, key, worker_seconds=state.worker_seconds)
+        reason = await waiting.why_comparison(connection, key, worker_seconds=state.worker_seconds)
     return comparison.model_copy(update={"waiting_for": reason})
 
 

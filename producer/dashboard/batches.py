@@ -154,7 +154,7 @@ async def comparison(caller: Reader, request: Request, comparison_id: str) -> Re
         found = await results.read(connection, tenant=caller.tenant, key=key)
         asked = await verdicts.texts(connection, tenant=caller.tenant, key=key)
         if not found.status.final:
-            reason = await waiting.why(connection, key, worker_seconds=state.worker_seconds)
+            reason = await waiting.why_comparison(connection, key, worker_seconds=state.worker_seconds)
         if key.line != SINGLE_LINE:
             before, after = await verdicts.neighbours(connection, key=key)
     if asked is None:  # it went between two statements

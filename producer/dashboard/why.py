@@ -57,7 +57,7 @@ async def _answer(connection: AsyncConnection, tenant: str, asked: str, worker_s
         if found.status.final:
             sentence = "It has ended; it waits for nothing."
         else:
-            reason = await waiting.why(connection, comparison_key, worker_seconds=worker_seconds)
+            reason = await waiting.why_comparison(connection, comparison_key, worker_seconds=worker_seconds)
             sentence = f"It waits: {reason}." if reason else "A worker has it."
         return Answer(found.status, sentence, f"/comparisons/{found.id}")
     if (callback_key := ids.parse_prefixed(asked, "cbk_")) is not None:

@@ -39,7 +39,7 @@ def why(database_url: str):
             database = connect_async(database_url, application="test")
             try:
                 async with database.connect() as connection:
-                    return await waiting.why(connection, ComparisonKey(filing, line), worker_seconds=30)
+                    return await waiting.why_comparison(connection, ComparisonKey(filing, line), worker_seconds=30)
             finally:
                 await database.dispose()
 
