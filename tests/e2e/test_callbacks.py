@@ -11,9 +11,7 @@ from support.program import Cli, Ended
 from support.sample import sample_receiver
 from support.service import QUESTION, Service
 from support.waiting import wait_until
-from typer.testing import CliRunner
 
-from producer.cli.callbacks import app
 from producer.client import Client, InvalidRequest, ServerProblem, verify_callback
 from schemas.callback import Callback
 
@@ -213,13 +211,6 @@ class TestEndpoints:
 
 
 class TestCommands:
-    @pytest.mark.parametrize("command", [each.name or each.callback.__name__ for each in app.registered_commands])
-    def test_every_command_shows_an_example(self, command: str):
-        """--help explains each command, and shows it in use."""
-        ended = CliRunner().invoke(app, [command, "--help"])
-        assert ended.exit_code == 0
-        assert f"Example: nightcourt callbacks {command}" in " ".join(ended.output.split())
-
     def test_a_life(self, cli: Cli, service: Service, inbox: Inbox):
         """Add, test, list, show, replay, rotate, disable, enable, remove: each says what came of it."""
 

@@ -18,7 +18,6 @@ from support.processes import processes_of
 from support.program import ROOT, Cli, Ended, running
 from support.rows import PAIR
 from support.waiting import wait_until
-from typer.testing import CliRunner
 
 from infra.local.finding import free_port
 from producer.cli.app import make_app
@@ -86,13 +85,6 @@ class TestLoading:
 
 
 class TestHelp:
-    def test_every_command_shows_an_example(self):
-        """--help explains each command, and shows it in use."""
-        for command in COMMANDS:
-            ended = CliRunner().invoke(make_app(), [command, "--help"])
-            assert ended.exit_code == 0
-            assert re.search(rf"Example: .*nightcourt {command}", " ".join(ended.output.split()))
-
     def test_the_version(self, cli: Cli):
         """--version names the release and nothing else."""
         assert cli("--version") == Ended(0, f"nightcourt {version('nightcourt')}\n", "")

@@ -112,12 +112,3 @@ def test_what_is_wrong_is_said_in_a_sentence(
     problem = json.loads(ended.err.splitlines()[-1])
     assert problem["code"] == code
     assert says in problem["detail"]
-
-
-@pytest.mark.parametrize("command", ["build", "verify", "bench"])
-def test_every_command_has_an_example(cli: Cli, command: str):
-    """`--help` tells what the command does and shows one that works."""
-    ended = cli("engine", command, "--help")
-    assert ended.status == 0
-    assert f"nightcourt engine {command}" in ended.out
-    assert "Example:" in ended.out

@@ -13,10 +13,8 @@ import pytest
 from support.program import ROOT, Cli, program_of
 from support.rows import read, write
 from support.service import Service, running_service
-from typer.testing import CliRunner
 
 from producer.cli import evals
-from producer.cli.app import make_app
 from producer.cli.written import OF_SYSTEMS, REPORT
 
 COMMANDS = [command.name or command.callback.__name__ for command in evals.app.registered_commands]
@@ -77,13 +75,6 @@ def batches(service: Service) -> int:
 
 
 class TestHelp:
-    @pytest.mark.parametrize("command", COMMANDS)
-    def test_every_command_shows_an_example(self, command: str):
-        """--help explains each command, and shows it in use."""
-        ended = CliRunner().invoke(make_app(), ["eval", command, "--help"])
-        assert ended.exit_code == 0
-        assert f"Example: nightcourt eval {command}" in " ".join(ended.output.split())
-
     def test_nothing_else_loads_the_statistics(self):
         """The command line and the client start without them."""
         libraries = "{'numpy', 'scipy', 'pandas', 'evalica'}"

@@ -11,7 +11,6 @@ from support.program import Cli
 from typer.testing import CliRunner
 
 from producer import keys
-from producer.cli import keys as commands
 from producer.cli.app import make_app
 from schemas import ids
 from schemas.keys import Key, KeyLimits, NewKey, Scope, parse_key
@@ -235,11 +234,6 @@ class TestCommands:
     def test_what_cannot_be_understood(self, arguments: tuple[str, ...]):
         """A scope, a span or a tenant that cannot be, and an id that is left out, end with 2."""
         assert run(*arguments).exit_code == 2
-
-    @pytest.mark.parametrize("name", [each.name or each.callback.__name__ for each in commands.app.registered_commands])
-    def test_every_command_shows_an_example(self, name: str):
-        """--help explains each command, and shows it in use."""
-        assert f"Example: nightcourt keys {name}" in " ".join(run(name, "--help").output.split())
 
 
 def test_a_first_key_is_kept_good(database: Engine, database_url: str, tmp_path: Path):

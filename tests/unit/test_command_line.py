@@ -1,12 +1,12 @@
 """What was typed and cannot be is told by the name that it has on the command line, before anything is asked."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from typing import Annotated, get_args, get_origin, get_type_hints
 
 import pytest
 import typer
 from support.program import ROOT
-from typer.models import OptionInfo
 from typer.testing import CliRunner
 
 from producer.cli.app import make_app
@@ -14,18 +14,32 @@ from producer.cli.app import make_app
 EXAMPLES = str(ROOT / "examples" / "first-docket.jsonl")
 
 
-def numbers(app: typer.Typer) -> Iterator[tuple[str, OptionInfo]]:
-    """Every option of the commands that takes a number with a point, those of groups included."""
+def commands(app: typer.Typer) -> Iterator[tuple[str, Callable[..., None]]]:
+    """Every command as it is typed, with the function that it runs; those of groups included."""
     for group in app.registered_groups:
-        for name, option in numbers(group.typer_instance):
-            yield f"{group.name} {name}", option
+        for name, function in commands(group.typer_instance):
+            yield f"{group.name} {name}", function
     for command in app.registered_commands:
-        for name, hint in get_type_hints(command.callback, include_extras=True).items():
-            if get_origin(hint) is Annotated and get_args(hint)[0] in (float, float | None):
-                yield f"{command.name or command.callback.__name__} {name}", get_args(hint)[1]
+        yield command.name or command.callback.__name__, command.callback
 
 
-NUMBERS = dict(numbers(make_app()))
+COMMANDS = dict(commands(make_app()))
+NUMBERS = {
+    f"{typed} {name}": get_args(hint)[1]
+    for typed, function in COMMANDS.items()
+    for name, hint in get_type_hints(function, include_extras=True).items()
+    if get_origin(hint) is Annotated and get_args(hint)[0] in (float, float | None)
+}
+"""The options that take a number with a point."""
+
+
+@pytest.mark.parametrize("typed", COMMANDS)
+def test_every_command_shows_an_example(typed: str):
+    """--help explains each command, those of groups included, and shows it in use."""
+    words = typed.split()
+    ended = CliRunner().invoke(make_app(words[:1]), [*words, "--help"])
+    assert ended.exit_code == 0
+    assert re.search(rf"Example: .*nightcourt {typed}", " ".join(ended.output.split()))
 
 
 @pytest.mark.parametrize("value", ["inf", "-inf", "nan"])

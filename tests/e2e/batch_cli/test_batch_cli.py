@@ -19,22 +19,14 @@ from producer.cli import batch
 from producer.cli.app import make_app
 
 EXAMPLES = read(ROOT / "examples" / "first-docket.jsonl")
-COMMANDS = [command.name or command.callback.__name__ for command in batch.app.registered_commands]
 LONG = "word " * 20_000
 """More than the simulated engine takes in one prompt."""
 
 
-class TestHelp:
-    @pytest.mark.parametrize("command", COMMANDS)
-    def test_every_command_shows_an_example(self, command: str):
-        """--help explains each command, and shows it in use."""
-        ended = CliRunner().invoke(make_app(), ["batch", command, "--help"])
-        assert ended.exit_code == 0
-        assert f"Example: nightcourt batch {command}" in " ".join(ended.output.split())
-
-    def test_all_that_can_be_done_to_a_batch_is_a_command(self):
-        """The list of commands is the one that is documented."""
-        assert COMMANDS == ["run", "status", "list", "pause", "resume", "cancel", "retry", "results"]
+def test_all_that_can_be_done_to_a_batch_is_a_command():
+    """The list of commands is the one that is documented."""
+    commands = [command.name or command.callback.__name__ for command in batch.app.registered_commands]
+    assert commands == ["run", "status", "list", "pause", "resume", "cancel", "retry", "results"]
 
 
 class TestRun:
