@@ -54,18 +54,16 @@ _BAD_LINES_AS_OUTCOMES = text("""
 """)
 
 _READ = text(
-    f"SELECT b.*, f.bad_lines, n.*, now() AS now FROM batches b JOIN files f ON f.id = b.file_id {COUNTS} "
+    f"SELECT b.*, f.bad_lines, f.filename, n.*, now() AS now FROM batches b JOIN files f ON f.id = b.file_id {COUNTS} "
     "WHERE b.tenant = :tenant AND b.id = :id AND b.status <> 'deleting'"
 )
 
 _PAGE = text(f"""
-    SELECT b.*, f.bad_lines, n.*, now() AS now FROM batches b JOIN files f ON f.id = b.file_id {COUNTS}
+    SELECT b.*, f.bad_lines, f.filename, n.*, now() AS now FROM batches b JOIN files f ON f.id = b.file_id {COUNTS}
     WHERE b.tenant = :tenant AND b.status <> 'deleting' AND (CAST(:after AS uuid) IS NULL OR b.id < :after)
       AND (NOT :live OR b.status IN ('in_progress', 'cancelling'))
     ORDER BY b.id DESC LIMIT :limit
 """)
-
-_FILENAMES = text("SELECT id, filename FROM files WHERE tenant = :tenant AND id = ANY(:files)")
 
 _BAD_LINES = text("SELECT line, code, message, param FROM bad_lines WHERE file_id = :file_id ORDER BY line LIMIT 100")
 
@@ -278,13 +276,6 @@ async def page(
     rows = (await connection.execute(_PAGE, parameters)).all()
     idle = await _why_idle(connection, rows, worker_seconds)
     return BatchPage.of([as_batch(row, None, idle) for row in rows], limit)
-
-
-async def filenames(connection: AsyncConnection, *, tenant: str, found: Sequence[Batch]) -> dict[str, str]:
-    """Name the files that batches were made of, by the files' ids."""
-    files = [ids.parse_prefixed(batch.input_file_id, "file-") for batch in found]
-    rows = await connection.execute(_FILENAMES, {"tenant": tenant, "files": files})
-    return {ids.file_id(row.id): row.filename for row in rows}
 
 
 async def _errors(connection: AsyncConnection, row: Row[Any]) -> BatchErrors:

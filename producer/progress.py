@@ -80,7 +80,7 @@ def as_batch(row: Row[Any], errors: BatchErrors | None, idle: waiting.Reason | N
     """Give a row of `batches` with its `COUNTS` the form it has on the wire.
 
     Args:
-        row: with `now` and the file's `bad_lines` beside.
+        row: with `now` and the file's `bad_lines` and `filename` beside.
         errors: why it failed, where it did.
         idle: why nothing of it is judged, where it could go: what `waiting.why_idle` tells.
     """
@@ -134,6 +134,7 @@ def as_batch(row: Row[Any], errors: BatchErrors | None, idle: waiting.Reason | N
         window=None if row.window is None else Hours.model_validate(row.window),
         on_bad_line=row.on_bad_line,
         progress=_progress(row, succeeded + errored + cancelled + expired, idle),
+        input_file_name=row.filename,
     )
 
 

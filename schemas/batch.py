@@ -170,6 +170,7 @@ class Batch(Listed):
     window: Hours | None
     on_bad_line: Literal["fail", "skip"]
     progress: Progress
+    input_file_name: str = Field(default="", description="What the file was called by whoever uploaded it")
 
 
 class BatchPage(Page[Batch]):

@@ -34,8 +34,7 @@ async def page(caller: Reader, request: Request, after: str | None = None) -> Re
         found = await batches.page(
             connection, tenant=caller.tenant, after=begin, limit=_LIMIT, worker_seconds=request.app.state.worker_seconds
         )
-        names = await batches.filenames(connection, tenant=caller.tenant, found=found.data)
-    return render.page(request, "batches", found=found.data, names=names, more=found.has_more, first=after is None)
+    return render.page(request, "batches", found=found.data, more=found.has_more, first=after is None)
 
 
 async def look(request: Request, tenant: str, key: UUID) -> dict[str, Any]:
@@ -43,7 +42,6 @@ async def look(request: Request, tenant: str, key: UUID) -> dict[str, Any]:
     state = request.app.state
     async with state.database.connect() as connection:
         batch = await batches.read(connection, tenant=tenant, batch_id=key, worker_seconds=state.worker_seconds)
-        names = await batches.filenames(connection, tenant=tenant, found=[batch])
     counts = batch.request_counts
     wrong = counts.errored + counts.cancelled + counts.expired
     few = batch.progress.decided <= _REASONS_MOST
@@ -54,7 +52,7 @@ async def look(request: Request, tenant: str, key: UUID) -> dict[str, Any]:
             state.database.connect() as connection,
         ):
             reasons = await verdicts.reasons(connection, batch_id=key)
-    return {"batch": batch, "name": names[batch.input_file_id], "reasons": reasons}
+    return {"batch": batch, "reasons": reasons}
 
 
 @router.get("/batches/{batch_id}")
@@ -116,20 +114,18 @@ async def report(caller: Reader, request: Request, batch_id: str) -> Response:
         batch = await batches.read(
             connection, tenant=caller.tenant, batch_id=key, worker_seconds=request.app.state.worker_seconds
         )
-        names = await batches.filenames(connection, tenant=caller.tenant, found=[batch])
     async with streams.large_read(request, caller.tenant):
         counted = await reports.count(database, batch, key)
-        return await asyncio.to_thread(_report, request, batch, names[batch.input_file_id], counted)
+        return await asyncio.to_thread(_report, request, batch, counted)
 
 
-def _report(request: Request, batch: Batch, name: str, counted: Any) -> Response:
+def _report(request: Request, batch: Batch, counted: Any) -> Response:
     from producer.evals import layout, pages, plots  # noqa: PLC0415 - an extra, and slow to load
 
     return render.page(
         request,
         "report",
         batch=batch,
-        name=name,
         result=counted,
         laid_out=pages.page(counted),
         said=layout.said,

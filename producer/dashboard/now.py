@@ -48,7 +48,6 @@ async def look(request: Request, tenant: str) -> dict[str, Any]:
         found = await batches.page(connection, tenant=tenant, after=None, limit=_MOST, live=True, worker_seconds=within)
         live = found.data
         shown = sorted(live, key=lambda batch: batch.progress.waiting_for is not None)[:_BATCHES]
-        names = await batches.filenames(connection, tenant=tenant, found=shown)
         latest = (await results.page(connection, tenant=tenant, after=None, limit=_LATEST)).data
     return {
         "lanes": lanes,
@@ -56,7 +55,6 @@ async def look(request: Request, tenant: str) -> dict[str, Any]:
         "within": within,
         "live": live,
         "shown": shown,
-        "names": names,
         "pace": Pace.of(live),
         "latest": latest,
         "latest_judges": list(

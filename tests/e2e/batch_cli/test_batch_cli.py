@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
+from support.clerk import Clerk, lines
 from support.program import BATCH_ID, ROOT, Cli, running
 from support.rows import PAIR, read, write
 from support.service import Service
@@ -268,13 +269,14 @@ class TestEnds:
 
     def test_a_batch_that_waits(self, cli: Cli, service: Service, tmp_path: Path):
         """The reason is told while watching and by status; pause and resume answer with how it stands."""
+        Clerk(service).create(lines(1))  # an older one, which a list of one leaves out
         file = write(tmp_path / "later.jsonl", [{**PAIR, "prompt": "Later?"}])
         late = ("--not-before", "2999-01-01T00:00+00:00", "--window", "22:00-6:00@Europe/Berlin", "--priority", "5")
         with running(cli, tmp_path, "batch", "run", file, *late) as run:
             said = run.until("0 of 1 judged; waiting: ")
             batch_id = BATCH_ID.search(said)[0]
             run.end(signal.SIGINT)
-        assert cli("batch", "pause", batch_id).out.startswith(f"{batch_id}  in_progress (paused)")
+        assert cli("batch", "pause", batch_id).out.startswith(f"{batch_id}  later.jsonl  in_progress (paused)")
         [paused] = cli("batch", "status", batch_id, "--json").objects
         assert paused["paused"]
         assert paused["window"] == {"start": "22:00:00", "end": "06:00:00", "timezone": "Europe/Berlin"}
@@ -282,7 +284,8 @@ class TestEnds:
         assert paused["expires_at"] == paused["not_before"] + 86400
         assert re.search("0 of 1 decided, waiting: .*time", cli("batch", "resume", batch_id).out)
         listed = cli("batch", "list", "--limit", 1)
-        assert re.match(rf"{batch_id}  \d{{4}}-\d\d-\d\d \d\d:\d\d  in_progress  0 of 1 decided, waiting", listed.out)
+        stands = "later.jsonl  in_progress  0 of 1 decided, waiting"
+        assert re.match(rf"{batch_id}  \d{{4}}-\d\d-\d\d \d\d:\d\d  {stands}", listed.out)
         assert f"--after {batch_id}" in listed.err
         assert cli("batch", "cancel", batch_id, "--json").objects[0]["status"] == "cancelling"
         wait_until(lambda: service.batch(batch_id)["status"] == "cancelled", within=60, what="it is cancelled")
