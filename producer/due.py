@@ -8,10 +8,11 @@ from sqlalchemy import Connection, text
 
 from infra.roster import CAPACITY
 
-# Each is the first entry of one small index, asked for by its order: of what only has to exist Postgres would read the
-# whole table once it takes a good part of it for such. What is asked is what the moves look for: RELEASE, RELEASE_BULK
-# and LATE of infra/docket_sql.py, `windows.tend`, FAN_OUT and RELEASE of infra/callbacks_sql.py.
-_FIRSTS = {
+# Each question repeats the condition of the move that it stands for (RELEASE, RELEASE_BULK and LATE of
+# infra/docket_sql.py, `windows.tend`, FAN_OUT and RELEASE of infra/callbacks_sql.py), and tests/integration/test_due.py
+# holds the two together. Each reads the first entry of one small partial index, in that index's order: asked with
+# EXISTS, which gives no order, Postgres chooses to read the whole table once many of its rows match.
+_QUESTIONS = {
     "interactive": """
         SELECT true FROM shards WHERE lane = 'interactive' AND state = 'waiting' AND due_at <= now()
         ORDER BY tenant, priority DESC, due_at, id LIMIT 1""",
@@ -29,7 +30,7 @@ _FIRSTS = {
     "callbacks": "SELECT true FROM callbacks WHERE state = 'waiting' ORDER BY endpoint_id, due_at, id LIMIT 1",
 }
 _LOOK = text(f"""
-    SELECT {", ".join(f"coalesce(({first}), false) AS {name}" for name, first in _FIRSTS.items())},
+    SELECT {", ".join(f"coalesce(({question}), false) AS {name}" for name, question in _QUESTIONS.items())},
         CAST(capacity.slots AS int) AS slots, CAST(capacity.bulk_slots AS int) AS bulk_slots
     FROM ({CAPACITY}) capacity
 """)
@@ -54,9 +55,10 @@ class Due:
     callbacks: bool
     """A callback waits, even if for a later time."""
     slots: int
-    """Of all workers that are alive. One that is to end leaves the roster, and what it gives back must not fill the
-    others: what was done since is to be looked at again."""
+    """Slots of all workers that are alive. They are counted afresh at each look: a worker that is draining leaves the
+    roster, and the shards that it gives back must not be released as if its slots were still there."""
     bulk_slots: int
+    """Those of them that bulk shards may take."""
 
     @property
     def nothing_is_left(self) -> bool:
