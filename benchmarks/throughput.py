@@ -35,7 +35,7 @@ import psycopg
 from infra import settings
 from infra.local.supervisor import Stack
 from producer.cli.pairs import example_file
-from producer.files import SHARD_LINES
+from producer.uploads import SHARD_LINES
 
 LINES = 100_000
 _ROUNDS = 3

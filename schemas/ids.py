@@ -7,7 +7,7 @@ ids sort by time. A comparison is a line of a filing; a single comparison is lin
 import os
 import re
 import time
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from uuid import UUID
 
 SINGLE_LINE = 0
@@ -15,6 +15,10 @@ SINGLE_LINE = 0
 LAST_LINE = 2**31 - 1
 """No line of any batch has a greater number: it is that of Postgres's column."""
 
+View = Literal["output", "errors"]
+"""OpenAI's two files of a batch. We store neither: each is a view of the batch, written out when it is read."""
+
+_VIEW_ID = re.compile(r"file-(output|errors)-([0-9a-f]{32})")
 _COMPARISON_ID = re.compile(r"cmp_([0-9a-f]{32})(?:_([1-9][0-9]{0,8}))?")
 
 
@@ -51,6 +55,19 @@ def parse_comparison_id(text: str) -> ComparisonKey | None:
 def file_id(filing_id: UUID) -> str:
     """Spell an uploaded file's id."""
     return f"file-{filing_id.hex}"
+
+
+def view_id(view: View, batch: UUID) -> str:
+    """Spell the id of a batch's output or error file."""
+    return f"file-{view}-{batch.hex}"
+
+
+def parse_view_id(text: str) -> tuple[UUID, View] | None:
+    """Read the id of an output or error file: its batch, and which of the two; None where the text is no such id."""
+    match = _VIEW_ID.fullmatch(text)
+    if match is None:
+        return None
+    return UUID(hex=match[2]), "output" if match[1] == "output" else "errors"
 
 
 def batch_id(filing_id: UUID) -> str:

@@ -15,8 +15,8 @@ from producer.api.access import Reader, Submitter, authenticate
 from producer.api.bodies import JsonRoute
 from producer.api.problems import DOCUMENTED_AS_OPENAI
 from producer.api.requests import IdempotencyKey, known_key
-from producer.files import SHARD_LINES
 from producer.streams import EventStream, rest
+from producer.uploads import SHARD_LINES
 from schemas.batch import Batch, BatchPage, BatchRequest, BatchStatus
 from schemas.problems import Problem
 from schemas.states import Lane

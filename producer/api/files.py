@@ -1,15 +1,14 @@
 """`/v1/files`: OpenAI's files, taken in and given back as streams."""
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
-from sqlalchemy import text
 
 from infra import metrics
-from producer import files, outputs, retention
+from producer import files, outputs, uploads
 from producer.access import Caller
 from producer.api.access import KeyedRoute, Reader, Submitter
 from producer.api.batches import read_batch
@@ -17,7 +16,7 @@ from producer.api.multipart import Upload
 from producer.api.problems import DOCUMENTED_AS_OPENAI
 from schemas import ids
 from schemas.batch import File, FilePage
-from schemas.problems import INVALID_REQUEST, NOT_FOUND, Problem, invalid_field
+from schemas.problems import NOT_FOUND, Problem, invalid_field
 
 router = APIRouter(prefix="/v1/files", tags=["files"], route_class=KeyedRoute, responses=DOCUMENTED_AS_OPENAI)
 
@@ -41,11 +40,6 @@ _UPLOAD_BODY = {
     }
 }
 
-_LIST = text("""
-    SELECT * FROM files WHERE tenant = :tenant AND state = 'processed'
-      AND (CAST(:after AS uuid) IS NULL OR id < :after) ORDER BY id DESC LIMIT :limit
-""")
-
 
 def _no_such_file() -> Problem:
     return Problem(NOT_FOUND, "There is no file of this id.")
@@ -62,14 +56,12 @@ async def _file(request: Request, caller: Caller, file_id: str) -> Any:
     return row
 
 
-async def _view(request: Request, caller: Caller, file_id: str) -> tuple[UUID, Literal["output", "errors"]] | None:
+async def _view(request: Request, caller: Caller, file_id: str) -> tuple[UUID, ids.View] | None:
     """Find the batch whose output or error file an id names."""
-    for kind in ("output", "errors"):
-        key = ids.parse_prefixed(file_id, f"file-{kind}-")
-        if key is not None:
-            await read_batch(request, caller, key)
-            return key, kind
-    return None
+    view = ids.parse_view_id(file_id)
+    if view is not None:
+        await read_batch(request, caller, view[0])
+    return view
 
 
 @router.post("", openapi_extra=_UPLOAD_BODY)
@@ -83,12 +75,12 @@ async def upload(caller: Submitter, request: Request) -> File:
             raise invalid_field("purpose", "is `batch`; files have no other use here")
         return form.filename or "upload.jsonl", "batch"
 
-    stored = await files.store(
+    stored = await uploads.store(
         request.app.state.database,
         form.chunks(),
         tenant=caller.tenant,
         about=about,
-        limits=files.Limits(
+        limits=uploads.Limits(
             file_bytes=settings.max_file_bytes, line_bytes=request.app.state.limiter.of(caller).max_body_bytes
         ),
     )
@@ -107,9 +99,7 @@ async def page(
     key = None if after is None else ids.parse_prefixed(after, "file-")
     if after is not None and key is None:
         raise _no_such_file()
-    async with request.app.state.database.connect() as connection:
-        rows = (await connection.execute(_LIST, {"tenant": caller.tenant, "after": key, "limit": limit + 1})).all()
-    return FilePage.of([files.as_file(row) for row in rows], limit)
+    return await files.page(request.app.state.database, tenant=caller.tenant, after=key, limit=limit)
 
 
 @router.get("/{file_id}")
@@ -138,9 +128,5 @@ async def content(caller: Reader, file_id: str, request: Request) -> StreamingRe
 async def delete(caller: Submitter, file_id: str, request: Request) -> dict[str, Any]:
     """Delete a file that no batch was made of."""
     row = await _file(request, caller, file_id)
-    async with request.app.state.database.begin() as connection:
-        await connection.execute(retention.LOCK_FILE, {"id": row.id})
-        if (await connection.execute(retention.CLOSE_FILE, {"id": row.id})).rowcount == 0:
-            raise Problem(INVALID_REQUEST, "A batch was made of this file, and its verdicts refer to the lines.")
-    await files.take_out(request.app.state.database, row.id)
+    await files.delete(request.app.state.database, row.id)
     return {"id": file_id, "object": "file", "deleted": True}

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from pydantic_core import from_json
 
 from producer.cli.output import temporary_folder
-from producer.unfolding import unfolder
+from producer.decompression import decompressor
 from schemas.lines import BadLineError, parse, subset_of, unwrap
 from schemas.problems import BAD_INPUT_FILE, Problem
 
@@ -88,24 +88,24 @@ class _Pieces(io.RawIOBase):
 
 @contextmanager
 def opened(file: Path) -> Iterator[io.BufferedReader]:
-    """Open a file, unfolding gzip and zstd by their first bytes, as the server does.
+    """Open a file, decompressing gzip and zstd by their first bytes, as the server does.
 
     Raises:
         Problem: it cannot be read, or its compression cannot be undone to its end; then reading raises it.
     """
     with raw(file) as found:
-        yield io.BufferedReader(_Pieces(_unfolded(file, found)), _PIECE)
+        yield io.BufferedReader(_Pieces(_decompressed(file, found)), _PIECE)
 
 
-def _unfolded(file: Path, found: io.BufferedReader) -> Iterator[bytes]:
-    unfold = unfolder(found.read(4))
+def _decompressed(file: Path, found: io.BufferedReader) -> Iterator[bytes]:
+    plain = decompressor(found.read(4))
     found.seek(0)
     try:
         while piece := found.read(_PIECE):
-            yield from unfold.unfold(piece)
+            yield from plain.decompress(piece)
     except Problem:
         raise bad(file, "its compression cannot be undone") from None
-    if not unfold.whole:
+    if not plain.whole:
         raise bad(file, "its compression ends in the middle; it is not all there")
 
 

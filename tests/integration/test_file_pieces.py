@@ -11,11 +11,11 @@ from support.edge import open_edge
 from support.keys import a_key, bearer
 
 from infra.database import connect_async
-from producer import files, outputs
+from producer import files, outputs, uploads
 from schemas.ids import parse_prefixed
 from schemas.problems import Problem
 
-LIMITS = files.Limits(file_bytes=1 << 30, line_bytes=4 << 20)
+LIMITS = uploads.Limits(file_bytes=1 << 30, line_bytes=4 << 20)
 MEBIBYTE = 1 << 20
 
 
@@ -38,7 +38,7 @@ def test_a_file_of_long_lines_is_given_back_a_mebibyte_at_a_time(database_url: s
     async def there_and_back() -> list[bytes]:
         database = connect_async(database_url, application="test")
         try:
-            stored = await files.store(
+            stored = await uploads.store(
                 database, pieces(b"".join(lines), 65_536), tenant="default", about=lambda: ("f", "batch"), limits=LIMITS
             )
             return [piece async for piece in files.content(database, parse_prefixed(stored.id, "file-"))]
@@ -57,7 +57,7 @@ def test_lines_that_are_no_comparison_are_read_so_many_at_a_time(database_url: s
     async def there() -> str:
         database = connect_async(database_url, application="test")
         try:
-            stored = await files.store(
+            stored = await uploads.store(
                 database, pieces(lines, 65_536), tenant="default", about=lambda: ("f", "batch"), limits=LIMITS
             )
         finally:
@@ -78,7 +78,7 @@ def test_lines_are_cut_into_full_runs_however_they_come(database_url: str, conne
         database = connect_async(database_url, application="test")
         try:
             whole = pieces(b"\n".join(lines), 65_521)
-            stored = await files.store(database, whole, tenant="default", about=lambda: ("f", "batch"), limits=LIMITS)
+            stored = await uploads.store(database, whole, tenant="default", about=lambda: ("f", "batch"), limits=LIMITS)
         finally:
             await database.dispose()
         return stored.id
@@ -98,7 +98,7 @@ def test_a_packet_of_very_short_lines_is_taken_a_few_at_a_time():
     """Compressed, millions come in one piece: all at once, they would have all of the memory and nobody else a turn."""
 
     async def sizes() -> list[int]:
-        return [len(lines) async for lines in files._lines(pieces(b"a\n" * 10_000, 20_000), LIMITS)]
+        return [len(lines) async for lines in uploads._lines(pieces(b"a\n" * 10_000, 20_000), LIMITS)]
 
     assert sum(asyncio.run(sizes())) == 10_000
     assert max(asyncio.run(sizes())) == 128
@@ -106,10 +106,10 @@ def test_a_packet_of_very_short_lines_is_taken_a_few_at_a_time():
 
 def test_a_line_beyond_the_last_number_is_refused(monkeypatch: pytest.MonkeyPatch):
     """A file may have as many lines as there are numbers for, and blank ones after them."""
-    monkeypatch.setattr(files, "LAST_LINE", 3)
+    monkeypatch.setattr(uploads, "LAST_LINE", 3)
 
     async def numbers(data: bytes) -> list[int]:
-        return [number async for lines in files._lines(pieces(data, 2), LIMITS) for number, _ in lines]
+        return [number async for lines in uploads._lines(pieces(data, 2), LIMITS) for number, _ in lines]
 
     assert asyncio.run(numbers(b"a\n\na\n\n\n")) == [1, 3]
     with pytest.raises(Problem, match="more than the 3 lines"):
@@ -122,7 +122,7 @@ def test_a_line_in_small_packets_takes_no_longer_than_lines():
 
     async def seconds(data: bytes) -> float:
         began = time.thread_time()
-        read = [len(line) async for lines in files._lines(pieces(data, packet), LIMITS) for _, line in lines]
+        read = [len(line) async for lines in uploads._lines(pieces(data, packet), LIMITS) for _, line in lines]
         assert sum(read) == data.count(b"x")
         return time.thread_time() - began
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 from support.court import Court
 from support.filed import file_batch, judge_batches, objects
 
-from producer import files
+from producer import uploads
 
 TEXTS = {"prompt": "Which?", "response_a": "this", "response_b": "that"}
 REQUEST = {"method": "POST", "url": "/v1/comparisons"}
@@ -61,8 +61,8 @@ def test_a_batchs_results_and_its_output_file(read: Any):
 @pytest.mark.parametrize("which", range(6))
 def test_one_line_of_many_has_some(client: TestClient, court: Court, monkeypatch: pytest.MonkeyPatch, which: int):
     """Wherever it stands in its file, and in which of the pieces that the file is stored in."""
-    monkeypatch.setattr(files, "SHARD_LINES", 1)
-    monkeypatch.setattr(files, "_PIECE_RUNS", 2)
+    monkeypatch.setattr(uploads, "SHARD_LINES", 1)
+    monkeypatch.setattr(uploads, "_PIECE_RUNS", 2)
     lines = [{**TEXTS, "metadata": {"n": "1"}} if number == which else TEXTS for number in range(6)]
     read = judged(client, court, lines)
     results = objects(read.get(f"/v1/batches/{read.batch['id']}/results"))

@@ -1,4 +1,4 @@
-"""Compressed uploads are unfolded a bounded piece at a time, whatever they were made of."""
+"""Compressed uploads are decompressed a bounded piece at a time, whatever they were made of."""
 
 import zlib
 from itertools import pairwise
@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import zstandard
 
-from producer.unfolding import unfolder
+from producer.decompression import decompressor
 from schemas.problems import BAD_COMPRESSION, Problem
 
 MOST = 4 * 1024 * 1024
@@ -21,9 +21,9 @@ def frame(*blocks: tuple[int, int, bytes]) -> bytes:
 
 
 def test_a_block_of_four_bytes_stands_for_a_hundred_thousand() -> None:
-    """However many come at once, they are unfolded one after the other."""
+    """However many come at once, they are decompressed one after the other."""
     repeated = (1, 128 * 1024, b"\n")
-    pieces = [len(piece) for piece in unfolder(b"\x28\xb5\x2f\xfd").unfold(frame(*[repeated] * 1000))]
+    pieces = [len(piece) for piece in decompressor(b"\x28\xb5\x2f\xfd").decompress(frame(*[repeated] * 1000))]
     assert sum(pieces) == 1000 * 128 * 1024
     assert max(pieces) <= MOST
 
@@ -32,7 +32,7 @@ def test_a_bomb_of_gzip() -> None:
     """What comes of it comes in pieces, too."""
     made = zlib.compressobj(wbits=31)
     bomb = made.compress(bytes(100_000_000)) + made.flush()
-    pieces = [len(piece) for piece in unfolder(bomb[:4]).unfold(bomb)]
+    pieces = [len(piece) for piece in decompressor(bomb[:4]).decompress(bomb)]
     assert sum(pieces) == 100_000_000
     assert max(pieces) <= MOST
 
@@ -42,14 +42,14 @@ def test_frames_and_pieces_end_anywhere(size: int) -> None:
     """Two frames come out whole, cut wherever the network did."""
     text = b"".join(b"%d\n" % number for number in range(30_000))
     data = zstandard.ZstdCompressor().compress(text) + zstandard.ZstdCompressor().compress(b"the end")
-    unfold = unfolder(data[:4])
+    plain = decompressor(data[:4])
     cuts = [*range(0, len(data), size), len(data)]
-    assert b"".join(b"".join(unfold.unfold(data[one:other])) for one, other in pairwise(cuts)) == text + b"the end"
-    assert unfold.whole
+    assert b"".join(b"".join(plain.decompress(data[one:other])) for one, other in pairwise(cuts)) == text + b"the end"
+    assert plain.whole
 
 
 def test_what_is_no_block() -> None:
     """A block of a type that there is not ends the upload."""
     with pytest.raises(Problem) as refused:
-        list(unfolder(b"\x28\xb5\x2f\xfd").unfold(frame((3, 1, b"x"))))
+        list(decompressor(b"\x28\xb5\x2f\xfd").decompress(frame((3, 1, b"x"))))
     assert refused.value.kind is BAD_COMPRESSION

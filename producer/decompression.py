@@ -1,4 +1,4 @@
-"""Compressed uploads, unfolded as they arrive."""
+"""Compressed uploads, decompressed as they arrive and never more than a bounded piece at a time."""
 
 import zlib
 from collections.abc import Iterator
@@ -8,29 +8,34 @@ import zstandard
 
 from schemas.problems import BAD_COMPRESSION, Problem
 
-_UNFOLD = 1024 * 1024
-"""Bytes that come of a piece at a time, about."""
+_BYTES_OUT = 1024 * 1024
+"""Bytes of gzip's output that are asked for at a time."""
 _BYTES_IN = 64
-"""Bytes of zstandard to unfold at a time. Four of them can stand for 128 KiB, so that two MiB may come of these."""
+"""Bytes of zstandard that are decompressed at a time, as its output cannot be bounded. Four of them can stand for 128
+KiB, so 64 give two MiB at most."""
 
 
-class Unfolder(Protocol):
+class Decompressor(Protocol):
     """Turns compressed bytes into plain ones, a bounded piece at a time."""
 
     @property
     def whole(self) -> bool:
-        """Whether the bytes so far may be all."""
+        """Whether the bytes so far may be all: they end where a compressed member or frame does."""
         ...
 
-    def unfold(self, data: bytes) -> Iterator[bytes]:
-        """Give what `data` adds."""
+    def decompress(self, data: bytes) -> Iterator[bytes]:
+        """Give what `data` adds.
+
+        Raises:
+            Problem: it is not of the format that the file began as.
+        """
         ...
 
 
 class _Plain:
     whole = True
 
-    def unfold(self, data: bytes) -> Iterator[bytes]:
+    def decompress(self, data: bytes) -> Iterator[bytes]:
         yield data
 
 
@@ -41,10 +46,10 @@ class _Gzip:
         self._member = zlib.decompressobj(wbits=31)
         self.whole = True
 
-    def unfold(self, data: bytes) -> Iterator[bytes]:
+    def decompress(self, data: bytes) -> Iterator[bytes]:
         try:
             while data:
-                yield self._member.decompress(data, _UNFOLD)
+                yield self._member.decompress(data, _BYTES_OUT)
                 data = self._member.unconsumed_tail
                 self.whole = self._member.eof
                 if self.whole:
@@ -63,9 +68,9 @@ class _Zstandard:
         self._frame = self._settings.decompressobj()
         self.whole = True
 
-    def unfold(self, data: bytes) -> Iterator[bytes]:
+    def decompress(self, data: bytes) -> Iterator[bytes]:
         try:
-            # A call gives all that comes of what it is given, however much.
+            # A call returns everything that its input gives, however much that is.
             for start in range(0, len(data), _BYTES_IN):
                 piece = data[start : start + _BYTES_IN]
                 while piece:
@@ -79,8 +84,8 @@ class _Zstandard:
             raise Problem(BAD_COMPRESSION, "The file begins as zstd and does not go on as it.") from None
 
 
-def unfolder(beginning: bytes) -> Unfolder:
-    """Tell by a file's first bytes whether it is compressed, and how."""
+def decompressor(beginning: bytes) -> Decompressor:
+    """Choose by a file's first four bytes whether it is compressed, and how."""
     if beginning.startswith(b"\x1f\x8b"):
         return _Gzip()
     if beginning.startswith(b"\x28\xb5\x2f\xfd"):
