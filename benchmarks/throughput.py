@@ -128,8 +128,16 @@ class Watch:
                 self.peaks[name] = max(size, self.peaks.get(name, 0))
 
 
+def _stored(stack: Stack) -> int:
+    """Bytes of the database, tables and indexes."""
+    with psycopg.connect(stack.info.database_url) as connection:
+        [size] = connection.execute("SELECT pg_database_size(current_database())").fetchone() or [0]
+    return int(size)
+
+
 def nightcourt(stack: Stack, file: Path, count: int) -> dict[str, float]:
-    """Measure (a): seconds of each part of a batch's life."""
+    """Measure (a): seconds of each part of a batch's life, and what a line of it takes in the database."""
+    before = _stored(stack)
     headers = {"Authorization": f"Bearer {stack.info.key}"}
     with httpx2.Client(base_url=stack.info.api_url, timeout=600, headers=headers) as http, file.open("rb") as upload:
         started = time.perf_counter()
@@ -153,6 +161,7 @@ def nightcourt(stack: Stack, file: Path, count: int) -> dict[str, float]:
         "judge_s": round(judged - uploaded, 2),
         "download_s": round(ended - judged, 2),
         "lines_per_second": round(count / (ended - started), 1),
+        "database_bytes_per_line": round((_stored(stack) - before) / count),
     }
 
 
