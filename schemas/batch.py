@@ -71,24 +71,32 @@ class Window(Hours):
 class BatchRequest(Body):
     """What to make of an uploaded file."""
 
-    input_file_id: str
-    endpoint: Literal["/v1/comparisons"]
+    input_file_id: str = Field(description="The id that uploading the file gave")
+    endpoint: Literal["/v1/comparisons"] = Field(description="There is this one")
     completion_window: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,3}[mhd]$")] = Field(
         description="How long until what is undecided expires, from `not_before` where that is set: 90m, 24h, 7d"
     )
-    metadata: Metadata | None = None
-    order: Orders | None = Field(default=None, description="For lines that do not say")
-    profile: Profile | None = Field(default=None, description="For lines that do not say")
-    tie_margin: float | None = Field(default=None, ge=0, lt=0.5, allow_inf_nan=False)
+    metadata: Metadata | None = Field(default=None, description="Up to 16 pairs of text, given back as they are")
+    order: Orders | None = Field(default=None, description="In which orders to ask, for lines that do not say")
+    profile: Profile | None = Field(default=None, description="The prompt profile, for lines that do not say")
+    tie_margin: float | None = Field(
+        default=None,
+        ge=0,
+        lt=0.5,
+        allow_inf_nan=False,
+        description="Call it a tie when probability_a is within this of 0.5, for lines that do not say",
+    )
     priority: int = Field(default=0, ge=-100, le=100, description="Higher goes first among one tenant's batches")
-    on_bad_line: Literal["fail", "skip"] = "fail"
+    on_bad_line: Literal["fail", "skip"] = Field(
+        default="fail", description="fail: nothing of a file with bad lines is judged. skip: the other lines are"
+    )
     reuse: bool = Field(
         default=True, description="Answer from stored verdicts of the same comparison by the same judge"
     )
     not_before: int | None = Field(
         default=None, ge=0, le=_YEAR_3000, description="Unix seconds, not milliseconds, before which nothing runs"
     )
-    window: Window | None = None
+    window: Window | None = Field(default=None, description="The hours of each day in which it may run")
     callback_url: CallbackUrl | None = Field(
         default=None, description="Where a signed callback goes when it has ended, signed with your default secret"
     )

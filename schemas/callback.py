@@ -135,7 +135,9 @@ def event_body(event: UUID, type_: str, at: datetime, subject: UUID, line: int) 
 class EndpointRequest(Body):
     """Where callbacks shall go from now on."""
 
-    url: CallbackUrl = Field(description="https, on a public host")
+    url: CallbackUrl = Field(
+        description="https, on a public host; or where NIGHTCOURT_CALLBACK_ALLOW of the service lets callbacks go"
+    )
     events: list[EventType] = Field(default_factory=list, max_length=32, description="Which; all where none is named")
     description: MetadataValue | None = None
 

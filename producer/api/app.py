@@ -29,7 +29,8 @@ from schemas.problems import ProblemDocument
 
 _DESCRIPTION = """
 File pairs of answers and read which is better, and how sure the judge is. A comparison is answered with `202` once it
-is stored, and judged in time; `Prefer: wait=30` holds the answer until it is decided. Problems are RFC 9457 documents.
+is stored, and judged as soon as there is room; `Prefer: wait=30` holds the answer until it is decided. Problems are
+RFC 9457 documents; under `/v1/files` and `/v1/batches` they come in the shape of OpenAI's errors, with the same codes.
 Each request but those under "health" takes a key, `Authorization: Bearer nck_...`. Answers tell by `RateLimit-Policy`
 and `RateLimit` how many requests the key may send; what is too much is a `429` that says by `Retry-After` when to come
 again.
