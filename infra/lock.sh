@@ -17,7 +17,7 @@ compile client
 compile producer --extra producer
 compile worker --extra worker
 # What goes into the images of infra/docker.
-compile service --extra producer --extra worker
+compile service --extra producer --extra worker --extra reports
 compile judge-cpu --extra worker --extra llama-cpp --group embedded-model
 # NVIDIA's image brings a web framework of its own, bound to TensorRT-LLM's version; a judge serves no HTTP.
 compile judge-gpu --extra producer --extra worker --no-emit-package fastapi --no-emit-package starlette

