@@ -13,7 +13,7 @@ DEPLOYED := $(addprefix tests/contract/,test_images.py test_compose.py test_kube
 .PHONY: help demo up test test-all check fix bench pocket-critic lock clean
 
 help:  ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY)  ## Start everything, judge the examples, print the verdicts, stop
 	@$(BIN)/nightcourt demo

@@ -134,7 +134,7 @@ class TestInstalls:
 
     @pytest.mark.parametrize("name", IMAGES)
     def test_a_lock_holds_what_its_image_is_for(self, name):
-        """The edge and its reports are in the service alone, the CPU model in its judge alone, and test tools nowhere."""
+        """Edge and reports are in the service alone, the CPU model in its judge alone, and test tools nowhere."""
         lock = (ROOT / "requirements" / f"{name}.txt").read_text()
         listed = set(re.findall(r"^([\w.-]+)==", lock, re.MULTILINE))
         assert {"celery", "psycopg", "sqlalchemy"} <= listed
