@@ -43,7 +43,7 @@ _SEALING = (None, "api", "callbacks")
 MIGRATE = Program("migrate", _module("producer.cli", "migrate"), 10.0)
 
 
-_CONNECTIONS = {"api": 16, "dispatcher": 8, "worker": 14, "callbacks": 13}
+CONNECTIONS = {"api": 16, "dispatcher": 8, "worker": 15, "callbacks": 13}
 """How many connections to Postgres each process has at the most (docs/deployment.md)."""
 _MORE_CONNECTIONS = 20
 """For what migrates, commands, whoever looks into it, and those that Postgres keeps for itself."""
@@ -160,7 +160,7 @@ class ProcessTree:
             port=self.postgres.port if self.postgres else None,
             log=self._folder.log("postgres"),
             fast=self._fast,
-            connections=sum(_CONNECTIONS.get(each.process or "", 0) for each in self._programs) + _MORE_CONNECTIONS,
+            connections=sum(CONNECTIONS.get(each.process or "", 0) for each in self._programs) + _MORE_CONNECTIONS,
             cancelled=self._stopping,
         )
         return self.postgres.child

@@ -394,7 +394,7 @@ def test_logs_stay_small_while_it_runs(folder: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_postgres_has_room_for_the_workers(folder: Path) -> None:
-    """Each takes up to fourteen connections, and a hundred in all are too few for eight of them."""
+    """Each takes up to fifteen connections, and a hundred in all are too few for eight of them."""
     workers = [Program(f"worker-{each}", (sys.executable, "-c", SLEEPER), 5.0, "worker") for each in range(8)]
     with (
         Stack(
@@ -407,7 +407,7 @@ def test_postgres_has_room_for_the_workers(folder: Path) -> None:
         ) as running,
         psycopg.connect(running.info.database_url) as connection,
     ):
-        assert connection.execute("SELECT current_setting('max_connections')::int").fetchone() == (8 * 14 + 20,)
+        assert connection.execute("SELECT current_setting('max_connections')::int").fetchone() == (8 * 15 + 20,)
 
 
 def test_the_applications_are_those_that_the_settings_say() -> None:
