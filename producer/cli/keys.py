@@ -51,13 +51,13 @@ def create(
         float | None, typer.Option(min=0.01, max=1e6, help="Its own limit of requests.", callback=finite)
     ] = None,
     queued_comparisons: Annotated[
-        int | None, typer.Option(min=1, max=MOST, help="How many may wait at a time.")
+        int | None, typer.Option(min=1, max=MOST, help="How many comparisons may be undecided when it files more.")
     ] = None,
     tokens_per_day: Annotated[
         int | None, typer.Option(min=1, max=MOST_TOKENS, help="How many tokens it may have judged a day.")
     ] = None,
     concurrent_batches: Annotated[
-        int | None, typer.Option(min=1, max=MOST, help="How many batches may run at a time.")
+        int | None, typer.Option(min=1, max=MOST, help="How many batches may not have ended when it makes another.")
     ] = None,
     max_body_bytes: Annotated[int | None, typer.Option(min=1, max=MOST, help="The largest body it may send.")] = None,
     data_dir: DataDir = None,
