@@ -1,4 +1,4 @@
-"""The one Celery app factory. Celery over Redis is a hint channel; the settings below make it a prompt and tame one."""
+"""The one Celery app factory. Celery over Redis is a hint channel: all of it that is more than that is switched off."""
 
 import os
 import signal
@@ -20,8 +20,8 @@ from kombu.transport import redis, virtual
 from redis.connection import parse_url
 from redis.exceptions import RedisError
 
-from infra.ending import passed_on
 from infra.roles import KEY_PREFIX
+from infra.signals import threaded_handler
 from schemas.message import CALLBACK_QUEUE, QUEUES, VISIBILITY_SECONDS
 
 log = structlog.get_logger()
@@ -30,11 +30,11 @@ _TURN_SECONDS = 1.0
 
 
 class _QoS(redis.QoS):
-    """What is in hand of what was taken. A hint that cannot be acknowledged is out of hand all the same.
+    """Counts the hints that were taken and not acknowledged yet. One whose acknowledgement fails counts no more.
 
-    Kombu would count it as in hand for as long as the connection lives. Where as many are so as there are slots, it
-    asks Redis for nothing more, and so never sees that the connection is dead: a worker that idles for ever. Redis may
-    give the hint to somebody again, which does no harm.
+    Kombu would go on counting it for as long as the connection lives. Once as many are counted as the worker has slots,
+    kombu asks Redis for nothing more, so it never finds out that the connection is dead, and the worker idles for ever.
+    Redis may deliver a hint that was not acknowledged again, which does no harm.
     """
 
     def ack(self, delivery_tag: str) -> None:
@@ -61,9 +61,10 @@ class _Channel(redis.Channel):
 
 
 class Transport(redis.Transport):
-    """Kombu's way to Redis, found by its name in the settings of the app below.
+    """Kombu's transport for Redis; the app below names it in its settings.
 
-    It tells of each second that a worker's loop goes round, and of each attempt to reach Redis while there is no loop.
+    It calls `on_turn`, one of its options, each second that a worker's event loop runs, and at each attempt to reach
+    Redis, since no loop runs while Redis is away.
     """
 
     Channel = _Channel
@@ -84,13 +85,14 @@ class Transport(redis.Transport):
 
 
 def _nothing() -> None:
-    """Be told of a turn by who does not ask for it."""
+    """Stand in for `on_turn` in processes that do not set it."""
 
 
 def _where(redis_url: str) -> tuple[str, dict[str, object]]:
-    """Tell where Redis is, and how TLS is spoken with it, as redis-py reads the URL that the API gives to it.
+    """Take a URL apart for kombu: the part that it understands, and the options of TLS.
 
-    Kombu speaks TLS where its transport is named `rediss`, and ours is not, and would then ask for no certificate.
+    The API gives the same URL to redis-py, so it is read here as redis-py reads it. Kombu by itself speaks TLS only
+    over a transport named `rediss`, which ours is not, and even then checks no certificate.
     """
     options: dict[str, object] = dict(parse_url(redis_url))  # type: ignore[no-untyped-call]
     parts = urlsplit(redis_url)
@@ -111,7 +113,8 @@ def make_celery(redis_url: str, *, name: str, patient: bool = True) -> Celery:
         redis_url: where Redis is, and in its query which database, and what redis-py knows of TLS (`ssl_ca_certs` and
             so on).
         name: which process this is, as Redis will show it.
-        patient: try to connect until that holds, as who takes messages does; else one try fails, as a send does later.
+        patient: whether to try again until Redis is there, as those that take messages do. Those that send fail at
+            once.
     """
     url, tls = _where(redis_url)
     app = Celery("nightcourt", broker=url, set_as_current=False, fixups=[])
@@ -167,19 +170,19 @@ def worker_name() -> str:
 
 
 class _Worker(celerys.Worker):  # type: ignore[misc]
-    """Celery's worker, which hears SIGHUP as SIGTERM, or not at all where it is ignored.
+    """Celery's worker, for which SIGHUP means what SIGTERM does, or nothing where it is ignored.
 
-    Celery's own ends by it without a word to whoever works, and starts itself once more: as a script, out of the folder
-    that it stands in, even where SIGTERM came after.
+    At SIGHUP Celery's own worker would end without calling `on_drain`, and run its script once more in the folder
+    that it was started in, even where SIGTERM came after.
     """
 
     def __init__(self, *, on_drain: Callable[[], None], **options: Any) -> None:
-        # Not by Celery's own signal, which takes a lock when it is sent.
-        self._drain = passed_on(on_drain)
+        # Celery has a signal of its own for this, but takes a lock to send it, which a handler must not.
+        self._drain = threaded_handler(on_drain)
         super().__init__(**options)
 
     def install_platform_tweaks(self, worker: celerys.Worker) -> None:
-        """Hear signals."""
+        """Install the handlers of signals."""
         heard = {
             signal.SIGTERM: celerys.install_worker_term_handler,
             signal.SIGHUP: celerys.install_worker_term_handler,

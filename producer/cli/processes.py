@@ -16,8 +16,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from infra import logs, pulse, settings, traces
 from infra.broker import make_celery
 from infra.database import await_tables, connect
-from infra.ending import passed_on
 from infra.meters import Meters
+from infra.signals import threaded_handler
 from producer import dispatcher as dispatching
 from producer import retention, survey
 
@@ -89,7 +89,7 @@ def dispatcher() -> None:
 def told_to_end() -> threading.Event:
     """Make what SIGTERM and SIGINT set."""
     stop = threading.Event()
-    told = passed_on(stop.set)
+    told = threaded_handler(stop.set)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, told)
     return stop
