@@ -30,15 +30,18 @@ UNREACHABLE = (OperationalError, InterfaceError, PoolTimeoutError)
 """What is raised where Postgres cannot be reached for now, or went away in the middle."""
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-_FORM = text("SELECT max(version_num) FROM alembic_version")
+_REVISION = text("SELECT max(version_num) FROM alembic_version")
 _LOOK_SECONDS = 1.0
 STATEMENT_SECONDS = 30
 """How long a statement may take, where nothing else is said."""
 
+# A peer that vanished is noticed after 10 s of silence and 3 probes 5 s apart; one that vanished while something was on
+# its way to it, after 15,000 ms.
 _IDLE, _INTERVAL, _COUNT, _UNHEARD = 10, 5, 3, 15_000
-# Postgres looks for us as we do for it. While it reads a COPY, it ends no transaction by any timeout: of a worker that
-# vanished then, the locks would stay for the two hours that its host gives a connection. A Unix socket takes no notice.
-_SERVERS = (
+# The same settings for Postgres's end of the connection. While Postgres reads a COPY none of its timeouts end the
+# transaction: a worker that vanished in the middle of one would leave its locks behind for the two hours that the
+# server's own keepalives take. Over a Unix socket these do nothing.
+_SERVER_KEEPALIVES = (
     f"-c tcp_keepalives_idle={_IDLE} -c tcp_keepalives_interval={_INTERVAL} -c tcp_keepalives_count={_COUNT} "
     f"-c tcp_user_timeout={_UNHEARD}"
 )
@@ -63,14 +66,14 @@ def _connect_args(application: str, *, statement_seconds: int = STATEMENT_SECOND
     return {
         "application_name": f"nightcourt-{application}",
         "connect_timeout": 3,
-        # Keepalives notice a peer that vanished without a word; the timeout ends a statement that hangs.
         "keepalives_idle": _IDLE,
         "keepalives_interval": _INTERVAL,
         "keepalives_count": _COUNT,
-        # The same for one that vanished while something was on its way to it, which would take a quarter of an hour.
-        # Milliseconds.
-        "tcp_user_timeout": _UNHEARD,
-        "options": f"-c statement_timeout={statement_seconds}s -c idle_in_transaction_session_timeout=30000 {_SERVERS}",
+        "tcp_user_timeout": _UNHEARD,  # the kernel's own is a quarter of an hour
+        "options": (
+            f"-c statement_timeout={statement_seconds}s -c idle_in_transaction_session_timeout=30000 "
+            f"{_SERVER_KEEPALIVES}"
+        ),
     }
 
 
@@ -133,18 +136,18 @@ def _be_of_tenant(connection: Connection) -> None:
 
 
 @cache
-def newest_form() -> str:
-    """Name the migration that the tables have to be at for this release: they are numbered, and this is the last."""
+def newest_revision() -> str:
+    """Name the migration that this release needs the tables to be at: the one of the highest number."""
     return max(file.name.partition("_")[0] for file in MIGRATIONS.glob("versions/[0-9]*_*.py"))
 
 
 def is_migrated(connection: Connection) -> bool:
     """Tell whether the tables are those of this release, or of a later one, beside which this one may go on."""
     try:
-        form = connection.execute(_FORM).scalar()
+        revision = connection.execute(_REVISION).scalar()
     except ProgrammingError:  # there are none, or whoever migrated them last did not let us look
         return False
-    return form is not None and form >= newest_form()
+    return revision is not None and revision >= newest_revision()
 
 
 def await_tables(database: Engine, stop: threading.Event, *, meanwhile: Callable[[], None] = lambda: None) -> None:
@@ -160,7 +163,7 @@ def await_tables(database: Engine, stop: threading.Event, *, meanwhile: Callable
             with database.connect() as connection:
                 if is_migrated(connection):
                     return
-            log.warning("tables_not_migrated", needed=newest_form())
+            log.warning("tables_not_migrated", needed=newest_revision())
         except SQLAlchemyError as error:
             log.warning("database_unreachable", error=type(error).__name__, retry_in=_LOOK_SECONDS)
         meanwhile()

@@ -9,7 +9,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, text
 
 from infra import callback_secrets, rights, roles
-from infra.database import MIGRATIONS, newest_form, with_psycopg
+from infra.database import MIGRATIONS, newest_revision, with_psycopg
 from infra.sealing import Seals
 from schemas.base import Base
 from schemas.problems import UNAVAILABLE, Problem
@@ -49,11 +49,11 @@ def migrate(url: str, passwords: Mapping[str, str] | None = None, seals: Seals |
         with engine.begin() as connection:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
             heads = MigrationContext.configure(connection).get_current_heads()
-            if (form := max(heads, default="")) > newest_form():
-                log.warning("tables_of_a_later_release", form=form, known=newest_form())
+            if (form := max(heads, default="")) > newest_revision():
+                log.warning("tables_of_a_later_release", form=form, known=newest_revision())
                 return
             ours = [index.name for table in Base.metadata.tables.values() for index in table.indexes]
-            if form < newest_form() and (broken := connection.execute(_BROKEN, {"ours": ours}).scalar()):
+            if form < newest_revision() and (broken := connection.execute(_BROKEN, {"ours": ours}).scalar()):
                 raise Problem(
                     UNAVAILABLE,
                     f"Not migrated: the CREATE INDEX CONCURRENTLY of {broken} failed, or is still under way. Wait for "

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
 
 from infra import docket, losses, roles, roster, settings
-from infra.database import connect, newest_form
+from infra.database import connect, newest_revision
 from infra.engine_folder import describe as describe_engine
 from infra.environment import forget_libpq
 from infra.local import LocalStackError
@@ -141,8 +141,8 @@ def _database(url: str, within: float) -> Iterator[Finding]:
                 yield Finding("tables", ok=False, says="there are none yet: run `nightcourt migrate`")
                 return
             version = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-            if version is None or version < newest_form():
-                says = f"at migration {version}, and this release needs {newest_form()}: run `nightcourt migrate`"
+            if version is None or version < newest_revision():
+                says = f"at migration {version}, and this release needs {newest_revision()}: run `nightcourt migrate`"
                 yield Finding("tables", ok=False, says=says)
                 return
             yield Finding("tables", ok=True, says=f"at migration {version}")

@@ -14,7 +14,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from structlog.testing import capture_logs
 from support.waiting import wait_until
 
-from infra.database import connect, newest_form, persist
+from infra.database import connect, newest_revision, persist
 from infra.environment import child_environment
 from infra.local.child import start_child
 from infra.local.redis import Redis
@@ -59,7 +59,7 @@ def test_a_worker_that_begins_before_postgres_waits_for_it(database_url: str, re
         form_is("0001")
         link.mend()
         wait_until(lambda: "tables_not_migrated" in events(log), within=60, what="the worker waits for its tables")
-        form_is(newest_form())
+        form_is(newest_revision())
         wait_until(lambda: "worker_ready" in events(log), within=60, what="the worker is ready")
         said = events(log)
         assert said.index("dead_left_to_their_leases") < said.index("dead_worker_buried") < said.index("worker_ready")

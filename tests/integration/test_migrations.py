@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, create_engine, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError
 
-from infra.database import MIGRATIONS, connect, newest_form
+from infra.database import MIGRATIONS, connect, newest_revision
 from infra.local.postgres import Postgres
 from infra.migrating import migrate
 from schemas.base import Base
@@ -186,9 +186,9 @@ def test_down_to_nothing_and_up_again(empty: Engine, empty_url: str):
         assert differences(connection) == []
 
 
-def test_there_is_one_newest_form():
+def test_there_is_one_newest_revision():
     """Two heads would mean that two changes were merged without either knowing of the other."""
-    assert ScriptDirectory.from_config(configuration()).get_heads() == [newest_form()]
+    assert ScriptDirectory.from_config(configuration()).get_heads() == [newest_revision()]
 
 
 def test_keys_that_outlived_their_batches_go(empty: Engine, empty_url: str):

@@ -7,7 +7,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import Engine, text
 from support.waiting import wait_until
 
-from infra.database import await_tables, newest_form
+from infra.database import await_tables, newest_revision
 
 OLDER = "0001"
 FORM = text("UPDATE alembic_version SET version_num = :form")
@@ -47,7 +47,7 @@ def test_other_processes_wait_for_their_tables(database: Engine):
         assert looked.acquire(timeout=30)
     assert waiting.is_alive()
     with database.begin() as connection:
-        connection.execute(FORM, {"form": newest_form()})
+        connection.execute(FORM, {"form": newest_revision()})
     wait_until(lambda: not waiting.is_alive(), within=30, what="it goes on")
 
 

@@ -373,7 +373,7 @@ NEEDS = {
         **statements_of(callback_secrets, "_READ"),
     },
 }
-NEEDS = {process: {**needs, **statements_of(database_module, "_FORM")} for process, needs in NEEDS.items()}
+NEEDS = {process: {**needs, **statements_of(database_module, "_REVISION")} for process, needs in NEEDS.items()}
 
 MUST_NOT = {
     "api": [
