@@ -33,23 +33,23 @@ SCHEDULE = (
 """Seconds from each failed attempt to the next, each lengthened by up to a tenth: 14 attempts over 96 hours or more."""
 
 GIVE_UP_SECONDS = 96 * _HOUR
-"""How long something may be due, and never be tried since its receiver fails at everything else for as long."""
+"""A callback is dead once it has been due for this long and its endpoint has failed at everything for as long."""
 PUT_BACK_SECONDS = 60.0
-"""For how long something waits that cannot be signed; that long after its key is there it is sent."""
+"""How long a callback waits that could not be signed, as its key is missing, before it is tried again."""
 RETRY_AFTER_MOST = 24 * _HOUR
-"""A receiver that asks for more time than this gets this."""
+"""The longest pause that a receiver can ask for with `Retry-After`; longer ones are cut to it."""
 _SHARES = (1.0, 0.6, 0.25)
-"""How much of the room may be taken by all endpoints together; by those never tried; by those that fail."""
+"""What part of the room may be taken by all endpoints together, by those never tried, and by those that fail."""
 OPEN_AFTER = 5
 """Consecutive failures that open a circuit."""
 _CIRCUIT = {"open_after": OPEN_AFTER, "open_first": 10.0, "open_most": _HOUR}
-"""For how long it opens at first and at most."""
+"""When a circuit opens, and for how many seconds: at first, and at most as that doubles."""
 _DISABLING = {"disable_after": 12, "disable_seconds": 5 * 24 * _HOUR}
-"""Consecutive failures, and for how long nothing else, that disable an endpoint."""
+"""An endpoint is disabled after so many failures in a row, if the first of them is so many seconds ago."""
 _FAN_OUT_MOST = 2_000
-"""About how many callbacks one step makes of fresh events; of a single event all, however many."""
+"""About how many callbacks one step makes of fresh events. All callbacks of one event are made in one step."""
 _RELEASE_LOCK = 0x6E636F7572740002
-"""An advisory lock of our own: caps and probes are exact, because one dispatcher at a time hands them out."""
+"""An advisory lock that lets one dispatcher at a time release callbacks, so that caps and single probes are exact."""
 
 
 class LeaseLostError(Exception):

@@ -16,13 +16,13 @@ _NOW = "(now() + make_interval(secs => :shift))"
 
 _UNLEASED = "lease_token = NULL, lease_until = NULL"
 
-# Whether a tenant has an endpoint that wants to hear of comparisons. A disabled one does: it can be replayed to.
+# Whether a tenant has an endpoint that wants to hear of comparisons. A disabled one counts, as it may be replayed to.
 WANTED = """EXISTS (
     SELECT FROM callback_endpoints e WHERE e.tenant = {tenant} AND e.registered
       AND (e.types = '{{}}' OR EXISTS (SELECT FROM unnest(e.types) AS type WHERE type LIKE 'comparison.%'))
 )"""
 
-# The unique key makes one event of one ending, however often a move is repeated whose commit was in doubt.
+# A move is repeated when it is not known whether its commit arrived; the unique key keeps the event from being doubled.
 _ONCE = "ON CONFLICT (subject_id, line, at) DO NOTHING"
 
 # Events of the outcomes in the CTE `stored`, of those shards in the CTE `ended` that are to notify.
@@ -200,8 +200,8 @@ _AFTER_ATTEMPT = f"""
     status = CAST(:status AS int), reason = :reason, {_UNLEASED}
 """
 
-# Whether it is one failure too many for the endpoint: locked first, for a success may be on its way into the row.
-_JUDGED = f"""
+# Whether this failure disables the endpoint. Its row is locked before it is read: a success may be about to change it.
+_VERDICT = f"""
     SELECT p.id, CASE
         WHEN NOT p.registered OR p.state = 'disabled' THEN NULL
         WHEN :gone THEN 'gone'
@@ -213,9 +213,9 @@ _JUDGED = f"""
     FOR UPDATE OF p
 """
 
-# What it means for the endpoint: after several failures the circuit opens, for longer each time; a receiver that asks
-# for time gets it. Nothing is begun while it is held, so what ends then began before and says nothing about it. Only
-# what does well all the time is not written down each time.
+# What an attempt means for the endpoint. After several failures in a row its circuit opens, for longer each time, and
+# for as long as the receiver asked for. While a circuit is open nothing is sent, so an attempt that ends then began
+# before, and does not shorten it. Successes in a row are written once a minute at most, to spare the row.
 _HEALTH = f"""
     UPDATE callback_endpoints e SET
         succeeded_at = CASE WHEN :delivered THEN {_NOW} ELSE e.succeeded_at END,
@@ -244,7 +244,7 @@ RECORD = text(f"""
     ), noted AS (
         INSERT INTO callback_attempts (callback_id, number, at, seconds, status, reason)
         SELECT id, attempt, {_NOW} - make_interval(secs => :seconds), :seconds, CAST(:status AS int), :reason FROM held
-    ), judged AS ({_JUDGED}), health AS ({_HEALTH})
+    ), judged AS ({_VERDICT}), health AS ({_HEALTH})
     SELECT held.state, (SELECT disable FROM health) AS disabled FROM held
 """)
 

@@ -1,12 +1,12 @@
-"""COPY: its binary form, its way in, and its driver's errors.
+"""COPY in its binary format: making rows, storing them, and raising the driver's errors as SQLAlchemy's.
 
-A row is the number of its columns, and of each its length and its bytes: nothing has to be escaped, or looked for.
+A row is the number of its columns, and of each its length and its bytes, so nothing has to be escaped.
 (https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format")
 
-Postgres converts nothing: a column has to be given in the very type that it has.
+Postgres converts nothing: each value has to be of its column's very type.
 
-Postgres takes no COPY into a table whose rows it has to look at one by one. Where row-level security holds for who
-copies, rows go into a temporary table first, and on from there by an INSERT that the policies see.
+Postgres refuses COPY into a table whose row-level security applies to the role that copies. For such a role rows are
+copied into a temporary table, and an INSERT, which the policies check, moves them from there.
 """
 
 # ruff: noqa: S608 - statements are put together from constants of the code alone
@@ -59,13 +59,13 @@ def key(value: UUID) -> bytes:
 
 
 def packed(*columns: bytes) -> bytes:
-    """Put columns together, in the order in which `Copying` was told of them."""
+    """Make a row of columns, in the order in which they were given to `Copying`."""
     return len(columns).to_bytes(2) + b"".join(columns)
 
 
 @contextmanager
 def sqlalchemy_errors(what: str) -> Iterator[None]:
-    """Raise what the driver raises within a COPY as SQLAlchemy's own, which it passes by and callers know.
+    """Raise the driver's errors as SQLAlchemy's, which callers expect: a COPY goes to the driver past SQLAlchemy.
 
     Args:
         what: what is copied, for the message.
@@ -82,26 +82,26 @@ def sqlalchemy_errors(what: str) -> Iterator[None]:
 
 
 class Copying:
-    """Rows on their way into some columns of one table."""
+    """Copies rows into some columns of one table."""
 
     def __init__(self, table: str, columns: str) -> None:
         self._table = table
-        between = f"incoming_{table}"
-        self._straight = f"COPY {table} ({columns}) FROM STDIN (FORMAT binary)"
-        self._walled = text(f"SELECT row_security_active('{table}')")
-        # It stays for as long as the connection does, and its rows for a transaction.
-        self._make = f"""
-            CREATE TEMPORARY TABLE IF NOT EXISTS {between} ON COMMIT DELETE ROWS
+        staging = f"incoming_{table}"
+        self._copy = f"COPY {table} ({columns}) FROM STDIN (FORMAT binary)"
+        self._secured = text(f"SELECT row_security_active('{table}')")
+        # The temporary table lives as long as the connection, its rows as long as the transaction.
+        self._make_staging = f"""
+            CREATE TEMPORARY TABLE IF NOT EXISTS {staging} ON COMMIT DELETE ROWS
             AS SELECT {columns} FROM {table} WITH NO DATA
         """
-        self._aside = f"COPY {between} ({columns}) FROM STDIN (FORMAT binary)"
-        self._on = f"INSERT INTO {table} ({columns}) SELECT {columns} FROM {between}"
+        self._copy_to_staging = f"COPY {staging} ({columns}) FROM STDIN (FORMAT binary)"
+        self._insert_from_staging = f"INSERT INTO {table} ({columns}) SELECT {columns} FROM {staging}"
 
-    def _is_walled(self, connection: Connection) -> bool:
-        # A connection has one role all its life.
-        known = connection.info.setdefault("walled", {})
+    def _is_secured(self, connection: Connection) -> bool:
+        # Asked once for each connection, as its role never changes.
+        known = connection.info.setdefault("secured", {})
         if self._table not in known:
-            known[self._table] = connection.execute(self._walled).scalar_one()
+            known[self._table] = connection.execute(self._secured).scalar_one()
         return bool(known[self._table])
 
     def store(self, connection: Connection, rows: bytes | bytearray) -> None:
@@ -115,27 +115,27 @@ class Copying:
             sqlalchemy.exc.OperationalError: Postgres went away.
             sqlalchemy.exc.DBAPIError: Postgres refused them.
         """
-        walled = self._is_walled(connection)
+        secured = self._is_secured(connection)
         driver: Any = connection.connection.driver_connection
         with sqlalchemy_errors(self._table), driver.cursor() as cursor:
-            if walled:
-                cursor.execute(self._make)
-            with cursor.copy(self._aside if walled else self._straight) as copy:
+            if secured:
+                cursor.execute(self._make_staging)
+            with cursor.copy(self._copy_to_staging if secured else self._copy) as copy:
                 for part in (_BEGINNING, rows, _END):
                     copy.write(part)
-            if walled:
-                cursor.execute(self._on)
+            if secured:
+                cursor.execute(self._insert_from_staging)
 
     async def store_async(self, connection: AsyncConnection, rows: bytes | bytearray) -> None:
         """Store rows; see `store`."""
-        walled = await connection.run_sync(self._is_walled)
+        secured = await connection.run_sync(self._is_secured)
         driver: Any = (await connection.get_raw_connection()).driver_connection
         with sqlalchemy_errors(self._table):
             async with driver.cursor() as cursor:
-                if walled:
-                    await cursor.execute(self._make)
-                async with cursor.copy(self._aside if walled else self._straight) as copy:
+                if secured:
+                    await cursor.execute(self._make_staging)
+                async with cursor.copy(self._copy_to_staging if secured else self._copy) as copy:
                     for part in (_BEGINNING, rows, _END):
                         await copy.write(part)
-                if walled:
-                    await cursor.execute(self._on)
+                if secured:
+                    await cursor.execute(self._insert_from_staging)

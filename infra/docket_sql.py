@@ -12,10 +12,11 @@ from sqlalchemy import TextClause, text
 
 from infra.callbacks_sql import TELL_ENDED, WANTED
 
-# The fence. Tokens come from a sequence and leave the row with the lease, so this alone tells the present holder.
+# The fence: true for the present holder of a lease alone. Each lease has a new token from a sequence, and the row loses
+# the token with the lease.
 _HELD = "shards.id = :shard AND shards.lease_token = :token"
 
-# What leaving the running state means for the row, whichever way it is left.
+# Every move out of the running state clears these.
 _UNLEASED = "lease_token = NULL, lease_until = NULL, lease_owner = NULL, at_work = NULL"
 
 # Lines `c` of shard `{shard}` that have no outcome yet.
@@ -36,7 +37,7 @@ _END_UNDECIDED = f"""
 """
 
 # A shard keeps count of how its lines ended and what they cost; a batch's counts are sums over its shards.
-_COUNT = """
+_ADD_COUNTS = """
             succeeded = succeeded + :succeeded, errored = errored + :errored,
             reused = reused + :reused,
             prompt_tokens = prompt_tokens + :prompt_tokens, cached_tokens = cached_tokens + :cached_tokens,
@@ -44,8 +45,11 @@ _COUNT = """
 """
 
 
-def _each(which: str, change: str, lock: str = "") -> TextClause:
-    """Change shards whose locks may have to be waited for: by id, so that two who meet never wait for each other."""
+def _change_in_order(which: str, change: str, lock: str = "") -> TextClause:
+    """Change shards after locking them in the order of their ids, so that two such statements never deadlock.
+
+    `lock` may be SKIP LOCKED, for not waiting at all.
+    """
     return text(f"""
         WITH locked AS MATERIALIZED (
             SELECT shards.id FROM shards {which} ORDER BY shards.id FOR UPDATE OF shards {lock}
@@ -83,10 +87,11 @@ FILE_BATCH = text("""
     RETURNING id
 """)
 
-# Whoever has least out goes first, and may have an equal share of the room out even where others have filled it.
-# Tenants with work are found by skipping through the index, and of each only the head is read: how much one of them has
-# waiting makes no turn longer, nor does it where no room is free: a tenant's k-th head has the k-th turn at best, and
-# adds k to what it has out. (An array of ids keeps Postgres from a join that reads all.)
+# Shards go out tenant by tenant: the one with the fewest out goes first, and each may have an equal share of the room
+# out even where others have filled it. How long the statement takes does not depend on how much a tenant has waiting:
+# `queue` finds the tenants by skipping through the index (a loose index scan), and `heads` reads of each no more
+# shards than may go now. A tenant's k-th head has its turn as if k - 1 more were out already. (Passing the chosen ids
+# as an array keeps Postgres from a join that reads all waiting shards.)
 RELEASE = text("""
     WITH RECURSIVE queue (tenant) AS (
         (SELECT tenant FROM shards WHERE lane = :lane AND state = 'waiting' ORDER BY tenant LIMIT 1)
@@ -124,7 +129,7 @@ RELEASE = text("""
     RETURNING shards.id
 """)
 
-# Interactive shards are released as soon as they are due, unless too many hints are out or nobody releases.
+# How long the oldest due shard has waited. It is long only where too many hints are out, or no dispatcher runs.
 OLDEST_DUE = text("""
     SELECT coalesce((
         SELECT extract(epoch FROM now() - due_at) FROM queue
@@ -132,7 +137,7 @@ OLDEST_DUE = text("""
     ), 0) AS seconds
 """)
 
-WITHDRAW = _each("WHERE id = ANY(:shards) AND state = 'released'", "state = 'waiting', released_at = NULL")
+WITHDRAW = _change_in_order("WHERE id = ANY(:shards) AND state = 'released'", "state = 'waiting', released_at = NULL")
 
 HINT_AGAIN = text("""
     WITH lost AS MATERIALIZED (
@@ -151,13 +156,14 @@ TRACED = text("""
     SELECT id, traceparent FROM shards WHERE id = ANY(:shards) AND traceparent IS NOT NULL
 """)
 
-# All shards of a filing say the same, but for those that a retry made.
+# All shards of a filing have the same traceparent, except those that a retry added: they have the retry's.
 TRACEPARENT = text("""
     SELECT traceparent FROM shards WHERE filing_id = :filing_id AND first_line <= :line
     ORDER BY first_line DESC, id DESC LIMIT 1
 """)
 
-# Whether any line has an outcome is one look into an index. Should that be behind, lines are judged again for nothing.
+# `begun` tells whether any line has an outcome, by one look into an index. Were it wrong, lines would be judged twice
+# and their second outcomes left out.
 CLAIM = text("""
     UPDATE shards SET state = 'running', attempt = attempt + 1,
         lease_token = nextval('lease_tokens'),
@@ -187,7 +193,7 @@ LINES_LEFT = text(f"""
 
 COUNT_LEFT = text(f"SELECT {_COUNT_UNDECIDED} AS left_over FROM shards WHERE {_HELD}")
 
-RENEW = _each(
+RENEW = _change_in_order(
     """
     JOIN unnest(CAST(:shards AS bigint[]), CAST(:tokens AS bigint[])) AS mine(id, token)
         ON shards.id = mine.id AND shards.lease_token = mine.token
@@ -205,13 +211,13 @@ NOTE = text(f"UPDATE shards SET at_work = :line WHERE {_HELD} RETURNING id")
 RECORD = text(f"""
     UPDATE shards SET at_work = NULL,
         lease_until = greatest(lease_until, now() + make_interval(secs => :lease_seconds)),
-        {_COUNT}
+        {_ADD_COUNTS}
     WHERE {_HELD}
 """)
 
 FINISH = text(f"""
     UPDATE shards SET state = 'done', ended_at = now(), {_UNLEASED},
-        {_COUNT}
+        {_ADD_COUNTS}
     WHERE {_HELD}
 """)
 
@@ -221,7 +227,7 @@ GIVE_BACK = text(f"""
     RETURNING id
 """)
 
-# Its caller holds the shard, as SPLIT's does: both read what is decided.
+# The callers of FAIL and SPLIT have locked the shard with HOLD: both read which of its lines are decided (see above).
 FAIL = text(f"""
     WITH held AS (
         UPDATE shards SET
@@ -275,8 +281,8 @@ HELD_BY = text("""
     SELECT id, lease_token FROM shards WHERE state = 'running' AND lease_owner = :worker FOR UPDATE SKIP LOCKED
 """)
 
-# Hints that a dead worker had taken died with it. Nobody knows which: the next sweep sends all again.
-DOUBT_HINTS = _each("WHERE state = 'released'", "released_at = '-infinity'")
+# The hints that a dead worker had taken are lost, and nobody knows which they were: the next sweep repeats all.
+DOUBT_HINTS = _change_in_order("WHERE state = 'released'", "released_at = '-infinity'")
 
 LOSE = text(f"""
     UPDATE shards SET losses = losses || (
@@ -298,8 +304,8 @@ LATE = text("""
     FOR UPDATE SKIP LOCKED
 """)
 
-# In the order of the index that they are found by. By their own ids, of which a new filing's are the last, Postgres
-# would look for a few of many by reading all shards that there are.
+# Ordered by the index that finds the shards of a filing. Ordered by id, Postgres would walk the primary key instead, in
+# which a new filing's shards come last, after all others.
 _CALLED_OFF = """
     SELECT id FROM shards
     WHERE filing_id = :filing_id AND tenant = :tenant AND state IN ('waiting', 'released', 'running')
@@ -331,11 +337,11 @@ _CALLED_BACK = f"""
     attempt = CASE WHEN state = 'running' THEN attempt - 1 ELSE attempt END, {_UNLEASED}
 """
 
-RECALL = _each("WHERE filing_id = :filing_id AND state IN ('released', 'running')", _CALLED_BACK)
+RECALL = _change_in_order("WHERE filing_id = :filing_id AND state IN ('released', 'running')", _CALLED_BACK)
 
-# Looks at what is out, which is little, and not at what waits, which may be all of many batches. What somebody is at is
-# passed over until the next turn: it may be a worker that vanished, and everybody's release would wait with this.
-RECALL_CLOSED = _each(
+# Reads the shards that are out, which are few, and not those that wait, which may be all of many batches. A locked row
+# is left for the next turn: its worker may have vanished, and every release would wait for it.
+RECALL_CLOSED = _change_in_order(
     """
     WHERE lane = 'bulk' AND state IN ('released', 'running')
         AND EXISTS (SELECT FROM batches b WHERE b.id = shards.filing_id AND b.status = 'in_progress' AND NOT b.open)
@@ -344,8 +350,9 @@ RECALL_CLOSED = _each(
     "SKIP LOCKED",
 )
 
-# Only what is in progress is open; the index of what is live is found by that. Of a batch no more is read than may go:
-# what the room has left, or the one shard that may use the spare.
+# As RELEASE, by batches in place of tenants' queues. Open batches are all in progress, and saying so lets Postgres use
+# the index of live batches. Of each no more shards are read than may go: as many as there is room for, or the one
+# shard that may go into the spare room.
 RELEASE_BULK = text("""
     WITH out AS MATERIALIZED (
         SELECT tenant, count(*) AS shards FROM shards

@@ -9,7 +9,7 @@ from pydantic_core import from_json
 
 from schemas.lines import unwrap
 
-# Most lines have none, and looking for the word costs a fraction of understanding a line.
+# Most lines have no metadata, and looking for the word costs a fraction of parsing the line.
 METADATA = """
     CASE WHEN position('"metadata"' IN c.body) > 0 THEN (
         SELECT json_object_agg(last.key, last.value ORDER BY last.place)
@@ -23,21 +23,25 @@ METADATA = """
             ) WITH ORDINALITY AS pair(key, value, place) ORDER BY pair.key, pair.place DESC) last
     ) END
 """
-"""SQL for the metadata of a row `c` of `comparisons`, as JSON: from where `schemas.lines.unwrap` takes it in a line of
-that form, and so what was validated. What else a line calls metadata is none. It is spelt anew, of a key that stands
-twice the last: what is between pairs, or was said before, is not validated, and may be megabytes."""
+"""SQL for the metadata of a row `c` of `comparisons`, as JSON.
+
+It looks where `schemas.lines.unwrap` does: inside `body` in a line of OpenAI's form, at the top in any other. Only
+there was it validated. The object is built anew, with the last of the values that a key has, because neither white
+space nor earlier values of a repeated key were validated, and they may be megabytes.
+"""
 
 SOURCE = """
     (SELECT coalesce((SELECT file_id FROM batches WHERE id = :filing_id), CAST(:filing_id AS uuid)))
 """
 """SQL for the source of what was filed as `:filing_id`: a batch's is its file, a single comparison's is itself.
 
-As a subquery its value is there before rows are looked for. Beside the column, Postgres would look at it row by row
-wherever a policy holds: it takes for an index only what it knows to leak nothing, and of `coalesce` it does not.
+It is a subquery so that Postgres computes it once, before it looks for rows. Where row-level security applies, a bare
+`coalesce` beside the column would be computed row by row instead of being looked up in the index, since Postgres
+does not know `coalesce` as leakproof.
 """
 
 
-# Not frozen, which would take longer to make; nor a tuple, whose fields take longer to read: there are many a second.
+# There are many of these a second: a frozen one would take longer to make, and the fields of a tuple longer to read.
 @dataclass(slots=True)
 class Filed:
     """A comparison as it was filed, its fields JSON-ready and what it left open filled in."""
@@ -101,7 +105,7 @@ def from_body(
 
 def from_rows(rows: Iterable[Any], options: dict[str, Any], own_profile: str = "own") -> list[Filed]:
     """Understand rows of `comparisons`: line, custom_id, body and request_id of each. See `from_body`."""
-    # Taken apart: to look at four columns by their names takes longer than to parse the body.
+    # Unpacked by position: reading four columns by name takes longer than parsing the body.
     return [
         from_body(body, options, own_profile, line=line, custom_id=custom_id, request_id=request_id)
         for line, custom_id, body, request_id in rows

@@ -32,7 +32,7 @@ def reclaim(connection: Connection, *, max_attempts: int, limit: int) -> Counter
 
 
 def longest_lapsed(connection: Connection) -> float:
-    """Tell for how many seconds a lease has run out that nobody saw to; 0 where none has."""
+    """Tell how many seconds ago the oldest lease ran out that was not reclaimed yet; 0 where there is none."""
     return float(connection.execute(docket_sql.LONGEST_LAPSED).scalar_one())
 
 

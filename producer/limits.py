@@ -1,7 +1,7 @@
-"""What a caller may ask for: so many requests a second, and so much queued, running and judged a day.
+"""What a caller may ask for: requests a second, comparisons queued, batches at a time, and tokens judged a day.
 
-Requests are counted by key, in the memory of one process. What is queued, runs and was judged is read from the tables,
-which know tenants and not keys: a key's limit says how full its tenant's share may be for that key to file more.
+Requests are counted by key, in the memory of one process. What is queued and was judged is counted in the tables, which
+know tenants and not keys: a key may file more as long as its whole tenant is under that key's limit.
 """
 
 import asyncio
@@ -33,18 +33,18 @@ from schemas.problems import (
 )
 
 WINDOW = 10
-"""Seconds over which requests are counted: so many seconds' worth may come at once."""
+"""Seconds over which requests are counted: as many as are allowed in that time may come all at once."""
 LOOK_SECONDS = 1.0
-"""How old a count of what is queued may be that single comparisons are let in by."""
+"""How many seconds a count of what is queued is used for single comparisons before it is read anew."""
 _MOST_SHARE = 0.05
-"""Of one connection's time, how much counting may take: where it takes long, it is done less often."""
+"""The part of one connection's time that counting may take: a count that takes long is read less often."""
 _KEYS = 10_000
 _STRANGERS = 100
-"""Forms that one process reads at a time of people of whom it is not known yet who they are."""
+"""Login forms that one process reads at a time: whoever sends one has not shown a key yet."""
 _LARGE_READS = 2
 """Reads of a whole large batch that one process makes at a time, of all tenants."""
 _SOON, _LATER = 10, 30
-"""Seconds after which it is worth asking again whether there is room in the queue, or for a batch."""
+"""Seconds of `Retry-After` where the queue is full, and where too many batches have not ended."""
 
 _QUEUED = text("""
     SELECT (SELECT count(*) FROM shards WHERE tenant = :tenant AND lane = 'interactive' AND state = 'waiting')
@@ -59,7 +59,7 @@ _TOKENS = text("""
 """)
 _BATCHES = text("SELECT count(*) FROM batches WHERE tenant = :tenant AND status IN ('in_progress', 'cancelling')")
 _TO_MIDNIGHT = text("SELECT extract(epoch FROM date_trunc('day', now(), 'UTC') + interval '1 day' - now())")
-# One batch of a tenant at a time is let in: the next one counts it.
+# One batch of a tenant is let in at a time, so that the next one's count includes it.
 _ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(hashtextextended('batches of ' || CAST(:tenant AS text), 0))")
 
 
@@ -86,10 +86,11 @@ class Taken:
 
 
 class Rates:
-    """Requests of late, by key: each moves a time by its share of a second, which may run ahead of the clock so far.
+    """How many requests each key sent of late, by the generic cell rate algorithm.
 
-    This is the generic cell rate algorithm. It is kept in the process, since a store that is away must neither stop
-    requests nor let all of them in; so several processes of the API let in as many times as much.
+    For each key it keeps one time, which each request moves on by the time that a request is worth; a request is let in
+    if that time is not too far ahead of the clock. It is kept in the process, since a store that is away must neither
+    stop all requests nor let all of them in; so two processes of the API let in twice as much.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -103,7 +104,7 @@ class Rates:
         ahead = max(0.0, self._ahead.get(key, now) - now)
         free = most - ahead * per_second
         wait = max(0.0, (1.0 - free) / per_second)
-        # A millionth of a request is what sums of fractions may be off by.
+        # Tolerates the rounding of sums of fractions.
         if wait * per_second < 1e-6:  # noqa: PLR2004
             wait, free, ahead = 0.0, free - 1.0, ahead + 1.0 / per_second
             if len(self._ahead) >= _KEYS:

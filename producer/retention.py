@@ -35,16 +35,17 @@ _IS_OLD = """(status = 'deleting' OR status NOT IN ('in_progress', 'cancelling')
 _OLD_BATCHES = text(f"SELECT id FROM batches WHERE {_IS_OLD} ORDER BY id LIMIT 10")  # noqa: S608 - a constant
 # From here on nobody reads a batch or retries it. Whoever was at that has been waited for, and is then looked at again.
 _CLOSE_BATCH = text(f"UPDATE batches SET status = 'deleting' WHERE id = :id AND {_IS_OLD}")  # noqa: S608 - the same
-# With its key a request makes a batch anew.
+# Once its idempotency key is gone, the same request makes a batch anew.
 _FREE_KEY = text("DELETE FROM idempotency_keys WHERE filing_id = :id")
-# What is still coming in, or going, is `_ABANDONED`'s.
+# Files whose upload or deletion was broken off are found by `_ABANDONED`.
 _OLD_FILES = text("""
     SELECT id FROM files f WHERE state = 'processed' AND created_at < now() - make_interval(secs => :older_than)
       AND NOT EXISTS (SELECT FROM batches b WHERE b.file_id = f.id)
     ORDER BY id LIMIT 10
 """)
-# From here on nobody makes a batch of a file. Whoever was at that is waited for by a statement of its own: only the
-# next one sees the batch.
+# After CLOSE_FILE nobody makes a batch of the file. LOCK_FILE, a statement of its own before it, waits for a
+# transaction that is making one: a statement sees what was committed before it began, so only the next one sees that
+# batch.
 LOCK_FILE = text("SELECT FROM files WHERE id = :id FOR UPDATE")
 CLOSE_FILE = text("""
     UPDATE files SET state = 'uploading' WHERE id = :id AND NOT EXISTS (SELECT FROM batches WHERE file_id = :id)
@@ -79,7 +80,7 @@ _OLD_EVENTS = rows(
         ORDER BY id""",
     "id",
 )
-# Where a filing calls back to, once the filing itself is gone.
+# The callback URLs of requests, once what they filed is gone.
 _OLD_REQUESTS = rows(
     "callback_requests",
     f"""filing_id < {_FIRST_YOUNG}
@@ -91,8 +92,8 @@ _OLD_REQUESTS = rows(
     "filing_id",
 )
 
-# Endpoints that requests named, and nothing refers to any more. Locked first: one that is being named is passed over,
-# and what named one just before that, the next statement sees.
+# Endpoints that stand for URLs of requests, and that nothing refers to any more. They are locked first, which passes
+# over those that a request is naming now; the next statement looks again, and sees those that were named just before.
 _OLD_ENDPOINTS = text("""
     SELECT id FROM callback_endpoints e
     WHERE NOT registered AND created_at < now() - make_interval(secs => :older_than)
@@ -229,7 +230,7 @@ def delete_old(database: Database, *, older_than: float) -> int:
     return sum(delete(database, older_than=older_than) for delete in OLD.values())
 
 
-# From here on the tenant's keys are none, and Postgres takes no row of it from the API.
+# After this the tenant has no key, and row-level security refuses its rows from the API.
 _BURY = (
     text("""
         INSERT INTO tombstones (tenant) VALUES (:tenant)
@@ -242,7 +243,7 @@ _BURY = (
     """),
 )
 _THIS = text("SELECT pg_current_xact_id()::text")
-# Whether every transaction has ended that may not have seen another's end.
+# Whether every transaction has ended that began before this one was committed.
 _SEEN = text("SELECT pg_snapshot_xmin(pg_current_snapshot()) > CAST(CAST(:transaction AS text) AS xid8)")
 _OVER = text("UPDATE tombstones SET finished_at = now() WHERE tenant = :tenant")
 _PATIENCE_SECONDS = 90.0
@@ -263,14 +264,14 @@ _SHARDS = (
     rows("shards", "tenant = :tenant AND ended_at IS NOT NULL ORDER BY ended_at", "id"),  # by its index: most by far
     rows("shards", "tenant = :tenant", "id"),
 )
-# Outcomes and comparisons come last. Nothing is left there as a rule, and finding that out is to read them all.
+# Outcomes and comparisons come last: as a rule none are left, and finding that out reads the whole table.
 _TABLES = (
     *(("idempotency_keys", "ctid"), ("batches", "id"), ("files", "id"), ("callbacks", "id"), ("callback_events", "id")),
     *(("callback_secrets", "id"), ("callback_requests", "filing_id"), ("callback_endpoints", "id")),
     *(("outcomes", "ctid"), ("comparisons", "ctid")),
 )
 _REST = tuple(rows(table, "tenant = :tenant", key) for table, key in _TABLES)
-# Nobody looks into the largest for a tenant that has a key.
+# The largest tables come last: the OR ends at the first that has a row.
 _PLACES = ("keys", "tombstones", *(table for table, _ in _TABLES), "shards")
 _ANYTHING = text(
     f"SELECT {' OR '.join(f'EXISTS (SELECT FROM {table} WHERE tenant = :tenant)' for table in _PLACES)}"  # noqa: S608

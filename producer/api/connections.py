@@ -1,7 +1,4 @@
-"""What a connection may cost: whoever sends no request, half of one, or reads no answer is cut off.
-
-By itself uvicorn would wait for all of them.
-"""
+"""Cutting off connections that send no request, or part of one, or do not read their answer. uvicorn keeps them all."""
 
 import asyncio
 import fcntl
@@ -14,20 +11,20 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 _HEAD_SECONDS = 10.0
 """How long the head of a request may take, from the connection or from its first byte to its end."""
 _HEAD_BYTES = 64 * 1024
-"""How long it may be, as may whatever else is no piece of a body: line breaks between requests, trailers after one."""
+"""How many bytes a head may have, or anything else that is not a body: line breaks between requests, or trailers."""
 _REST_SECONDS = 60.0
-"""How long something may come after an answer that begins no request, or the next piece of a body that was refused."""
+"""How long a client may take, after its answer, to begin the next request or send the next part of a refused body."""
 _REST_BYTES = 64 * 1024
-"""How much such a piece is: a body that comes at a kilobyte a second is read past to its end."""
+"""How many bytes such a part has: a refused body is read to its end if it comes at about a kilobyte a second."""
 _UNREAD_SECONDS = 300.0
-"""Whoever is not seen to take anything of an answer for this long is waited for no more than twice as long.
+"""Between two looks at what a client has not read yet of its answer. Where the second finds no less, it is cut off.
 
-It cannot be seen at once: kernels free room, and take more, by up to hundreds of kilobytes.
+It is this long because kernels make room, and take more, in steps of up to hundreds of kilobytes.
 """
 
 
 class Connection(HttpToolsProtocol):
-    """A connection, as uvicorn serves it, whose peer has to ask in time and in few words, and to read the answers."""
+    """uvicorn's connection, with limits on how slowly its client may send requests and read answers."""
 
     _patience: asyncio.TimerHandle | None = None
     _head = 0
@@ -64,7 +61,7 @@ class Connection(HttpToolsProtocol):
         """Read on, unless it is a head without end, or what comes after an answer begins no request."""
         self._in_body = False
         super().data_received(data)
-        # What came with a piece of a body, or with a whole request, is nearly all that.
+        # Data that held part of a body, or the end of a request, counts as all body: little of it can be anything else.
         self._head = 0 if self._in_body else self._head + len(data)
         if self.transport.is_closing():
             return
@@ -92,7 +89,7 @@ class Connection(HttpToolsProtocol):
         if self._look is not None:
             self._look.cancel()
         if self._served is not None:
-            # uvicorn tells the last one that was asked alone, and this may be answered with others behind it.
+            # uvicorn tells only the last request of a pipeline; the one being answered may be an earlier one.
             self._served.disconnected = not self._served.response_complete
             self._served.message_event.set()
         super().connection_lost(exc)
@@ -107,7 +104,7 @@ class Connection(HttpToolsProtocol):
 
     def _wait(self, seconds: float) -> None:
         self._wait_no_more()
-        # To close would be to wait until everything is read that was answered before.
+        # `abort`, since `close` would wait until the client has read everything that was answered before.
         self._patience = self.loop.call_later(seconds, self.transport.abort)
 
     def _wait_no_more(self) -> None:
@@ -116,7 +113,7 @@ class Connection(HttpToolsProtocol):
             self._patience = None
 
     def _look_whether_read(self) -> None:
-        """Give up on whoever has read nothing since the last look, while nothing more was written."""
+        """Cut the client off if it has read nothing since the last look, and look again later."""
         if not self.flow.write_paused and not self.transport.is_closing():
             unread = None
         else:

@@ -64,6 +64,7 @@ async def readyz(request: Request, response: Response) -> Readiness:
 async def _look(state: Any) -> Readiness:
     within = state.worker_seconds
     workers = 0
+    usable = False  # whether comparisons can be filed
     database = redis = "ok"
     wrong: list[str] = []
     try:
@@ -75,6 +76,7 @@ async def _look(state: Any) -> Readiness:
         database = "cannot be reached: nothing can be filed"
         wrong.append("Postgres cannot be reached, so nothing can be filed: start it, or see NIGHTCOURT_DATABASE_URL")
     else:
+        usable = migrated
         if not migrated:
             database = "has not the tables of this release: nothing can be filed"
             wrong.append(
@@ -93,7 +95,7 @@ async def _look(state: Any) -> Readiness:
     except (RedisError, TimeoutError, OSError):
         redis = "cannot be reached: comparisons are taken, and judged once it is back"
         wrong.append("Redis cannot be reached, so what is filed waits: start it, or see NIGHTCOURT_REDIS_URL")
-    if database != "ok":
+    if not usable:
         return Readiness(status="unavailable", database=database, redis=redis, workers=workers, wrong=wrong)
     status: Literal["ready", "degraded"] = "degraded" if wrong else "ready"
     return Readiness(status=status, database=database, redis=redis, workers=workers, wrong=wrong)

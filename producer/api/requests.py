@@ -1,4 +1,4 @@
-"""What requests have in common: an id that follows each into the logs, a log line, and the key to send it again by."""
+"""What all requests have in common: an id, a log line, a count, a span, a limit, and the idempotency key."""
 
 import ipaddress
 import re
@@ -31,7 +31,7 @@ _HELD = b"preference-applied"
 """The header of an answer that was held because its caller asked for that."""
 
 _HUNG_UP = 499
-"""What is counted where whoever asked was gone before they were answered; nobody gets to see it."""
+"""The status that is counted for a client that disconnected before it was answered, as nginx does. It is never sent."""
 
 IdempotencyKey = Annotated[
     str | None,
@@ -40,10 +40,10 @@ IdempotencyKey = Annotated[
 
 
 def known_key(key: str | None) -> str | None:
-    """Take an idempotency key as it was sent.
+    """Check an idempotency key, and return it.
 
     Raises:
-        Problem: it is none.
+        Problem: it is not 1 to 255 printable ASCII characters.
     """
     if key is not None and not _KEY.fullmatch(key):
         raise Problem(INVALID_HEADER, "Idempotency-Key takes 1 to 255 printable ASCII characters.")
@@ -58,9 +58,9 @@ _PROBES = frozenset({"/livez", "/readyz", "/metrics"})
 
 
 class Requests:
-    """Sees every request through: its id, which is a caller's `X-Request-Id` or new; its log line, count and span.
+    """Middleware that gives each request an id (its `X-Request-Id`, or a new one), a log line, a count and a span.
 
-    More than `most` at a time are told to come again, probes apart.
+    While `most` requests are under way, further ones are answered with 503 and `Retry-After`; probes are not.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Requests:
         given = headers.get(b"x-request-id", b"").decode("latin-1")
         request_id = given if _ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
         scope.setdefault("state", {})["request_id"] = request_id
-        self._heed_proxies(scope)
+        self._warn_of_proxy(scope)
         status = 0
         started = time.perf_counter()
 
@@ -114,7 +114,7 @@ class Requests:
                 log.exception("request_failed")
                 if status:
                     raise
-                # Here, and not by the framework outside of this: the answer has the request's id as any other.
+                # Answered here and not by the framework, which is outside of this and would leave out the request's id.
                 await self._answer_failed(Request(scope))(scope, receive, send_with_id)
             finally:
                 status = status or 500
@@ -134,12 +134,16 @@ class Requests:
                     milliseconds=round((time.perf_counter() - started) * 1000, 2),
                 )
 
-    def _heed_proxies(self, scope: Scope) -> None:
-        """Warn, once, of a proxy that is not trusted: all who come through it would be slowed down for one's guesses.
+    def _warn_of_proxy(self, scope: Scope) -> None:
+        """Warn, once, of a proxy that is not trusted.
 
-        Where all are trusted, whoever asks has the first address of the header by now. It may be there with its port.
-        Behind a proxy that is trusted, one that is not has an address that is nobody's in public: others are of those
-        who ask through a proxy of their own, or write the header by themselves.
+        Its address stands for all clients behind it, so the wrong keys that one of them tries slow all of them down.
+
+        uvicorn takes as the client the last address of `X-Forwarded-For` that is not a trusted proxy's, or the peer
+        itself where that is not trusted. If the client is the first in the header (perhaps with a port), all proxies
+        are trusted. If it stands later, whoever is at that address wrote what stands before it. A private address is
+        then a proxy of ours that is not trusted; a public one is a client that has a proxy of its own, or made the
+        beginning of the header up.
         """
         if self._warned or not scope.get("client"):
             return
@@ -180,5 +184,5 @@ def _describe(span: Span, method: str, route: str, status: int) -> None:
 
 
 def _route(scope: Scope) -> str:
-    """The template of a request's route: paths themselves are without number."""
+    """The template of a request's route, for labels: there is no end of different paths."""
     return getattr(scope.get("route"), "path", None) or "unmatched"
