@@ -74,7 +74,7 @@ def _run_receiver(port: int, file: Path) -> None:
     asyncio.run(_receive(port, file))
 
 
-def _await(port: int) -> None:
+def _wait_for_receiver(port: int) -> None:
     """Wait until the receiver listens: what it missed would count as its failure."""
     while True:
         try:
@@ -184,7 +184,7 @@ def measure() -> dict[str, Any]:
         file.touch()
         receiver = multiprocessing.get_context("spawn").Process(target=_run_receiver, args=(port, file), daemon=True)
         receiver.start()
-        _await(port)
+        _wait_for_receiver(port)
         database = connect(stack.info.database_url, application="benchmark", pool_size=2)
         with database.begin() as connection:
             seals = Seals([(Path(folder) / "data" / "secret-keys").read_text().strip()])

@@ -16,12 +16,10 @@ from typing import Any
 
 import psycopg
 
+from benchmarks.service import make_key
 from infra import settings
-from infra.database import connect
 from infra.local.supervisor import Stack
-from producer import keys
 from producer.client import Client
-from schemas.keys import Scope
 
 TEN = 10
 FLOOD = 200_000
@@ -80,15 +78,6 @@ def _file_batch(client: Client, folder: Path, lines: int) -> str:
     return client.create_batch(client.upload(file).id, completion_window="24h").id
 
 
-def _key(database_url: str, tenant: str) -> str:
-    database = connect(database_url, application="benchmark")
-    try:
-        with database.begin() as connection:
-            return keys.create(connection, tenant=tenant, scopes=[Scope.ADMIN]).key
-    finally:
-        database.dispose()
-
-
 def _left(connection: psycopg.Connection) -> int:
     row = connection.execute(_LEFT).fetchone()
     return int(row[0]) if row else 0
@@ -114,7 +103,7 @@ def measure(flood: int = FLOOD) -> dict[str, Any]:
         tempfile.TemporaryDirectory() as folder,
         Stack(chosen, Path(folder) / "data", port=0) as stack,
         Client(stack.info.api_url, api_key=stack.info.key) as client,
-        Client(stack.info.api_url, api_key=_key(stack.info.database_url, "flood")) as large,
+        Client(stack.info.api_url, api_key=make_key(stack.info.database_url, tenant="flood")) as large,
         psycopg.connect(stack.info.database_url, autocommit=True) as connection,
     ):
 

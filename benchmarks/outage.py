@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,13 @@ from typing import Any
 import httpx2
 import psycopg
 
-from infra.database import connect
+from benchmarks.service import make_key, wait_until
 from infra.environment import child_environment
 from infra.local.child import start_child
 from infra.local.finding import free_port
 from infra.local.postgres import start_postgres
 from infra.local.redis import Redis, start_redis
 from infra.migrating import migrate
-from producer import keys
-from schemas.keys import Scope
 
 _TURNS = 6
 _POSTS = 250
@@ -72,14 +70,6 @@ class _Broker:
         self._server.child.kill()
 
 
-def _await(done: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while not done():
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"not within {_PATIENCE_SECONDS:g} s: {what}")
-        time.sleep(0.1)
-
-
 def _ready(http: httpx2.Client) -> bool:
     try:
         answer = http.get("/readyz")
@@ -98,14 +88,6 @@ def _posts(http: httpx2.Client, name: str) -> list[float]:
         if answer.status_code != httpx2.codes.ACCEPTED:
             raise RuntimeError(f"not taken while Redis was {name}: {answer.text}")
     return times
-
-
-def _key(url: str) -> str:
-    database = connect(url, application="benchmark", pool_size=1)
-    with database.begin() as connection:
-        made = keys.create(connection, tenant="default", scopes=[Scope.ADMIN])
-    database.dispose()
-    return made.key
 
 
 @contextmanager
@@ -132,10 +114,10 @@ def _service(folder: Path) -> Iterator[tuple[_Broker, httpx2.Client, psycopg.Con
             command = [sys.executable, "-P", "-m", module, *([name] if module == "producer.cli" else [])]
             child = start_child(name, command, log=folder / f"{name}.log", environment=environment)
             ends.callback(child.kill)
-        headers = {"Authorization": f"Bearer {_key(postgres.url)}"}
+        headers = {"Authorization": f"Bearer {make_key(postgres.url, tenant='default')}"}
         api = httpx2.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, trust_env=False, timeout=30)
         http = ends.enter_context(api)
-        _await(lambda: _ready(http), "the service is ready")
+        wait_until(lambda: _ready(http), within=_PATIENCE_SECONDS, what="the service is ready")
         yield broker, http, ends.enter_context(psycopg.connect(postgres.url, autocommit=True))
 
 
@@ -149,7 +131,11 @@ def measure() -> dict[str, Any]:
             for name, state in states.items():
                 with state():
                     times[name] += _posts(http, name)
-                _await(lambda: database.execute(_LIVE).fetchall() == [(0,)], f"all is decided after Redis was {name}")
+                wait_until(
+                    lambda: database.execute(_LIVE).fetchall() == [(0,)],
+                    within=_PATIENCE_SECONDS,
+                    what=f"all is decided after Redis was {name}",
+                )
         [(decided,)] = database.execute("SELECT count(*) FROM outcomes WHERE status = 'succeeded'").fetchall()
     cuts = {name: statistics.quantiles(taken, n=100) for name, taken in times.items()}
     ratios = {name: cuts[name][98] / cuts["up"][98] for name in ("down", "hung")}

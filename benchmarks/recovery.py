@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,7 @@ from uuid import UUID
 
 import psycopg
 
+from benchmarks.service import wait_until
 from infra import settings
 from infra.environment import child_environment
 from infra.local.child import Child, start_child
@@ -81,14 +82,6 @@ def _held(database: Database, victim: Child) -> list[UUID]:
     return [filing for (filing,) in database.execute(_HELD, (f"%-{victim.pid}-%",))]
 
 
-def _await(done: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while not done():
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"not within {_PATIENCE_SECONDS:g} s: {what}")
-        time.sleep(0.2)
-
-
 def _round(stack: Stack, database: Database, folder: Path, how: signal.Signals, chance: random.Random) -> list[Loss]:
     """Let each of ten workers hold something, end one after another, and wait until all of it is decided."""
     losses = []
@@ -98,14 +91,16 @@ def _round(stack: Stack, database: Database, folder: Path, how: signal.Signals, 
             client.submit(prompt=f"Which, {chance.random()}?", response_a="this", response_b="that")
             return all(_held(database, victim) for victim in victims)
 
-        _await(all_hold, "each worker holds something")
+        wait_until(all_hold, within=_PATIENCE_SECONDS, what="each worker holds something")
         for victim in victims:
             time.sleep(chance.uniform(0, 2))  # so that it falls anywhere between two heartbeats
             held = _held(database, victim)
             [(now,)] = database.execute(_NOW).fetchall()
             victim.send(how)
             losses.append(Loss(now, held))
-        _await(lambda: database.execute(_LIVE).fetchall() == [(0,)], "everything is decided")
+        wait_until(
+            lambda: database.execute(_LIVE).fetchall() == [(0,)], within=_PATIENCE_SECONDS, what="everything is decided"
+        )
         statuses = [victim.wait(60) for victim in victims]
     if set(statuses) != {0 if how == signal.SIGTERM else -how}:
         raise RuntimeError(f"workers ended with {statuses}")

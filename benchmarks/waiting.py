@@ -22,7 +22,7 @@ _ROUNDS = 200
 _BULK_LINES = 20_000
 
 
-def _p99(http: httpx2.Client, name: str, rounds: int) -> float:
+def _p99_of_posts(http: httpx2.Client, name: str, rounds: int) -> float:
     times = []
     for number in range(rounds):
         body = {"prompt": f"{name} {number}", "response_a": "this", "response_b": "that"}
@@ -44,8 +44,8 @@ def measure() -> dict[str, Any]:
         httpx2.Client(base_url=stack.info.api_url, timeout=60) as http,
     ):
         http.headers["Authorization"] = f"Bearer {stack.info.key}"
-        _p99(http, "warm up", 20)
-        idle = _p99(http, "idle", _ROUNDS)
+        _p99_of_posts(http, "warm up", 20)
+        idle = _p99_of_posts(http, "idle", _ROUNDS)
         rows = (
             json.dumps({"prompt": f"Bulk {number}?", "response_a": "a " * 300, "response_b": "b " * 300})
             for number in range(_BULK_LINES)
@@ -56,7 +56,7 @@ def measure() -> dict[str, Any]:
         batch = http.post("/v1/batches", json=asked).json()
         while not http.get(f"/v1/batches/{batch['id']}").json()["progress"]["decided"]:
             time.sleep(0.1)
-        loaded = _p99(http, "loaded", _ROUNDS)
+        loaded = _p99_of_posts(http, "loaded", _ROUNDS)
         still = http.get(f"/v1/batches/{batch['id']}").json()["status"]
         http.post(f"/v1/batches/{batch['id']}/cancel")
         stack.hurry()
