@@ -14,16 +14,16 @@ from infra.engine_folder import REPORT, build_of, is_verified, read_manifest
 from infra.settings import Settings
 from schemas.engine import BenchOrder, VerifyOrder
 from schemas.problems import Problem
-from worker.commands import proving
-from worker.commands import verify as checks
+from worker.commands import checks
+from worker.commands import verify as verifying
 from worker.commands.bench import bench, steps_of
+from worker.commands.checks import Reference, Tolerance, compare
 from worker.commands.load import drive
 from worker.commands.pairs import both_orders, of_length, read_pairs
-from worker.commands.proving import prove, unfit
-from worker.commands.verify import Reference, Tolerance, compare
+from worker.commands.verify import unfit, verify
 from worker.engines.base import EngineError, Score
-from worker.engines.sharing import Meter
 from worker.engines.simulated import SimulatedEngine
+from worker.engines.tensorrt_llm.device_time import DeviceTime
 from worker.engines.tensorrt_llm.engine import TensorRtLlmEngine
 
 
@@ -56,7 +56,7 @@ def proof(built: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
             "report": tmp_path / "report.json",
         }
         with gpu_host(**(behaviour or {})):
-            return prove(VerifyOrder(**{**plain, **changes}), Settings(engine_timeout_seconds=5), nobody)
+            return verify(VerifyOrder(**{**plain, **changes}), Settings(engine_timeout_seconds=5), nobody)
 
     return run
 
@@ -64,9 +64,9 @@ def proof(built: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let what the tests ask be enough for a mark: so much as the command asks takes minutes."""
-    monkeypatch.setattr(proving, "LEAST_LENGTHS", (600, 1500))
-    monkeypatch.setattr(proving, "LEAST_PROMPTS", 6)
-    monkeypatch.setattr(proving, "LEAST_SOAK", 600)
+    monkeypatch.setattr(verifying, "LEAST_LENGTHS", (600, 1500))
+    monkeypatch.setattr(verifying, "LEAST_PROMPTS", 6)
+    monkeypatch.setattr(verifying, "LEAST_SOAK", 600)
 
 
 class TestWhole:
@@ -360,11 +360,11 @@ class TestBench:
             drive(engine, steps, threads=4, seconds=5)
 
 
-class TestMeter:
+class TestDeviceTime:
     def test_time_is_shared_by_tokens_and_adds_up(self):
         """Two in flight share each second as their tokens stand to each other; nobody is charged for idleness."""
         now = 0.0
-        meter = Meter(lambda: now)
+        meter = DeviceTime(lambda: now)
         now = 5.0
         first = meter.enter(100)
         now = 6.0

@@ -12,8 +12,8 @@ from schemas.engine import BenchOrder, BuildOrder, VerifyOrder
 from schemas.problems import ENGINE_UNFIT, Problem
 from worker.commands.bench import bench
 from worker.commands.build import build
-from worker.commands.proving import prove, unfit
 from worker.commands.saying import keep_output, print_json, say
+from worker.commands.verify import unfit, verify
 from worker.engines.base import EngineError, VerdictTokens
 
 
@@ -51,7 +51,7 @@ def _carry_out(command: str, given: str, out: TextIO) -> int:
             print_json(bench(engine, measure, say), out, pretty=not measure.as_json)
         return 0
     proof = VerifyOrder.model_validate_json(given)
-    report = prove(proof, settings, say)
+    report = verify(proof, settings, say)
     print_json(report, out, pretty=not proof.as_json)
     problem = unfit(report)
     if problem is not None:

@@ -1,318 +1,176 @@
-"""`nightcourt engine verify`: prove an engine against the model that it was built from. One report, JSON.
-
-| check | passes if |
-|---|---|
-| verdict_tokens | "A" and "B" after "[[" are one token each; for a Llama 3 tokenizer 32 and 33 after 15873 |
-| parity | by length: log-odds differ from bf16's by no more than the tolerance, and votes agree where bf16 is sure |
-| agreement | nearly all probability is on A and B, and both orders of a pair agree more often than chance has it |
-| throughput | the engine does not fail; tokens and judgements a second, against the roof of the GPU |
-| soak | no failure, no growth of memory, and a prompt asked again and again gets the same odds |
-
-The tolerances were set before anything was measured, from what each number format can do. They are no results.
-"""
+"""`nightcourt engine verify`: what needs the whole GPU first, then the checks of checks.py, then the report."""
 
 import itertools
 import json
-import math
-import os
-import statistics
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ValidationError
 
-from infra.roofline import operations_per_token, roof_tokens_per_second
-from schemas.engine import Manifest, Quantisation, VerifyOrder
-from schemas.problems import ENGINE_UNFIT, Problem
-from worker import ballots
-from worker.commands.bench import steps_of
-from worker.commands.load import Step, drive
-from worker.commands.pairs import Pair, both_orders
+from infra.engine_folder import REPORT, build_of, check_files, read_manifest
+from infra.roofline import peak_tflops
+from infra.settings import Settings
+from schemas.engine import Manifest, VerifyOrder
+from schemas.problems import BAD_INPUT_FILE, BAD_OUTPUT_FILE, ENGINE_UNFIT, Problem
+from worker import prompts
+from worker.commands import checks
+from worker.commands.build import find_checkpoint, hash_weights
+from worker.commands.checks import Reference
+from worker.commands.pairs import Pair, of_length, read_pairs
 from worker.commands.saying import Say
-from worker.engines.base import Engine, Score, VerdictTokens, is_number
+from worker.engines.base import EngineError
+from worker.engines.tensorrt_llm.engine import TensorRtLlmEngine
+from worker.engines.vocabulary import Vocabulary
+
+LEAST_LENGTHS, LEAST_PROMPTS, LEAST_SOAK = (
+    VerifyOrder.model_fields[name].default for name in ("lengths", "per_length", "soak")
+)
+"""What an engine has to have been asked before it is marked: as much as the command asks by default."""
+_NEARLY = 0.9
+"""Of a length: prompts are made a little shorter than is asked for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tolerance:
-    """How far log-odds may be from bf16's: the median and the 95th percentile of absolute differences."""
+def verify(order: VerifyOrder, settings: Settings, say: Say) -> dict[str, Any]:
+    """Verify an engine folder, check by check, and write the report.
 
-    median: float
-    p95: float
-
-
-TOLERANCES: dict[Quantisation, Tolerance] = {
-    "bf16": Tolerance(0.10, 0.35),
-    "fp16": Tolerance(0.10, 0.35),
-    "fp8": Tolerance(0.30, 1.00),
-    "int4_awq": Tolerance(0.60, 2.00),
-}
-SURE = 1.0
-"""Log-odds from which on bf16 is sure, so that votes have to agree."""
-LEAST_VOTES = 0.99
-"""Of the sure prompts, how many have to get the same vote."""
-LEAST_MASS = 0.90
-"""What the median prompt has to put on A and B together."""
-LEAST_AGREEMENT = 0.60
-"""How many pairs have to get the same winner in both orders: chance has half. Of fewer than a hundred pairs, more have
-to: two standard errors above chance."""
-MOST_GROWTH = 256 * 1024 * 1024
-"""Bytes that the soak may add to the memory in use, after its first tenth."""
-MOST_DRIFT = 0.35
-"""How far the odds of a prompt may move while it is asked again: reuse and batches move them by up to .16."""
-THROUGHPUT_LENGTHS = (1024, 2048, 4096)
-_ASK_AGAIN_EVERY = 500
-_SAMPLE_EVERY = 100
-
-
-class Reference(BaseModel):
-    """What the model itself says of prompts: the parity check's other side, kept so that it can be used again."""
-
-    model_config = ConfigDict(frozen=True)
-
-    weights: str
-    tokenizer: str
-    prompts: dict[int, list[list[int]]]
-    """Token ids, by the length that was asked for."""
-    log_odds: dict[int, list[float]]
-
-
-def check_tokens(engine: Engine, opening: Sequence[int]) -> dict[str, Any]:
-    """State the verdict's ids. That they are right was a condition of loading the engine at all."""
-    tokens = engine.card.verdict_tokens
-    return {"passed": True, "opening": list(opening), "a": tokens.a, "b": tokens.b}
-
-
-def check_parity(engine: Engine, reference: Reference, quantisation: Quantisation, say: Say) -> dict[str, Any]:
-    """Compare log-odds with the reference's, length by length."""
-    tolerance = TOLERANCES[quantisation]
-    lengths = {}
-    for length, prompts in reference.prompts.items():
-        say(f"parity at {length} tokens: {len(prompts)} prompts")
-        said = [engine.score([prompt])[0].log_odds for prompt in prompts]
-        lengths[str(length)] = compare(said, reference.log_odds[length], tolerance)
-    # Where bf16 was never sure, no vote was compared.
-    sure = any(each["sure_prompts"] for each in lengths.values())
-    passed = sure and all(each["passed"] for each in lengths.values())
-    return {"passed": passed, "tolerance": asdict(tolerance), "sure_from": SURE, "lengths": lengths}
-
-
-def compare(said: Sequence[float], expected: Sequence[float], tolerance: Tolerance) -> dict[str, Any]:
-    """Compare log-odds, prompt by prompt. What is no number fails."""
-    numbers = [(one, other) for one, other in zip(said, expected, strict=True) if math.isfinite(one)]
-    differences = sorted(abs(one - other) for one, other in numbers)
-    sure = [(one, other) for one, other in numbers if abs(other) >= SURE]
-    same = sum((one > 0) == (other > 0) for one, other in sure)
-    votes = same / len(sure) if sure else None
-    report = {
-        "prompts": len(said),
-        "no_numbers": len(said) - len(numbers),
-        "sure_prompts": len(sure),
-        "sure_votes_agree": votes,
-    }
-    if not said or len(numbers) < len(said):
-        return {"passed": False, **report}
-    median, p95 = statistics.median(differences), differences[min(len(differences) - 1, int(0.95 * len(differences)))]
-    return {
-        "passed": median <= tolerance.median and p95 <= tolerance.p95 and (votes is None or votes >= LEAST_VOTES),
-        **report,
-        "difference_median": median,
-        "difference_p95": p95,
-        "difference_largest": differences[-1],
-    }
-
-
-def check_agreement(engine: Engine, pairs: Sequence[Pair], in_flight: int, say: Say) -> dict[str, Any]:
-    """Judge a file of pairs in both orders: how often they agree, and with the labels where the file has some."""
-    limit = engine.card.max_prompt_tokens
-    steps = {}
-    for pair in pairs:
-        ids = both_orders(pair.comparison, engine.encode)
-        if max(map(len, ids)) <= limit:
-            steps[id(ids)] = (ids, pair.label)
-    say(f"agreement of both orders: {len(steps)} pairs")
-    counted = _Agreement(labels={key: label for key, (_, label) in steps.items()})
-    drive(engine, iter([ids for ids, _ in steps.values()]), threads=in_flight, on_scores=counted.count)
-    return {"pairs": len(steps), "too_long": len(pairs) - len(steps), **counted.report()}
-
-
-@dataclass
-class _Agreement:
-    labels: dict[int, str | None]
-    masses: list[float] = field(default_factory=list)
-    biases: list[float] = field(default_factory=list)
-    no_numbers: int = 0
-    consistent: int = 0
-    right: int = 0
-    labelled: int = 0
-
-    def count(self, step: Step, scores: Sequence[Score]) -> None:
-        if not all(map(is_number, scores)):
-            self.no_numbers += 1
-            return
-        cast = [ballots.ballot(*each) for each in zip(("ab", "ba"), *zip(*_odds(scores), strict=True), strict=True)]
-        tally = ballots.count(cast, temperature=1.0, tie_margin=None)
-        self.masses += [score.mass for score in scores]
-        self.biases.append(tally["position_bias"] or 0.0)
-        self.consistent += bool(tally["consistent"])
-        label = self.labels[id(step)]
-        if label is not None:
-            self.labelled += 1
-            self.right += tally["winner"] == label
-
-    def report(self) -> dict[str, Any]:
-        judged = len(self.biases)
-        mass = statistics.median(self.masses) if self.masses else 0.0
-        share = self.consistent / judged if judged else 0.0
-        return {
-            "passed": judged > 0
-            and not self.no_numbers
-            and mass >= LEAST_MASS
-            and share >= max(LEAST_AGREEMENT, 0.5 + judged**-0.5),
-            "no_numbers": self.no_numbers,
-            "mass_median": mass,
-            "mass_smallest": min(self.masses, default=0.0),
-            "orders_agree": share,
-            "position_bias_mean": statistics.fmean(self.biases) if self.biases else None,
-            "labelled": self.labelled,
-            "accuracy": self.right / self.labelled if self.labelled else None,
-        }
-
-
-def _odds(scores: Sequence[Score]) -> list[tuple[float, float]]:
-    return [(score.log_odds, score.mass) for score in scores]
-
-
-def measure(
-    engine: Engine, pairs: Sequence[Pair], manifest: Manifest, tflops: float | None, order: VerifyOrder, say: Say
-) -> dict[str, Any]:
-    """Measure throughput by length, and set it against the roof that the GPU's peak puts on reading prompts.
-
-    All of them begin alike, with the judge's instructions, and the roof is that of computing every token. So each is a
-    call of its own, with nothing used again.
-    """
-    measured = {}
-    for length in [each for each in THROUGHPUT_LENGTHS if each <= engine.card.max_prompt_tokens]:
-        say(f"throughput at {length} tokens for {order.seconds:g} s")
-        singles = ([prompt] for step in steps_of(engine, pairs, length) for prompt in step)
-        threads = 2 * order.in_flight
-        drive(engine, itertools.islice(singles, 8), threads=8, apart=True)
-        ready = list(itertools.islice(singles, threads))
-        load = drive(engine, itertools.chain(ready, singles), threads=threads, seconds=order.seconds, apart=True)
-        rates = load.rates()
-        tokens = rates["tokens_per_judgement"]
-        roof = roof_tokens_per_second(manifest.shape, tokens, tflops) if tflops and tokens else None
-        measured[str(length)] = {
-            **rates,
-            "operations_per_token": operations_per_token(manifest.shape, tokens),
-            "roof_tokens_per_second": roof,
-            "share_of_roof": rates["tokens_per_second"] / roof if roof else None,
-        }
-    return {"passed": True, "peak_tflops": tflops, "in_flight": order.in_flight, "lengths": measured}
-
-
-def soak(engine: Engine, pairs: Sequence[Pair], order: VerifyOrder, memory: "Memory", say: Say) -> dict[str, Any]:
-    """Ask many thousands of prompts and watch the memory; among them one prompt again and again.
+    Where all checks pass and none was smaller than usual, the report is put into the folder too, and verdicts of this
+    build are no longer said to be of an engine that was not verified. An earlier report is taken out of it first.
 
     Raises:
-        EngineError: the engine failed: the soak is over.
+        Problem: the engine, the reference or the pairs cannot be used.
     """
-    say(f"soak: {order.soak} prompts; memory is watched")
-    steps = steps_of(engine, pairs, None)
-    probe = next(steps)
-    watch = _Watch(probe, order.soak, memory)
-    load = drive(engine, watch.mixed(steps), threads=order.in_flight, on_scores=watch.look)
-    return {"prompts": load.prompts, **load.rates(), **watch.report()}
-
-
-class Memory:
-    """The memory in use, in bytes: this process', and the GPU's."""
-
-    def resident(self) -> int:
-        """Of this process."""
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-
-    def gpu(self) -> int:
-        """Of the GPU."""
-        from worker.engines.tensorrt_llm.gpu import memory_in_use  # noqa: PLC0415 - torch
-
-        return memory_in_use()
-
-
-@dataclass
-class _Watch:
-    """Looks at what comes back during the soak."""
-
-    probe: Step
-    prompts: int
-    memory: Memory
-    answered: int = 0
-    no_numbers: int = 0
-    probed: list[float] = field(default_factory=list)
-    samples: list[tuple[int, int, int]] = field(default_factory=list)
-    """Prompts answered, bytes of this process, bytes of the GPU."""
-
-    def mixed(self, steps: Iterator[Step]) -> Iterator[Step]:
-        given = 0
-        for number, step in enumerate(steps):
-            if given >= self.prompts:
-                return
-            chosen = self.probe if number % (_ASK_AGAIN_EVERY // 2) == 0 else step
-            given += len(chosen)
-            yield chosen
-
-    def look(self, step: Step, scores: Sequence[Score]) -> None:
-        before = self.answered
-        self.answered += len(scores)
-        self.no_numbers += sum(not is_number(score) for score in scores)
-        if step is self.probe and is_number(scores[0]):
-            self.probed.append(scores[0].log_odds)
-        if before // _SAMPLE_EVERY != self.answered // _SAMPLE_EVERY:
-            self.samples.append((self.answered, self.memory.resident(), self.memory.gpu()))
-
-    def report(self) -> dict[str, Any]:
-        settled = [sample for sample in self.samples if sample[0] >= self.prompts * 0.1]
-        growth = [settled[-1][which] - settled[0][which] if settled[1:] else None for which in (1, 2)]
-        drift = max(self.probed) - min(self.probed) if self.probed[1:] else None
-        return {
-            "passed": all(each is not None and each <= MOST_GROWTH for each in growth)
-            and not self.no_numbers
-            and drift is not None
-            and drift <= MOST_DRIFT,
-            "no_numbers": self.no_numbers,
-            "memory_growth_bytes": growth[0],
-            "gpu_memory_growth_bytes": growth[1],
-            "growth_allowed_bytes": MOST_GROWTH,
-            "asked_again": len(self.probed),
-            "odds_drift": drift,
-            "odds_drift_allowed": MOST_DRIFT,
+    manifest = read_manifest(order.folder)
+    say("reading every byte of the engine folder")
+    check_files(order.folder, manifest, contents=True)
+    pairs = read_pairs(order.pairs)
+    vocabulary = Vocabulary(order.folder)
+    reference = _reference(order, manifest, pairs, vocabulary, say)
+    _unmark(order.folder)
+    say("loading the engine")
+    engine = TensorRtLlmEngine(
+        order.folder,
+        prompt=prompts.PROFILES["card"].sha256,
+        memory_share=settings.engine_memory_share,
+        reuse=settings.engine_reuse,
+        timeout_seconds=settings.engine_timeout_seconds,
+    )
+    with closing(engine):
+        peak = order.peak_tflops or peak_tflops(manifest.gpu, manifest.quantisation)
+        found = {
+            "verdict_tokens": checks.check_tokens(engine, vocabulary.opening),
+            "parity": _outcome(lambda: checks.check_parity(engine, reference, manifest.quantisation, say)),
+            "agreement": _outcome(lambda: checks.check_agreement(engine, pairs, order.in_flight, say)),
+            "throughput": _outcome(lambda: checks.measure(engine, pairs, manifest, peak, order, say)),
+            "soak": _outcome(lambda: checks.soak(engine, pairs, order, checks.Memory(), say))
+            if order.soak
+            else {"passed": None},
         }
+        report = {
+            "build": build_of(manifest),
+            "verified_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "passed": all(check["passed"] for check in found.values()),
+            "engine": asdict(engine.card),
+            "gpu": asdict(engine.gpu),
+            "manifest": manifest.model_dump(mode="json", exclude={"files"}),
+            "checks": found,
+            "statistics": engine.statistics.snapshot(),
+        }
+        text = json.dumps(report, indent=2) + "\n"
+        # While the engine is up: one that broke may raise, abort or hang as it ends.
+        _write(order.report, text)
+    enough = all(_long_enough(reference, length, manifest) >= LEAST_PROMPTS for length in LEAST_LENGTHS)
+    if report["passed"] and enough and order.soak >= LEAST_SOAK:
+        _write(order.folder / REPORT, text)
+    elif report["passed"]:
+        say("not marked as verified: this verification asked less than the command does by default")
+    return report
 
 
-def compute_reference(
-    checkpoint: Path, prompts: dict[int, list[list[int]]], tokens: VerdictTokens, say: Say
-) -> dict[int, list[float]]:
-    """Let the model itself say its log-odds, in a process of its own, so that the GPU's memory is free afterwards.
+def _outcome(check: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Carry a check out. An engine that fails at it has not passed it, and what the others found is kept."""
+    try:
+        return check()
+    except EngineError as error:
+        return {"passed": False, "reason": str(error)}
 
-    Raises:
-        Problem: it could not; the detail says why as far as the process told.
+
+def _long_enough(reference: Reference, length: int, manifest: Manifest) -> int:
+    """Count the prompts for a length that are about as long as that, or as the engine takes.
+
+    They are looked at one by one: a reference may be of another build, which took shorter ones for the same length.
     """
-    say(f"the reference: bf16 by transformers, {sum(map(len, prompts.values()))} prompts, one at a time")
-    with tempfile.TemporaryDirectory(prefix="nightcourt-") as folder:
-        asked, answer = Path(folder) / "asked.json", Path(folder) / "answer.json"
-        asked.write_text(json.dumps({"checkpoint": str(checkpoint), "prompts": prompts, "a": tokens.a, "b": tokens.b}))
-        ended = subprocess.run(
-            [sys.executable, "-P", "-m", "worker.commands", "reference", str(asked), str(answer)], check=False
+    least = _NEARLY * min(length, manifest.limits.max_input_len)
+    return sum(len(prompt) >= least for prompt in reference.prompts.get(length, ()))
+
+
+def unfit(report: dict[str, Any]) -> Problem | None:
+    """What to tell a person of a report that did not pass."""
+    failed = [name for name, check in report["checks"].items() if check["passed"] is False]
+    if failed:
+        return Problem(
+            ENGINE_UNFIT, f"Not passed: {', '.join(failed)}. The report has the figures; verdicts keep their caveat."
         )
-        if ended.returncode != 0 or not answer.is_file():
+    return None
+
+
+def _reference(
+    order: VerifyOrder, manifest: Manifest, pairs: list[Pair], vocabulary: Vocabulary, say: Say
+) -> Reference:
+    """Read the reference, or have it computed and keep it beside the report."""
+    if order.reference is not None:
+        try:
+            reference = Reference.model_validate_json(order.reference.read_bytes())
+        except (OSError, ValidationError) as error:
             raise Problem(
-                ENGINE_UNFIT,
-                f"The reference could not be computed (status {ended.returncode}); the lines above say why. It takes "
-                "about 20 GB of free GPU memory for an 8B model: nothing else may run on the GPU.",
+                BAD_INPUT_FILE, f"{order.reference} is no reference that an earlier verification wrote: {error}."
+            ) from None
+        _agree(order.reference, reference.weights, reference.tokenizer, manifest)
+        return reference
+    checkpoint = find_checkpoint(order.checkpoint or "", say)
+    say("hashing the checkpoint's weights")
+    weights = hash_weights(checkpoint)
+    _agree(checkpoint, weights, Vocabulary(checkpoint).fingerprint, manifest)
+    asked = {}
+    for length in order.lengths:
+        tokens = min(length, manifest.limits.max_input_len)
+        made = itertools.islice(of_length(pairs, tokens, vocabulary.encode), order.per_length)
+        asked[length] = [vocabulary.encode(prompts.build(each, "ab")) for each in made]
+    reference = Reference(
+        weights=weights,
+        tokenizer=manifest.tokenizer,
+        prompts=asked,
+        log_odds=checks.compute_reference(checkpoint, asked, vocabulary.verdict_tokens, say),
+    )
+    kept = order.report.with_name("nightcourt-reference.json")
+    _write(kept, reference.model_dump_json())
+    say(f"kept the reference as {kept}; give it with --reference the next time")
+    return reference
+
+
+def _unmark(folder: Path) -> None:
+    """Take away what an earlier verification left: if this one does not pass, that one does not count."""
+    mark = folder / REPORT
+    if mark.exists():  # asked first, because a folder that cannot be written to refuses even to remove nothing
+        try:
+            mark.unlink()
+        except OSError as error:
+            raise Problem(BAD_OUTPUT_FILE, f"{mark}: {error.strerror}.") from None
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise Problem(BAD_OUTPUT_FILE, f"{path}: {error.strerror}. The report was: {text}") from None
+
+
+def _agree(what: Path, weights: str, tokenizer: str, manifest: Manifest) -> None:
+    for name, ours, theirs in (("weights", manifest.weights, weights), ("tokenizer", manifest.tokenizer, tokenizer)):
+        if ours != theirs:
+            raise Problem(
+                ENGINE_UNFIT, f"{what} has other {name} than the engine was built from ({theirs}, not {ours})."
             )
-        return {int(length): odds for length, odds in json.loads(answer.read_bytes()).items()}

@@ -33,9 +33,9 @@ from worker.engines.base import (
     check_length,
 )
 from worker.engines.naming import is_critic
-from worker.engines.sharing import Meter
-from worker.engines.statistics import Statistics
+from worker.engines.tensorrt_llm.device_time import DeviceTime
 from worker.engines.tensorrt_llm.gpu import Gpu, gpu_at_hand, keep_to_one_process
+from worker.engines.tensorrt_llm.statistics import Statistics
 from worker.engines.vocabulary import Vocabulary
 
 log = structlog.get_logger()
@@ -90,7 +90,7 @@ class TensorRtLlmEngine:
         self._card = _card(folder, self.manifest, self._vocabulary)
         self._timeout = timeout_seconds
         self._submission = threading.Lock()
-        self._meter = Meter()
+        self._device_time = DeviceTime()
         self._answered_at = time.monotonic()
         self._closing = threading.Event()
         self._failed = False
@@ -211,7 +211,7 @@ class TensorRtLlmEngine:
             while flying:
                 output = self._await(flying, deadline, timeout)
                 request = flying.popleft()
-                answers.append((output, self._meter.leave(request.tokens, request.reading)))
+                answers.append((output, self._device_time.leave(request.tokens, request.reading)))
         except queue.Empty:
             raise EngineError("the step was not done in time; its prompts were called off") from None
         except EngineError:
@@ -239,7 +239,7 @@ class TensorRtLlmEngine:
         with self._submission:
             future = self._llm.generate_async(list(prompt), params, streaming=False, cache_salt=salt or None)
             self._asked = True
-        return _Request(future, len(prompt), self._meter.enter(len(prompt)))
+        return _Request(future, len(prompt), self._device_time.enter(len(prompt)))
 
     def _await(self, flying: Sequence[_Request], deadline: float, timeout: float) -> Any:
         """Wait for the output of the first of some requests.
@@ -263,7 +263,7 @@ class TensorRtLlmEngine:
     def _call_off(self, requests: Iterable[_Request]) -> None:
         """Abort what nobody waits for any more: it would go on taking memory and time."""
         for request in requests:
-            self._meter.leave(request.tokens, request.reading)
+            self._device_time.leave(request.tokens, request.reading)
             if not self._failed:
                 try:
                     request.future.abort()

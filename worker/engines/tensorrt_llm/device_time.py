@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 
-class Meter:
+class DeviceTime:
     """Each second in which anything is in flight is divided among what is, by tokens. Thread-safe.
 
     So the seconds of all add up to the time that the device was in use, however much went through it at once.
