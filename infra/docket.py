@@ -17,7 +17,7 @@ asynchronous one lends itself by `await connection.run_sync(docket.file, ...)`.
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, TextClause
@@ -26,10 +26,7 @@ from infra import callbacks, docket_sql, outcomes
 from infra.filed import Filed, from_rows, to_row
 from infra.outcomes import Outcome
 from schemas.problems import OutcomeError
-from schemas.states import Lane, OutcomeStatus
-
-Fate = Literal["retried", "given_back", "split", "errored"]
-"""What becomes of a shard whose attempt failed, or whose worker was lost."""
+from schemas.states import Fate, Lane, OutcomeStatus
 
 
 class LeaseLostError(Exception):

@@ -13,10 +13,10 @@ from typing import Any
 from sqlalchemy import Connection
 
 from infra import docket, docket_sql
-from infra.docket import Fate, Lease
+from infra.docket import Lease
 from infra.outcomes import Outcome
 from schemas.problems import OutcomeError
-from schemas.states import OutcomeStatus
+from schemas.states import Fate, OutcomeStatus
 
 _LOSSES_PER_ATTEMPT = 10
 """How many losses that name no line are taken for accidents, for each attempt that a comparison has."""

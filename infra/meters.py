@@ -25,6 +25,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from infra import metrics
 from infra.metrics import Metric
+from infra.roles import Process
 
 log = structlog.get_logger()
 
@@ -41,7 +42,7 @@ _REQUEST_SECONDS = 10.0
 class Meters:
     """What one process counts. Thread-safe."""
 
-    def __init__(self, process: metrics.Process, *, engine: str = "", simulated: bool = False) -> None:
+    def __init__(self, process: Process, *, engine: str = "", simulated: bool = False) -> None:
         """Begin at 0.
 
         Args:

@@ -7,15 +7,15 @@ rate needs a beginning, and an alert on a failure that never was stays quiet.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
+from infra.roles import PROCESSES, Process
 from schemas.batch import BatchStatus
 from schemas.callback import AttemptReason
 from schemas.message import CALLBACK_QUEUE, QUEUES
 from schemas.problems import OutcomeError
-from schemas.states import Lane
+from schemas.states import Fate, Lane
 
-Process = Literal["api", "dispatcher", "worker", "callbacks"]
 Kind = Literal["counter", "gauge", "histogram"]
 
 
@@ -57,7 +57,7 @@ BUILD = _metric(
     "gauge",
     "build_info",
     "Always 1: which process this is, of which version, and with which engine where it has one.",
-    ("api", "dispatcher", "worker", "callbacks"),
+    PROCESSES,
     process=(),
     version=(),
     engine=(),
@@ -231,7 +231,7 @@ FAILED_ATTEMPTS = _metric(
     "What became of shards whose attempt failed: put back to be tried again, given back as nothing was asked, split, "
     "or errored after the last.",
     "worker",
-    then=("retried", "given_back", "split", "errored"),
+    then=get_args(Fate),
 )
 LOSSES = _metric(
     "counter",

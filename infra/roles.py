@@ -4,12 +4,13 @@ Migrations make the roles, with the grants that each needs; who runs Redis makes
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
 
-PROCESSES = ("api", "dispatcher", "worker", "callbacks")
+Process = Literal["api", "dispatcher", "worker", "callbacks"]
+PROCESSES: tuple[Process, ...] = get_args(Process)
 
 KEY_PREFIX = "nightcourt:"
 """What every key in Redis begins with."""

@@ -1,6 +1,7 @@
 """The words for where a thing stands, and which of them are final."""
 
 from enum import StrEnum
+from typing import Literal
 
 
 class Lane(StrEnum):
@@ -27,6 +28,10 @@ class ShardState(StrEnum):
     """Ended by being divided in two halves that carry on."""
     DONE = "done"
     """Each of its lines has an outcome."""
+
+
+Fate = Literal["retried", "given_back", "split", "errored"]
+"""What becomes of a shard whose attempt failed, or whose worker was lost."""
 
 
 class OutcomeStatus(StrEnum):

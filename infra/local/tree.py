@@ -192,7 +192,7 @@ class ProcessTree:
         if self.postgres is None:
             raise AssertionError("Postgres is started first")
         kept = self._folder.part("roles")
-        passwords = {process: keep_secret(kept / process) for process in roles.PROCESSES}
+        passwords: dict[str, str] = {process: keep_secret(kept / process) for process in roles.PROCESSES}
         told = {"NIGHTCOURT_DATABASE_URL": self.postgres.url}
         if program.process is None:
             told["NIGHTCOURT_ROLE_PASSWORDS"] = json.dumps(passwords)

@@ -3,14 +3,14 @@
 import json
 import re
 from collections.abc import Iterator
-from typing import get_args
 
 import pytest
 import yaml
 from support.program import ROOT
 
-from infra import board, metrics
+from infra import board
 from infra.metrics import METRICS, Metric
+from infra.roles import PROCESSES
 
 GRAFANA = ROOT / "infra" / "grafana"
 ALERTS = {
@@ -63,7 +63,7 @@ class TestNames:
             labels |= set(metric.labels)
             for label, how, wanted in re.findall(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"', matchers):
                 assert label in metric.labels
-                values = metric.labels[label] or (get_args(metrics.Process) if label == "process" else ())
+                values = metric.labels[label] or (PROCESSES if label == "process" else ())
                 if values:
                     assert set(wanted.split("|") if "~" in how else [wanted]) <= set(values)
         for listed in re.findall(r"\b(?:by|without|on|group_left) \(([^)]*)\)", query):

@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import yaml
@@ -23,13 +22,14 @@ from support.waiting import wait_until
 
 from infra import metrics
 from infra.metrics import METRICS, Metric
+from infra.roles import PROCESSES
 from producer.client import Client
 
 GRAFANA = ROOT / "infra" / "grafana"
 FAIL = "<<fail>>"
 # Short times, so that what a fault leaves behind is taken up again within seconds; leases run out for nobody.
 IMPATIENT = {"lease_seconds": 60.0, "heartbeat_seconds": 0.5, "sweep_seconds": 0.5, "hint_seconds": 3.0}
-PARTS = get_args(metrics.Process)
+PARTS = PROCESSES
 
 QUIET = {
     metrics.LEASE_OVERDUE.name: "a lease is seen to within a sweep",

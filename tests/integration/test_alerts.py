@@ -3,13 +3,12 @@
 import shutil
 import subprocess
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import yaml
 from support.program import ROOT
 
-from infra import metrics
+from infra.roles import PROCESSES
 
 RULES = ROOT / "infra" / "grafana" / "alerts.yaml"
 ALERTS = {rule["alert"] for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]}
@@ -17,7 +16,7 @@ STEADY = "0x160"
 RISING = "0+10x160"
 
 WELL = {
-    **{f'nightcourt_build_info{{process="{each}",instance="{each}"}}': "1x160" for each in get_args(metrics.Process)},
+    **{f'nightcourt_build_info{{process="{each}",instance="{each}"}}': "1x160" for each in PROCESSES},
     'process_start_time_seconds{instance="worker"}': STEADY,
     'nightcourt_oldest_shard_seconds{lane="interactive",state="waiting"}': STEADY,
     'nightcourt_oldest_shard_seconds{lane="bulk",state="waiting"}': "3600x160",

@@ -12,10 +12,10 @@ from sqlalchemy.exc import OperationalError
 from support.dockets import LONG, MAX_ATTEMPTS, a_line, an_outcome, batch
 
 from infra import docket, docket_sql, losses
-from infra.docket import Claim, Fate, Lease, LeaseLostError
+from infra.docket import Claim, Lease, LeaseLostError
 from schemas.ids import new_filing_id
 from schemas.problems import OutcomeError
-from schemas.states import Lane
+from schemas.states import Fate, Lane
 
 
 @pytest.fixture
