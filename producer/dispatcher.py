@@ -228,14 +228,18 @@ def _full(desk: Desk) -> set[str]:
         return set()  # whoever sends a hint next will say so
 
 
-def see(desk: Desk) -> Due:
-    """See what there is to do now."""
+def look_around(desk: Desk) -> Due:
+    """Look what there is to do now."""
     with at_once(desk.database) as connection:
         return look(connection, worker_seconds=desk.pace.worker_seconds)
 
 
-def see_to(desk: Desk, due: Due) -> Due:
-    """See to windows, pauses, cancellations and ends of batches, and to deadlines; what there is to do after that."""
+def tend(desk: Desk, due: Due) -> Due:
+    """See to windows, pauses, cancellations and ends of batches, and to deadlines.
+
+    Returns:
+        What there is to do after that.
+    """
     if not (due.batches or due.late):
         return due
     if due.batches:
@@ -243,7 +247,7 @@ def see_to(desk: Desk, due: Due) -> Due:
             windows.tend(connection, clock_shift=desk.pace.clock_shift_seconds, cancel_shards=_ENDED_AT_ONCE)
     if due.late:
         expire(desk)
-    return see(desk)
+    return look_around(desk)
 
 
 def expire(desk: Desk) -> None:
@@ -291,11 +295,11 @@ def run(desk: Desk, stop: threading.Event, *, pulse_file: Path | None = None) ->
             if now >= sweep_at:
                 sweep_at = now + pace.sweep_seconds
                 sweep(desk)
-            due = see(desk)
+            due = look_around(desk)
             # The first batch after none is seen to at once, and so is the last, when nothing is left of it.
             if now >= tend_at or (due.batches and not live) or due.nothing_is_left:
                 tend_at = now + _TEND_SECONDS
-                due = see_to(desk, due)
+                due = tend(desk, due)
             live = due.batches
             release(desk, due)
             if (due.events or due.callbacks) and now >= call_at and not call_back(desk):

@@ -34,7 +34,7 @@ def let_shards_go(desk: Desk, dispatching: dispatcher.Desk) -> None:
     """Hand three comparisons out."""
     for _ in range(3):
         desk.file()
-    assert dispatcher.release(dispatching, dispatcher.see(dispatching)) == 3
+    assert dispatcher.release(dispatching, dispatcher.look_around(dispatching)) == 3
 
 
 def let_callbacks_go(desk: Desk, dispatching: dispatcher.Desk) -> None:
