@@ -26,7 +26,7 @@ from infra import callback_secrets, docket, settings
 from infra.addresses import Allowed
 from infra.database import connect
 from infra.filed import Filed
-from infra.local.finding import free_port
+from infra.local.ports import free_port
 from infra.local.supervisor import Stack
 from infra.outcomes import Outcome
 from infra.sealing import Seals

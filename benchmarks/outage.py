@@ -22,7 +22,7 @@ import psycopg
 from benchmarks.service import make_key, wait_until
 from infra.environment import child_environment
 from infra.local.child import start_child
-from infra.local.finding import free_port
+from infra.local.ports import free_port
 from infra.local.postgres import start_postgres
 from infra.local.redis import Redis, start_redis
 from infra.migrating import migrate

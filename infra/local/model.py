@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from infra.local import LocalStackError
-from infra.local.finding import wheel_file
+from infra.local.wheels import wheel_file
 
 POCKET_CRITIC = Path(__file__).with_name("pocket-critic.gguf")
 """Made by infra/pocket-critic; fits the embedded model alone."""

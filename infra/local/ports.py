@@ -1,13 +1,11 @@
-"""Finds what the wheels carry, and ports that nobody uses."""
+"""Ports and addresses that servers of one machine listen on: choosing free ones, and telling who listens."""
 
 import errno
-import os
 import secrets
 import socket
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,32 +21,6 @@ _LISTENING = "0A"
 _CHOSEN_MOST = 64
 _chosen: deque[socket.socket] = deque()
 """Holds the ports that were chosen of late: seconds pass before their servers are there."""
-
-
-def wheel_file(distribution: str, path: str, *, otherwise: str) -> Path:
-    """Find a file of an installed wheel without importing any of its code.
-
-    Args:
-        distribution: The wheel's name.
-        path: How the file's path inside the wheel ends.
-        otherwise: What a user can do when it is missing.
-
-    Returns:
-        Where it is.
-
-    Raises:
-        LocalStackError: The wheel is not installed, or has no such file.
-    """
-    try:
-        files = metadata.files(distribution) or []
-    except metadata.PackageNotFoundError:
-        files = []
-    for file in files:
-        if str(file).endswith(path):
-            found = Path(os.path.normpath(str(file.locate())))
-            if found.is_file():
-                return found
-    raise LocalStackError(f"the wheel {distribution} is not installed (it carries {path}): {otherwise}")
 
 
 def metrics_ports(names: Sequence[str], first: int) -> dict[str, int]:

@@ -15,9 +15,10 @@ from psycopg import sql
 
 from infra.local import LocalStackError, StartCancelledError
 from infra.local.child import Child, start_child
-from infra.local.finding import LOOPBACK, wheel_file
 from infra.local.folder import keep_secret, private_folder
+from infra.local.ports import LOOPBACK
 from infra.local.server import SILENCE_SECONDS, SilentError, start_server
+from infra.local.wheels import wheel_file
 
 DATABASE = "nightcourt"
 USER = "nightcourt"

@@ -4,7 +4,7 @@ import http.client
 import json
 from contextlib import suppress
 
-from infra.local.finding import listens
+from infra.local.ports import listens
 
 _ASK_SECONDS = 2.0
 

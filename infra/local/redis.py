@@ -12,9 +12,10 @@ from redis.retry import Retry
 
 from infra.local import LocalStackError
 from infra.local.child import Child, start_child
-from infra.local.finding import LOOPBACK, wheel_file
 from infra.local.folder import keep_secret, private_folder, write_private
+from infra.local.ports import LOOPBACK
 from infra.local.server import SilentError, start_server
+from infra.local.wheels import wheel_file
 from infra.roles import REDIS_RULES, REDIS_USER
 
 

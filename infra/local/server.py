@@ -7,7 +7,7 @@ from functools import partial
 
 from infra.local import LocalStackError, StartCancelledError
 from infra.local.child import Child
-from infra.local.finding import free_port
+from infra.local.ports import free_port
 
 SILENCE_SECONDS = 120.0
 """How long a server may say nothing at all before we stop believing in it."""

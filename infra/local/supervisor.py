@@ -30,10 +30,10 @@ import structlog
 from infra.environment import as_environment, forget_libpq
 from infra.local import LocalStackError, StartCancelledError
 from infra.local import tree as trees
-from infra.local.finding import authority, choose_port, metrics_ports, own_receivers, reachable
 from infra.local.folder import DataFolder, StackInfo, unusable
 from infra.local.model import embedded_model
 from infra.local.part import OnEvent
+from infra.local.ports import authority, choose_port, metrics_ports, own_receivers, reachable
 from infra.local.readiness import obstacle
 from infra.local.tree import MIGRATE, ProcessTree, Program
 from infra.settings import Settings

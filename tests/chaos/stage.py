@@ -27,7 +27,7 @@ from support.waiting import wait_until
 from infra import roles
 from infra.environment import child_environment
 from infra.local.child import Child, start_child
-from infra.local.finding import free_port
+from infra.local.ports import free_port
 from infra.local.postgres import start_postgres
 from infra.local.redis import start_redis
 from infra.migrating import migrate

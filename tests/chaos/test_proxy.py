@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 from chaos.proxy import Link, Proxy
 
-from infra.local.finding import free_port
+from infra.local.ports import free_port
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from support.program import ROOT, Cli, Ended, running
 from support.rows import PAIR
 from support.waiting import wait_until
 
-from infra.local.finding import free_port
+from infra.local.ports import free_port
 from producer.cli.app import make_app
 from producer.client import Client
 from schemas.problems import INTERNAL, Problem

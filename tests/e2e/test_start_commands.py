@@ -20,7 +20,7 @@ from support.waiting import wait_until
 from typer.main import get_command
 
 from infra.environment import child_environment
-from infra.local.finding import free_port
+from infra.local.ports import free_port
 from infra.local.postgres import Postgres
 from infra.local.redis import Redis
 from producer.cli.app import make_app

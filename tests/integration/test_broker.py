@@ -8,7 +8,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from infra.broker import make_celery
-from infra.local.finding import free_port
+from infra.local.ports import free_port
 from infra.local.redis import start_redis
 from schemas.message import JUDGE_TASK, QUEUES
 from schemas.states import Lane

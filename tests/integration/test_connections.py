@@ -20,7 +20,7 @@ from support.keys import a_key, bearer
 from support.waiting import wait_until
 
 from infra.database import tenant
-from infra.local.finding import free_port, listens
+from infra.local.ports import free_port, listens
 from infra.settings import Settings
 from producer import limits
 from producer.api import app, bodies, connections, health, multipart

@@ -15,7 +15,7 @@ from support.waiting import wait_until
 from infra import metrics
 from infra.broker import make_celery
 from infra.database import connect
-from infra.local.finding import free_port
+from infra.local.ports import free_port
 from infra.local.redis import Redis
 from infra.meters import Meters
 from producer import dispatcher

@@ -20,7 +20,7 @@ from support.sockets import connects
 from support.waiting import wait_until
 
 from infra.addresses import Allowed
-from infra.local.finding import free_port
+from infra.local.ports import free_port
 from schemas.callback import AttemptReason
 from worker.egress import MOST_BODY_BYTES, MOST_HEAD_BYTES, Reply, send, tls_context
 

@@ -13,7 +13,7 @@ from support.receivers import Receiver, answering, blackhole, serving
 from support.sockets import connects
 
 from infra.addresses import Allowed
-from infra.local.finding import free_port
+from infra.local.ports import free_port
 from schemas.callback import AttemptReason
 from worker.egress import Reply, Resolve, resolve_host, send, tls_context
 

@@ -16,9 +16,9 @@ from support.waiting import wait_until
 
 from infra.broker import make_celery
 from infra.local import LocalStackError, StartCancelledError
-from infra.local.finding import wheel_file
 from infra.local.model import embedded_model
 from infra.local.redis import Redis, start_redis
+from infra.local.wheels import wheel_file
 from schemas.message import JUDGE_TASK, QUEUES, ShardHint
 from schemas.states import Lane
 

@@ -8,7 +8,7 @@ import pytest
 from support.processes import processes_of
 
 from infra.local import server
-from infra.local.finding import free_port
+from infra.local.ports import free_port
 from infra.local.postgres import Postgres, start_postgres
 from infra.local.redis import Redis, start_redis
 

@@ -14,8 +14,8 @@ from sqlalchemy.exc import DBAPIError
 from infra import roles
 from infra.database import connect
 from infra.environment import child_environment
-from infra.local.finding import wheel_file
 from infra.local.postgres import Postgres, start_postgres
+from infra.local.wheels import wheel_file
 from infra.migrating import migrate
 
 PASSWORDS = {process: f"password-of-{process}" for process in roles.PROCESSES}

@@ -24,8 +24,8 @@ from support.waiting import wait_until
 from infra.local import LocalStackError, part, supervisor
 from infra.local import folder as data_folder
 from infra.local.child import Child, start_child
-from infra.local.finding import own_receivers
 from infra.local.folder import DataFolder, StackInfo, running_stack
+from infra.local.ports import own_receivers
 from infra.local.supervisor import Stack
 from infra.local.tree import Program
 from infra.settings import Settings

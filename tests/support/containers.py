@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy.engine import make_url
 
-from infra.local.finding import free_port
+from infra.local.ports import free_port
 from support.deployed import ROOT, TMP, compose, stages
 
 _SEAL = """

@@ -14,7 +14,7 @@ from typing import IO
 import psutil
 
 from infra.environment import child_environment
-from infra.local.finding import free_port
+from infra.local.ports import free_port
 from support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]

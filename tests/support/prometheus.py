@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import yaml
 
-from infra.local.finding import free_port
+from infra.local.ports import free_port
 from support.waiting import wait_until
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx2
 
 from infra.environment import child_environment
-from infra.local.finding import free_port
+from infra.local.ports import free_port
 from support.program import ROOT
 from support.waiting import wait_until
 

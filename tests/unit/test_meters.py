@@ -11,7 +11,7 @@ from support.series import series
 from support.waiting import wait_until
 
 from infra import metrics
-from infra.local.finding import free_port
+from infra.local.ports import free_port
 from infra.meters import Meters
 from infra.metrics import METRICS, Metric
 from worker.engines.base import EngineError, EngineGoneError, EngineOutOfMemoryError, Generation
