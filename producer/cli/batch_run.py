@@ -11,11 +11,11 @@ import typer
 
 from infra import settings
 from producer.cli import following, inputs, runs
+from producer.cli.destinations import check_file
 from producer.cli.filing import Run, filed
 from producer.cli.options import DataDir, Server, TieMargin, again
 from producer.cli.output import console, is_stream, print_json, progress, write_lines
 from producer.cli.report import Report, add_up
-from producer.cli.written import check_file
 from producer.client import Client, InvalidRequest
 from producer.client.bulk import batch_request
 from schemas.batch import Batch, BatchStatus

@@ -10,12 +10,12 @@ import typer
 
 from infra import settings
 from producer.cli import eval_show
+from producer.cli.destinations import datasheet
 from producer.cli.eval_inputs import read_field, read_pairs, read_preferences
 from producer.cli.eval_judging import JudgePairs, judging
 from producer.cli.options import again
 from producer.cli.output import progress, write_bytes, write_lines
 from producer.cli.training import described, write_training
-from producer.cli.written import datasheet
 from producer.evals import audit, calibrating, curating, exports, gold, html, rewardbench, tournament, versus
 from producer.evals.curating import Rules
 from producer.evals.numbers import Result

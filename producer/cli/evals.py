@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from producer.cli import written
+from producer.cli import destinations
 from producer.cli.options import DataDir, Server, TieMargin, finite
 from schemas import comparison as words
 from schemas.problems import MISSING_EXTRA, Problem
@@ -63,7 +63,7 @@ def versus(
 
     Example: nightcourt eval versus ours.jsonl theirs.jsonl --output report
     """
-    written.check_report(output, [file, baseline, verdicts], systems=baseline is not None)
+    destinations.check_report(output, [file, baseline, verdicts], systems=baseline is not None)
     runs = _bodies()
     asked = runs.Asked(server, data_dir, profile, tie_margin, verdicts, output, fresh, as_json)
     runs.versus_files(asked, file, baseline)
@@ -105,7 +105,7 @@ def tournament(
         raise typer.BadParameter("goes with --schedule adaptive", param_hint="--target")
     if (schedule == "baseline") != (baseline is not None):
         raise typer.BadParameter("goes with --schedule baseline, and that with it", param_hint="--baseline")
-    written.check_report(output, [*files, verdicts], systems=True)
+    destinations.check_report(output, [*files, verdicts], systems=True)
     runs = _bodies()
     asked = runs.Asked(server, data_dir, profile, tie_margin, verdicts, output, fresh, as_json)
     plan = runs.Plan(schedule=schedule, baseline=baseline, budget=budget, target=target, round_size=round_size)
@@ -127,7 +127,7 @@ def rewardbench(
 
     Example: nightcourt eval rewardbench rewardbench.parquet --profile rewardbench
     """
-    written.check_report(output, [file, verdicts])
+    destinations.check_report(output, [file, verdicts])
     runs = _bodies()
     asked = runs.Asked(server, data_dir, profile, None, verdicts, output, fresh, as_json)
     runs.rewardbench_file(asked, file)
@@ -149,7 +149,7 @@ def gold(
 
     Example: nightcourt eval gold pairs.jsonl --output report
     """
-    written.check_report(output, [file, verdicts])
+    destinations.check_report(output, [file, verdicts])
     runs = _bodies()
     runs.gold_file(runs.Asked(server, data_dir, profile, tie_margin, verdicts, output, fresh, as_json), file)
 
@@ -170,8 +170,8 @@ def calibrate(
 
     Example: nightcourt eval calibrate gold.jsonl --write calibration.json
     """
-    written.check_file(write, "--write", [file, verdicts])
-    written.check_report(output, [file, verdicts], [write])
+    destinations.check_file(write, "--write", [file, verdicts])
+    destinations.check_report(output, [file, verdicts], [write])
     runs = _bodies()
     asked = runs.Asked(server, data_dir, profile, None, verdicts, output, fresh, as_json)
     runs.calibrate_file(asked, file, write)
@@ -221,10 +221,10 @@ def curate(
     training = write or Path("curated.jsonl")
     if training.suffix not in {".jsonl", ".parquet"}:
         raise typer.BadParameter("is to end in .jsonl or .parquet", param_hint="--write")
-    beside = written.datasheet(training)
+    beside = destinations.datasheet(training)
     for each in (training, beside):
-        written.check_file(each, "--write", [file, verdicts])
-    written.check_report(output, [file, verdicts], [training, beside])
+        destinations.check_file(each, "--write", [file, verdicts])
+    destinations.check_report(output, [file, verdicts], [training, beside])
     runs = _bodies()
     if write is None:
         runs.require_free(training, file)
@@ -251,7 +251,7 @@ def audit(
 
     Example: nightcourt eval audit pairs.jsonl --output report
     """
-    written.check_report(output, [file, verdicts])
+    destinations.check_report(output, [file, verdicts])
     runs = _bodies()
     asked = runs.Asked(server, data_dir, profile, None, verdicts, output, fresh, as_json)
     runs.audit_file(asked, file, most)

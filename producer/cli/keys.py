@@ -6,7 +6,7 @@ from uuid import UUID
 import typer
 
 from producer import keys
-from producer.cli.host import records
+from producer.cli.database import open_database
 from producer.cli.options import DataDir, finite, id_of, span
 from producer.cli.output import console, print_json, progress
 from schemas.keys import MOST, MOST_TOKENS, Key, KeyLimits, NewKey, Scope
@@ -78,7 +78,7 @@ def create(
     )
     chosen = _scopes(scopes)
     lifetime = None if expires is None else span(expires, "--expires")
-    with records(data_dir, application="keys") as database, database.begin() as connection:
+    with open_database(data_dir, application="keys") as database, database.begin() as connection:
         made = keys.create(connection, tenant=tenant, scopes=chosen, name=name, expires_seconds=lifetime, limits=limits)
     _show_new(made, as_json=as_json)
 
@@ -93,7 +93,7 @@ def list_(
 
     Example: nightcourt keys list --tenant search
     """
-    with records(data_dir, application="keys") as database, database.connect() as connection:
+    with open_database(data_dir, application="keys") as database, database.connect() as connection:
         found = keys.listing(connection, tenant=tenant)
     for each in found:
         _show(each, as_json=as_json)
@@ -105,7 +105,7 @@ def revoke(key: KeyId, data_dir: DataDir = None, as_json: AsJson = False) -> Non
 
     Example: nightcourt keys revoke nck_0197f3c2a5d47b1c8e6f0a1b2c3d4e5f
     """
-    with records(data_dir, application="keys") as database, database.begin() as connection:
+    with open_database(data_dir, application="keys") as database, database.begin() as connection:
         ended = keys.revoke(connection, _id(key))
     _show(ended, as_json=as_json)
 
@@ -128,7 +128,7 @@ def rotate(
     """
     lifetime = None if expires is None else span(expires, "--expires")
     overlap_seconds = span(overlap, "--overlap")
-    with records(data_dir, application="keys") as database, database.begin() as connection:
+    with open_database(data_dir, application="keys") as database, database.begin() as connection:
         made = keys.rotate(connection, _id(key), overlap_seconds=overlap_seconds, expires_seconds=lifetime)
     _show_new(made, as_json=as_json)
     if not as_json:

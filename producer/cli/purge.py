@@ -12,7 +12,7 @@ from sqlalchemy import text
 from infra import settings
 from infra.local.folder import running_stack
 from producer import retention
-from producer.cli.host import records
+from producer.cli.database import open_database
 from producer.cli.options import DataDir, Yes, ask, id_of
 from producer.cli.output import console, progress
 from producer.keys import FIRST_TENANT
@@ -45,7 +45,7 @@ def purge(
     seconds = None if older_than is None else _seconds(older_than)
     batch_id = None if batch is None else id_of(batch, "batch_", "--batch")
     # A tenant's last rows are looked for in tables that no index of tenants is on: that takes as long as it takes.
-    with records(data_dir, application="purge", statement_seconds=0) as database:
+    with open_database(data_dir, application="purge", statement_seconds=0) as database:
         if seconds is not None:
             ask(f"Delete all that ended more than {older_than} ago for good?", yes=yes)
             gone = retention.delete_old(database, older_than=seconds)

@@ -15,7 +15,7 @@ from support.rows import read, write
 from support.service import Service, running_service
 
 from producer.cli import evals
-from producer.cli.written import OF_SYSTEMS, REPORT
+from producer.cli.destinations import OF_SYSTEMS, REPORT
 
 COMMANDS = [command.name or command.callback.__name__ for command in evals.app.registered_commands]
 STRENGTHS = {"gold": 4.0, "silver": 2.0, "bronze": 0.0}

@@ -30,8 +30,8 @@ from infra.local.supervisor import Stack
 from infra.local.tree import Program
 from infra.settings import Settings
 from producer.cli.dashboard import dashboard
+from producer.cli.database import open_database
 from producer.cli.doctor import examine
-from producer.cli.host import records
 from schemas.keys import SpelledKey, spell_key
 from schemas.problems import Problem
 
@@ -429,7 +429,7 @@ def test_libpqs_variables_are_not_for_the_embedded_stack(folder: Path, monkeypat
     monkeypatch.setenv("PGSERVICE", "elsewhere")
     with stack(folder):
         monkeypatch.setenv("PGSERVICE", "elsewhere")
-        with records(folder, application="test") as database, database.connect() as connection:
+        with open_database(folder, application="test") as database, database.connect() as connection:
             assert connection.execute(text("SELECT 1")).scalar() == 1
         monkeypatch.setenv("PGSERVICE", "elsewhere")
         found = {each.part: each for each in examine(Settings(engine="simulated", data_dir=folder))}

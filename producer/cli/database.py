@@ -1,4 +1,4 @@
-"""What commands share that work on the host, straight in the database."""
+"""The database, for commands that run on the service's host and use it directly."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from schemas.problems import UNAVAILABLE, Problem
 
 
 @contextmanager
-def records(
+def open_database(
     data_dir: Path | None, *, application: str, statement_seconds: int = STATEMENT_SECONDS
 ) -> Iterator[Database]:
     """Lend the database: the embedded stack's where one runs, else what the settings name.
