@@ -141,6 +141,9 @@ def make_celery(redis_url: str, *, name: str, patient: bool = True) -> Celery:
         worker_soft_shutdown_timeout=0,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        # What became a replica refuses to be written to, and ends who waits there: it is to be reached anew, as what is
+        # away. Celery would end the worker, and a model would be loaded for nothing.
+        broker_channel_error_retry=True,
         broker_pool_acquire_timeout=5,
         task_publish_retry=False,  # the dispatcher's loop is the retry
         broker_transport_options={

@@ -14,7 +14,7 @@ from support.waiting import wait_until
 from infra.broker import make_celery
 from infra.environment import child_environment
 from infra.local.child import Child, start_child
-from infra.local.redis import Redis
+from infra.local.redis import Redis, start_redis
 from schemas.message import CALLBACK_QUEUE, CALLBACK_TASK, JUDGE_TASK, QUEUES
 from schemas.states import Lane
 
@@ -79,13 +79,16 @@ def start(database_url: str, tmp_path: Path) -> Iterator[Start]:
         child.kill()
 
 
-@pytest.mark.parametrize(
+EACH = pytest.mark.parametrize(
     ("module", "task", "queue", "message"),
     [
         ("worker.callbacks_app", CALLBACK_TASK, CALLBACK_QUEUE, {"v": 1, "callback": "0" * 32}),
         ("worker.app", JUDGE_TASK, QUEUES[Lane.INTERACTIVE], {"v": 1, "shard": 1}),
     ],
 )
+
+
+@EACH
 def test_a_consumer_that_stands_still_has_no_pulse(
     start: Start, redis_server: Redis, module: str, task: str, queue: str, message: dict[str, Any]
 ):
@@ -112,3 +115,25 @@ def test_a_consumer_that_waits_for_redis_has_a_pulse(start: Start, module: str):
     consumer = start(module, "redis://127.0.0.1:9/0")
     consumer.beats()
     consumer.beats()
+
+
+@EACH
+def test_a_redis_that_becomes_a_replica_ends_no_consumer(
+    start: Start, tmp_path: Path, module: str, task: str, queue: str, message: dict[str, Any]
+):
+    """As where a server is failed over: whoever waits there is refused, goes on asking, and is there after it."""
+    server = start_redis(tmp_path / "redis")
+    try:
+        consumer = start(module, server.url)
+        with redis.from_url(server.url) as client:
+            wait_until(lambda: "brpop" in {each["cmd"] for each in client.client_list()}, within=60, what="it waits")
+            client.execute_command("REPLICAOF", "127.0.0.1", "9")
+            log = tmp_path / "log"
+            wait_until(lambda: "ReadOnlyError" in log.read_text(), within=60, what="it is refused")
+            consumer.beats()
+            client.execute_command("REPLICAOF", "NO", "ONE")
+        make_celery(server.url, name="test").send_task(task, kwargs=message, queue=queue)
+        wait_until(consumer.stands_still.exists, within=60, what="the hint is taken")
+        assert consumer.child.wait(0) is None
+    finally:
+        server.stop()
