@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import structlog
+from psycopg.errors import ReadOnlySqlTransaction
 from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import InterfaceError, OperationalError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -31,6 +32,7 @@ UNREACHABLE = (OperationalError, InterfaceError, PoolTimeoutError)
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _REVISION = text("SELECT max(version_num) FROM alembic_version")
+_READ_ONLY = text("SELECT current_setting('transaction_read_only')::boolean")
 _LOOK_SECONDS = 1.0
 STATEMENT_SECONDS = 30
 """How long a statement may take, where nothing else is said."""
@@ -66,6 +68,8 @@ def _connect_args(application: str, *, statement_seconds: int = STATEMENT_SECOND
     return {
         "application_name": f"nightcourt-{application}",
         "connect_timeout": 3,
+        # A standby is nowhere to work, and is still there for a while under the name of what it was before.
+        "target_session_attrs": "primary",
         "keepalives_idle": _IDLE,
         "keepalives_interval": _INTERVAL,
         "keepalives_count": _COUNT,
@@ -96,7 +100,7 @@ def connect(
         ping: whether a connection is tried before it is lent. Who polls and tries again anyway may go without.
         statement_seconds: how long a statement may take; 0 for as long as it takes.
     """
-    return create_engine(
+    engine = create_engine(
         with_psycopg(url),
         pool_size=pool_size,
         max_overflow=overflow,
@@ -105,6 +109,8 @@ def connect(
         pool_pre_ping=ping,  # a restart of Postgres costs a reconnect, not an error
         connect_args=_connect_args(application, statement_seconds=statement_seconds),
     )
+    event.listen(engine, "handle_error", _be_away)
+    return engine
 
 
 @contextmanager
@@ -126,7 +132,20 @@ def connect_async(url: str, *, application: str, pool_size: int = 8) -> AsyncEng
         connect_args=_connect_args(application),
     )
     event.listen(engine.sync_engine, "begin", _be_of_tenant)
+    event.listen(engine.sync_engine, "handle_error", _be_away)
     return engine
+
+
+def _be_away(context: ExceptionContext) -> None:
+    """Take a server that takes no writes for one that is away: a full disk makes many so, or somebody did.
+
+    Raises:
+        sqlalchemy.exc.OperationalError: in place of the error, where it is that.
+    """
+    if isinstance(context.original_exception, ReadOnlySqlTransaction):
+        # Who connects anew may find one that does; a session goes by what held when it began.
+        context.is_disconnect, context.invalidate_pool_on_disconnect = True, False
+        raise OperationalError(context.statement, None, context.original_exception, hide_parameters=True)
 
 
 def _be_of_tenant(connection: Connection) -> None:
@@ -148,6 +167,11 @@ def is_migrated(connection: Connection) -> bool:
     except ProgrammingError:  # there are none, or whoever migrated them last did not let us look
         return False
     return revision is not None and revision >= newest_revision()
+
+
+def takes_writes(connection: Connection) -> bool:
+    """Tell whether the server takes writes."""
+    return not connection.execute(_READ_ONLY).scalar_one()
 
 
 def await_tables(database: Engine, stop: threading.Event, *, meanwhile: Callable[[], None] = lambda: None) -> None:

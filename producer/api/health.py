@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
 from infra import docket, roster
-from infra.database import is_migrated
+from infra.database import is_migrated, takes_writes
 from infra.meters import CONTENT_TYPE
 
 router = APIRouter(tags=["health"])
@@ -64,12 +64,14 @@ async def readyz(request: Request, response: Response) -> Readiness:
 async def _look(state: Any) -> Readiness:
     within = state.worker_seconds
     workers = 0
-    usable = False  # whether comparisons can be filed
+    usable = False  # whether anything can be served
+    writes = True
     database = redis = "ok"
     wrong: list[str] = []
     try:
         async with asyncio.timeout(_PATIENCE), state.database.connect() as connection:
             if migrated := await connection.run_sync(is_migrated):
+                writes = await connection.run_sync(takes_writes)
                 workers = (await connection.run_sync(lambda c: roster.capacity(c, within=within))).workers
                 waits = await connection.run_sync(docket.oldest_due)
     except (SQLAlchemyError, TimeoutError, OSError):
@@ -81,6 +83,11 @@ async def _look(state: Any) -> Readiness:
             database = "has not the tables of this release: nothing can be filed"
             wrong.append(
                 "Postgres has not the tables of this release, so nothing can be filed: run `nightcourt migrate`"
+            )
+        elif not writes:
+            wrong.append(
+                "Postgres takes no writes, so nothing can be filed or judged: see whether its disk is full, or "
+                "somebody set default_transaction_read_only"
             )
         elif not workers:
             wrong.append(f"no worker was heard of for {within:g} s, so nothing is judged: start one, or see its log")

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
 
 from infra import docket, losses, roles, roster, settings
-from infra.database import connect, newest_revision
+from infra.database import connect, newest_revision, takes_writes
 from infra.engine_folder import describe as describe_engine
 from infra.environment import forget_libpq
 from infra.local import LocalStackError
@@ -135,7 +135,11 @@ def _database(url: str, within: float) -> Iterator[Finding]:
     database = connect(url, application="doctor", pool_size=1)
     try:
         with database.connect() as connection:
-            yield Finding("postgres", ok=True, says="answers")
+            if takes_writes(connection):
+                yield Finding("postgres", ok=True, says="answers")
+            else:
+                says = "answers, and takes no writes: its disk is full, or default_transaction_read_only was set"
+                yield Finding("postgres", ok=False, says=says)
             tables = connection.execute(text("SELECT to_regclass('shards')")).scalar()
             if tables is None:
                 yield Finding("tables", ok=False, says="there are none yet: run `nightcourt migrate`")

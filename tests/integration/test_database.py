@@ -1,10 +1,15 @@
 """What a connection to Postgres is asked to hold to."""
 
+from pathlib import Path
+
+import psycopg
 import pytest
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, make_url, text
+from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
 from infra.database import Begin, at_once, connect, persist
+from infra.local.postgres import start_postgres
 
 EXPECTED = {
     "tcp_keepalives_idle": "10",
@@ -38,3 +43,42 @@ def test_a_connection_that_died_unused_costs_one_more_try(database: Engine, data
         assert persist(untried, who, patience_seconds=0, begin=begin) not in dead
     untried.dispose()
     assert [each["event"] for each in logs] == ["database_unreachable"]
+
+
+def test_a_server_that_takes_no_writes_is_away(database: Engine, database_url: str):
+    """As one whose disk is full is made to be; once it takes them again, the same pool goes on."""
+    name = make_url(database_url).database
+
+    def make(which: str) -> None:
+        with at_once(database) as connection:
+            connection.execute(text(f'ALTER DATABASE "{name}" SET default_transaction_read_only = {which}'))
+
+    def write(connection: Connection) -> int:
+        return connection.execute(text("INSERT INTO judges (id, card) VALUES ('j', '{}')")).rowcount
+
+    make("on")
+    judges = connect(database_url, application="test", ping=False)
+    with pytest.raises(OperationalError, match="read-only"):
+        persist(judges, write, patience_seconds=0.5)
+    make("off")
+    assert persist(judges, write, patience_seconds=10) == 1
+    judges.dispose()
+
+
+def test_a_standby_is_not_worked_on(tmp_path: Path):
+    """A pool that met one would stay with it: it answers whoever asks whether it is there."""
+    folder = tmp_path / "postgres"
+    start_postgres(folder).stop()
+    (folder / "data" / "standby.signal").touch()
+    server = start_postgres(folder)
+    database = connect(server.url, application="test")
+    try:
+        with pytest.raises(OperationalError, match="hot standby"), database.connect():
+            pass
+        with psycopg.connect(server.url, autocommit=True) as connection:
+            connection.execute("SELECT pg_promote()")
+        with database.connect() as connection:
+            assert not connection.execute(text("SELECT pg_is_in_recovery()")).scalar_one()
+    finally:
+        database.dispose()
+        server.stop()

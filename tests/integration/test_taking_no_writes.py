@@ -1,0 +1,49 @@
+"""A Postgres that takes no writes, as one whose disk is full is made to be: what is stored can be read meanwhile."""
+
+from fastapi.testclient import TestClient
+from sqlalchemy import Engine, text
+from support.service import QUESTION
+from support.waiting import wait_until
+
+from infra.database import at_once
+from producer.cli import doctor
+
+_END_OTHERS = text("""
+    SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()
+""")
+
+
+def take_no_writes(database: Engine) -> None:
+    """Have a server take none from anyone who connects from now on, and let nobody be connected before."""
+    with at_once(database) as connection:
+        connection.execute(text(f'ALTER DATABASE "{database.url.database}" SET default_transaction_read_only = on'))
+        connection.execute(_END_OTHERS)
+
+
+def test_the_api_says_so_and_goes_on_by_itself(client: TestClient, database: Engine):
+    """Who files is told to come again, as where Postgres is away; the API stays in service for those who read."""
+    assert client.post("/v1/comparisons", json=QUESTION).status_code == 202
+    take_no_writes(database)
+    answer = client.post("/v1/comparisons", json=QUESTION)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    assert len(client.get("/v1/comparisons").json()["data"]) == 1
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.json()["status"]) == (200, "degraded")
+    assert "Postgres takes no writes" in ready.json()["wrong"][0]
+    with at_once(database) as connection:
+        connection.execute(text(f'ALTER DATABASE "{database.url.database}" RESET default_transaction_read_only'))
+
+    def files() -> bool:
+        return client.post("/v1/comparisons", json=QUESTION).status_code == 202
+
+    wait_until(files, within=20, what="it files again")
+    assert len(client.get("/v1/comparisons").json()["data"]) == 2
+
+
+def test_doctor_says_so(database: Engine, database_url: str):
+    """It answers, and is not well."""
+    take_no_writes(database)
+    found = {each.part: each for each in doctor._database(database_url, within=60)}
+    assert not found["postgres"].ok
+    assert "takes no writes" in found["postgres"].says
