@@ -18,6 +18,7 @@ RISING = "0+10x160"
 WELL = {
     **{f'nightcourt_build_info{{process="{each}",instance="{each}"}}': "1x160" for each in PROCESSES},
     'process_start_time_seconds{instance="worker"}': STEADY,
+    'process_start_time_seconds{instance="dispatcher"}': STEADY,
     'nightcourt_oldest_shard_seconds{lane="interactive",state="waiting"}': STEADY,
     'nightcourt_oldest_shard_seconds{lane="bulk",state="waiting"}': "3600x160",
     "nightcourt_workers": "2x160",
@@ -40,14 +41,19 @@ WELL = {
     "nightcourt_heartbeats_failed_total": STEADY,
     "nightcourt_disk_free_bytes": "50x160",
     "nightcourt_disk_bytes": "100x160",
-    'nightcourt_http_requests_total{status="202"}': RISING,
-    'nightcourt_http_requests_total{status="503"}': STEADY,
+    'nightcourt_http_requests_total{route="/v1/comparisons",status="202"}': RISING,
+    'nightcourt_http_requests_total{route="/v1/comparisons",status="503"}': STEADY,
+    'nightcourt_http_requests_total{route="/readyz",status="200"}': RISING,
+    'nightcourt_http_requests_total{route="/readyz",status="503"}': STEADY,
     'nightcourt_http_request_seconds_bucket{route="/v1/comparisons",le="0.1"}': RISING,
     'nightcourt_http_request_seconds_bucket{route="/v1/comparisons",le="10.0"}': RISING,
     'nightcourt_http_request_seconds_bucket{route="/v1/comparisons",le="+Inf"}': RISING,
+    'nightcourt_http_request_seconds_bucket{route="/readyz",le="0.1"}': RISING,
+    'nightcourt_http_request_seconds_bucket{route="/readyz",le="+Inf"}': RISING,
     'nightcourt_http_request_seconds_bucket{route="/v1/files",le="0.1"}': STEADY,
     'nightcourt_http_request_seconds_bucket{route="/v1/files",le="+Inf"}': "0+100x160",
     "nightcourt_oldest_callback_seconds": STEADY,
+    'nightcourt_callback_attempts_total{result="delivered"}': RISING,
     'nightcourt_callback_first_try_seconds_bucket{le="1.0"}': RISING,
     'nightcourt_callback_first_try_seconds_bucket{le="300.0"}': RISING,
     'nightcourt_callback_first_try_seconds_bucket{le="+Inf"}': RISING,
@@ -63,6 +69,10 @@ _WAITING = 'nightcourt_oldest_shard_seconds{lane="bulk",state="waiting"}'
 _WORKERS = "nightcourt_workers"
 _WAITS = 'nightcourt_oldest_shard_seconds{lane="interactive",state="waiting"}'
 _DECIDED = 'nightcourt_outcomes_total{lane="bulk",result="succeeded"}'
+_TAKEN = 'nightcourt_http_requests_total{route="/v1/comparisons",status="202"}'
+_FAILED = 'nightcourt_http_requests_total{route="/v1/comparisons",status="503"}'
+_SENT = 'nightcourt_callback_attempts_total{result="delivered"}'
+_TURNS = 'nightcourt_dispatcher_turn_seconds_count{instance="dispatcher"}'
 ILL: dict[str, dict[str, str]] = {
     "NightcourtNothingMoves": {_DECIDED: "500x160"},
     "NightcourtNoWorkers": {"nightcourt_workers": STEADY, _DECIDED: "500x160"},
@@ -74,15 +84,15 @@ ILL: dict[str, dict[str, str]] = {
     "NightcourtEngineFails": {'nightcourt_engine_errors_total{kind="failed"}': "0+2x160"},
     "NightcourtProcessMissing": {'nightcourt_build_info{process="callbacks",instance="callbacks"}': "_x160"},
     "NightcourtRestarts": {'process_start_time_seconds{instance="worker"}': "0+1x160"},
-    "NightcourtDispatcherStuck": {'nightcourt_dispatcher_turn_seconds_count{instance="dispatcher"}': "900x160"},
+    "NightcourtDispatcherStuck": {_TURNS: "900x160"},
     "NightcourtDispatcherSlow": {'nightcourt_dispatcher_turn_seconds_bucket{instance="dispatcher",le="0.1"}': STEADY},
     "NightcourtDocketUnread": {"nightcourt_docket_read_timestamp_seconds": "9x160"},
     "NightcourtStoreUnreachable": {'nightcourt_unreachable_seconds_total{store="redis"}': "0+15x160"},
     "NightcourtHeartbeatsFail": {"nightcourt_heartbeats_failed_total": "0+1x160"},
     "NightcourtDiskFills": {"nightcourt_disk_free_bytes": "5x160"},
-    "NightcourtHttpErrors": {'nightcourt_http_requests_total{status="503"}': "0+1x160"},
+    "NightcourtHttpErrors": {_FAILED: "0+1x160"},
     "NightcourtHttpSlow": {'nightcourt_http_request_seconds_bucket{route="/v1/comparisons",le="0.1"}': STEADY},
-    "NightcourtCallbacksLate": {"nightcourt_oldest_callback_seconds": "90x160"},
+    "NightcourtCallbacksLate": {"nightcourt_oldest_callback_seconds": "90x160", _SENT: "500x160"},
     "NightcourtCallbacksSlow": {'nightcourt_callback_first_try_seconds_bucket{le="1.0"}': STEADY},
     "NightcourtCircuitOpen": {'nightcourt_callback_circuits{state="open"}': "1x160"},
     "NightcourtReceiverDisabled": {"nightcourt_callback_endpoints_disabled_total": "0x100 1x60"},
@@ -116,6 +126,38 @@ NIGHTS: dict[str, tuple[list[str], dict[str, str]]] = {
     ),
 }
 """For nights, what is otherwise in them, and which alerts fire in their course."""
+
+DAYS: dict[str, tuple[list[str], dict[str, str]]] = {
+    "a worker ends after half a minute each time, and is started anew after the five minutes that Kubernetes waits": (
+        ["NightcourtRestarts"],
+        {
+            'process_start_time_seconds{instance="worker"}': " ".join(f"{330 * n}x2 _x19" for n in range(7)),
+            'nightcourt_build_info{process="worker",instance="worker"}': " ".join(["1x2 _x19"] * 7),
+        },
+    ),
+    "a dispatcher that starts at 37 min waits for the migration": (
+        [],
+        {_TURNS: "_x148 0x12", 'process_start_time_seconds{instance="dispatcher"}': "_x148 2220x12"},
+    ),
+    "so does an API, which is not ready": (
+        [],
+        {'nightcourt_http_requests_total{route="/readyz",status="503"}': RISING},
+    ),
+    "few requests are sent, among many probes, and none is answered well": (
+        ["NightcourtHttpErrors"],
+        {_TAKEN: STEADY, _FAILED: "0+0.1x160"},
+    ),
+    "few requests are sent, among many probes, and each takes long": (
+        ["NightcourtHttpSlow"],
+        {
+            'nightcourt_http_request_seconds_bucket{route="/v1/comparisons",le="0.1"}': STEADY,
+            'nightcourt_http_request_seconds_bucket{route="/v1/comparisons",le="10.0"}': "0+0.1x160",
+            'nightcourt_http_request_seconds_bucket{route="/v1/comparisons",le="+Inf"}': "0+0.1x160",
+        },
+    ),
+    "a large batch tells of each of its lines": ([], {"nightcourt_oldest_callback_seconds": "0+15x160"}),
+}
+"""The same for days."""
 
 
 def world(
@@ -168,6 +210,10 @@ class TestAlerts:
         """Judges have their fifteen minutes to start; what stands still beyond that is told, and once."""
         nights = NIGHTS.items()
         check([world(firing, changes, within="40m", name=name) for name, (firing, changes) in nights], tmp_path)
+
+    def test_a_day_has_its_own(self, tmp_path: Path):
+        """Restarts far apart and what probes would hide are told; starting, and much to send, are no faults."""
+        check([world(firing, changes, within="40m", name=name) for name, (firing, changes) in DAYS.items()], tmp_path)
 
 
 def check(worlds: list[dict[str, object]], folder: Path) -> None:
