@@ -141,7 +141,8 @@ OLDEST_CALLBACK = _metric(
 CIRCUITS = _metric(
     "gauge",
     "callback_circuits",
-    "Receivers of callbacks. An open circuit lets nothing through; one that is half open, one try.",
+    "Receivers of callbacks. An open circuit lets nothing through; one that is half open, one try, where there is "
+    "anything to try.",
     "dispatcher",
     state=("closed", "open", "half_open", "disabled"),
 )

@@ -56,12 +56,18 @@ _CALLBACKS = text("""
     GROUP BY c.state
 """)
 
+# Of a receiver that failed, and is owed nothing any more, nobody finds out whether it does well again: it keeps its
+# failures for ever, and would be told of for as long.
 _CIRCUITS = text("""
     SELECT CASE WHEN state = 'disabled' THEN 'disabled'
                 WHEN open_until > now() THEN 'open'
-                WHEN failures >= :open_after THEN 'half_open'
+                WHEN failures >= :open_after AND (
+                    EXISTS (SELECT FROM callbacks c WHERE c.endpoint_id = e.id AND c.state = 'waiting')
+                    OR EXISTS (SELECT FROM callbacks c
+                               WHERE c.endpoint_id = e.id AND c.state IN ('released', 'sending'))
+                ) THEN 'half_open'
                 ELSE 'closed' END AS state, count(*) AS receivers
-    FROM callback_endpoints GROUP BY 1
+    FROM callback_endpoints e GROUP BY 1
 """)
 
 _DATABASE = text("SELECT pg_database_size(current_database())")

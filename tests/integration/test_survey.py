@@ -109,6 +109,10 @@ def test_callbacks_and_circuits_are_counted(desk: Desk):
     assert read["nightcourt_callback_circuits", ("open",)] == 1
     desk.do("UPDATE callback_endpoints SET open_until = now() WHERE id = :id", id=ill)
     assert look()["nightcourt_callback_circuits", ("half_open",)] == 1
+    desk.do("UPDATE callbacks SET state = 'dead', ended_at = now() WHERE endpoint_id = :id", id=ill)
+    read = look()
+    assert read["nightcourt_callback_circuits", ("half_open",)] == 0  # or it would be for ever
+    assert read["nightcourt_callback_circuits", ("closed",)] == 3
     desk.do("UPDATE callback_endpoints SET open_until = now() + interval '1 min'")  # they asked for time
     assert look()["nightcourt_oldest_callback_seconds", ()] == 0
 
