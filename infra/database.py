@@ -169,6 +169,11 @@ def is_migrated(connection: Connection) -> bool:
     return revision is not None and revision >= newest_revision()
 
 
+def reason(error: SQLAlchemyError) -> str:
+    """Tell what libpq or Postgres said, in one line. Only of what was done with nothing that anybody sent."""
+    return " ".join(str(getattr(error, "orig", None) or error).split())
+
+
 def takes_writes(connection: Connection) -> bool:
     """Tell whether the server takes writes."""
     return not connection.execute(_READ_ONLY).scalar_one()
@@ -189,7 +194,9 @@ def await_tables(database: Engine, stop: threading.Event, *, meanwhile: Callable
                     return
             log.warning("tables_not_migrated", needed=newest_revision())
         except SQLAlchemyError as error:
-            log.warning("database_unreachable", error=type(error).__name__, retry_in=_LOOK_SECONDS)
+            log.warning(
+                "database_unreachable", error=type(error).__name__, reason=reason(error), retry_in=_LOOK_SECONDS
+            )
         meanwhile()
         if stop.wait(_LOOK_SECONDS):
             return

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
 
 from infra import docket, losses, roles, roster, settings
-from infra.database import connect, newest_revision, takes_writes
+from infra.database import connect, newest_revision, reason, takes_writes
 from infra.engine_folder import describe as describe_engine
 from infra.environment import forget_libpq
 from infra.local import LocalStackError
@@ -157,7 +157,7 @@ def _database(url: str, within: float) -> Iterator[Finding]:
             yield _logins(connection)
             yield _what_postgres_logs(connection)
     except SQLAlchemyError as error:
-        says = f"cannot be reached ({type(error).__name__}): start it, or set NIGHTCOURT_DATABASE_URL"
+        says = f"cannot be reached: start it, or set NIGHTCOURT_DATABASE_URL ({reason(error)})"
         yield Finding("postgres", ok=False, says=says)
     finally:
         database.dispose()

@@ -1,5 +1,6 @@
 """What a connection to Postgres is asked to hold to."""
 
+import threading
 from pathlib import Path
 
 import psycopg
@@ -8,7 +9,8 @@ from sqlalchemy import Connection, Engine, make_url, text
 from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
-from infra.database import Begin, at_once, connect, persist
+from infra import roles
+from infra.database import Begin, at_once, await_tables, connect, persist
 from infra.local.postgres import start_postgres
 
 EXPECTED = {
@@ -82,3 +84,13 @@ def test_a_standby_is_not_worked_on(tmp_path: Path):
     finally:
         database.dispose()
         server.stop()
+
+
+def test_who_waits_for_postgres_says_why(database_url: str):
+    """By a wrong password no process ever starts, and whoever set it reads the log."""
+    stop = threading.Event()
+    database = connect(roles.url_as(database_url, "worker", "wrong"), application="test")
+    with capture_logs() as logs:
+        await_tables(database, stop, meanwhile=stop.set)
+    assert [each["event"] for each in logs] == ["database_unreachable"]
+    assert 'password authentication failed for user "nightcourt_worker"' in logs[0]["reason"]

@@ -65,3 +65,10 @@ def test_the_owners_login_looks_at_everything(connection: Connection, database_u
     found = {each.part: each for each in doctor._database(database_url, within=60)}
     assert "1 shards" in found["docket"].says
     assert not any("may not look" in each.says for each in found.values())
+
+
+def test_a_login_that_postgres_refuses_is_told_of_in_its_words(database_url: str):
+    """Start it, says doctor, and that it was a wrong password."""
+    [found] = doctor._database(roles.url_as(database_url, "api", "wrong"), within=60)
+    assert not found.ok
+    assert 'password authentication failed for user "nightcourt_api"' in found.says
