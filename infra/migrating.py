@@ -6,10 +6,10 @@ import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 
 from infra import callback_secrets, rights, roles
-from infra.database import MIGRATIONS, newest_revision, with_psycopg
+from infra.database import MIGRATIONS, connect, newest_revision
 from infra.sealing import Seals
 from schemas.base import Base
 from schemas.problems import UNAVAILABLE, Problem
@@ -44,7 +44,8 @@ def migrate(url: str, passwords: Mapping[str, str] | None = None, seals: Seals |
     """
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
-    engine = create_engine(with_psycopg(url), connect_args={"application_name": "nightcourt-migrate"})
+    # An index takes as long as it takes.
+    engine = connect(url, application="migrate", pool_size=1, statement_seconds=0)
     try:
         with engine.begin() as connection:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, create_engine, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError
 
-from infra.database import MIGRATIONS, connect, newest_revision
+from infra.database import MIGRATIONS, at_once, connect, newest_revision
 from infra.local.postgres import Postgres
 from infra.migrating import migrate
 from schemas.base import Base
@@ -148,6 +148,15 @@ def test_an_index_that_was_made_beforehand_and_failed(empty: Engine, empty_url: 
             migrate(empty_url)
         connection.execute(text(f"DROP INDEX {index}"))
     migrate(empty_url)
+
+
+def test_no_limit_of_a_servers_ends_a_migration(empty: Engine, empty_url: str):
+    """An index over a large table takes longer than some hosted servers let a statement take."""
+    with at_once(empty) as connection:
+        connection.execute(text(f"ALTER DATABASE \"{empty.url.database}\" SET statement_timeout = '1ms'"))
+    migrate(empty_url)
+    with empty.connect() as connection:
+        assert stands_at_head(connection)
 
 
 def test_many_may_migrate_at_once(empty: Engine, empty_url: str):
