@@ -49,6 +49,10 @@ _REQUESTS_OF_A_KEY = 750
 """So that no key keeps all others out. Beyond the half that may be held there is room for answers that come at once."""
 _STREAMS_OF_A_KEY = 50
 
+_KEEP_ALIVE_SECONDS = 75.0
+"""How long a connection stays open after an answer: longer than proxies keep theirs, which is a minute as a rule. Where
+it were shorter, a request of theirs might meet its end, and whoever sent it would read 502."""
+
 _DESCRIPTORS = 65_536
 """Open files at the most, those of idle connections among them: each takes memory, too."""
 
@@ -174,6 +178,7 @@ def serving(settings: Settings) -> dict[str, Any]:
         "proxy_headers": bool(settings.trusted_proxies),
         "forwarded_allow_ips": list(settings.trusted_proxies),
         "timeout_graceful_shutdown": 5,
+        "timeout_keep_alive": _KEEP_ALIVE_SECONDS,
         # Its own limit counts connections, those that ask nothing among them, and would refuse probes over them.
         "http": Connection,
         # A request that waited on its connection for another's answer would begin as that one's tenant.

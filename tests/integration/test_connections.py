@@ -380,3 +380,24 @@ def test_a_request_behind_another_begins_as_nobodys(database_url: str):
             said = all_of(both)
     assert said.count(b"HTTP/1.1 200 ") == 2
     assert b"whose: None" in said
+
+
+def test_an_idle_connection_outlives_what_proxies_keep(http: httpx2.Client):
+    """They use one again for a minute as a rule, and what they send on it would meet its end."""
+    question = b"GET /livez HTTP/1.1\r\nHost: any\r\n\r\n"
+
+    def ask(connection: socket.socket) -> None:
+        connection.sendall(question)
+        answer = b""
+        while not answer.endswith(b"}"):
+            more = connection.recv(4096)
+            assert more, "it was closed"
+            answer += more
+
+    with connected(http) as connection:
+        ask(connection)
+        connection.settimeout(6.0)  # uvicorn's own limit is five seconds
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        ask(connection)
+    assert app.serving(Settings())["timeout_keep_alive"] > 60
