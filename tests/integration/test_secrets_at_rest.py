@@ -11,7 +11,7 @@ from infra import callback_secrets
 from infra.migrating import migrate
 from infra.sealing import NotOpenedError, Seals
 
-NEWER = "fedcba9876543210" * 4
+NEWER, OLDER = "fedcba9876543210" * 4, "0123456789abcdef" * 4
 SHARED = {"tenant": "default", "endpoint": None}
 
 
@@ -70,8 +70,19 @@ def test_migrating_seals_by_the_newest_key(database: Engine, database_url: str):
     assert (said["log_level"], said["secrets"]) == ("error", 2)
     assert "not among NIGHTCOURT_SECRET_KEYS" in said["why"]
     assert stored(database) == before
-    migrate(database_url, seals=Seals([NEWER, "0123456789abcdef" * 4]))
+    migrate(database_url, seals=Seals([NEWER, OLDER]))
     assert read(database, Seals([NEWER])) == secrets[::-1]
+
+
+def test_keys_are_migrated_to_once_nobody_seals_by_the_earlier(database: Engine, database_url: str):
+    """Until it is restarted an API seals by the key that it began with, and what it seals then is left behind."""
+    newer = Seals([NEWER])
+    migrate(database_url, seals=Seals([NEWER, OLDER]))
+    late = rotate(database)
+    with pytest.raises(NotOpenedError):
+        read(database, newer)
+    migrate(database_url, seals=Seals([NEWER, OLDER]))  # as docs/security.md has it: after they are restarted
+    assert read(database, newer) == [late]
 
 
 def test_a_lost_key_costs_a_rotation(database: Engine, database_url: str):
