@@ -24,7 +24,7 @@ log = structlog.get_logger()
 
 _COLUMNS = f"""
     SELECT {{filing}} AS filing_id, c.line, c.custom_id,
-           {METADATA} AS metadata, c.created_at,
+           {METADATA} AS metadata, coalesce(b.created_at, c.created_at) AS created_at,
            o.status, o.tally, o.error_code, o.error_message, o.prompt_tokens, o.cached_tokens, o.gpu_seconds, o.reused,
            o.decided_at, j.card AS judge,
            EXISTS (SELECT FROM shards s WHERE s.filing_id = {{filing}} AND s.state = 'running'

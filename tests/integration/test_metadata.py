@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -93,11 +94,12 @@ def test_no_line_has_any(client: TestClient, court: Court, connection: Connectio
 
 
 def test_lines_read_as_comparisons(read: Any):
-    """A line that is read by its id says the same as in the results."""
+    """A line that is read by its id says the same as in the results: it was filed when its batch was made."""
     for result in objects(read.get(f"/v1/batches/{read.batch['id']}/results")):
         alone = read.get(f"/v1/comparisons/{result['id']}")
         assert alone.status_code == 200
         assert (alone.json()["metadata"], alone.json()["status"]) == (result["metadata"], "succeeded")
+        assert datetime.fromisoformat(alone.json()["created_at"]) == datetime.fromisoformat(result["created_at"])
 
 
 def test_the_report(read: Any):
