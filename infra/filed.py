@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic_core import from_json
 
-from schemas.lines import unwrap
+from schemas.lines import BadLineError, unwrap
 
 # Most lines have no metadata, and looking for the word costs a fraction of parsing the line.
 METADATA = """
@@ -101,6 +102,16 @@ def from_body(
     if given.get("profile", "own") == "own":
         given["profile"] = own_profile
     return from_request(given, line=line, custom_id=custom_id, request_id=request_id)
+
+
+def label_of(body: str) -> Literal["A", "B"] | None:
+    """Tell which response is the better, where the line that a comparison was filed as says it.
+
+    Of a preference row only this tells which of the two its `chosen` response is.
+    """
+    with suppress(BadLineError):  # an earlier release may have taken in what is no line any more
+        return unwrap(from_json(body, cache_strings="keys")).label
+    return None
 
 
 def from_rows(rows: Iterable[Any], options: dict[str, Any], own_profile: str = "own") -> list[Filed]:

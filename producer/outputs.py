@@ -1,7 +1,8 @@
 """What came of a batch, as streams in line order: our results, and OpenAI's output and error files, of the same rows.
 
 Postgres writes the JSON; a row is never an object on our side. Of a line's judge it names the id alone: the card would
-be half of the line, and is the same in nearly all.
+be half of the line, and is the same in nearly all. Of a file with labels it gives each line's own text in the place of
+the label, which only we can find in it.
 """
 
 # ruff: noqa: S608 - statements are put together from constants of this module alone; values are always bound
@@ -15,7 +16,7 @@ from uuid import UUID
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from infra.filed import METADATA
+from infra.filed import METADATA, label_of
 from schemas.ids import LAST_LINE
 
 Kind = Literal["results", "output", "errors", "asked"]
@@ -28,6 +29,8 @@ _AHEAD = 2
 """Statements under way at a time for one reader."""
 _MARK = b"\x01"
 """Stands on either side of a judge's id, and nowhere else: no JSON has it as it is."""
+_TEXT = b"\x02"
+"""Stands on either side of the text that a label is to be found in, and nowhere else."""
 
 # What is the batch's is asked in queries of their own: they run once, and not for every line.
 _HEX = "(SELECT replace(CAST(:id AS text), '-', ''))"
@@ -39,50 +42,62 @@ _CUSTOM_ID = f"""
 """
 _JUDGE = f"chr({ord(_MARK)}) || o.judge_id || chr({ord(_MARK)})"
 _HAS_METADATA = f"(SELECT has_metadata FROM files WHERE id = {_FILE})"
+_HAS_LABELS = f"(SELECT has_labels FROM files WHERE id = {_FILE})"
 # Where no line of the file has any, the bodies are not touched.
 _METADATA = f"CASE WHEN {_HAS_METADATA} THEN ({METADATA}) END"
 # The tally without the brace that closes it: `left` would count its characters.
 _OPEN_TALLY = "convert_from(substr(convert_to(o.tally::text, 'UTF8'), 1, octet_length(o.tally::text) - 1), 'UTF8')"
 
+
 # Text put together, since `json_build_object` on a million rows takes longer than everything else; what is not ours to
 # spell (names, messages) goes through `to_json`; a line's metadata is JSON of its own.
-_COMPARISON = f"""
-    '{{"id":"cmp_' || {_HEX} || '_' || o.line || '","object":"comparison","status":"' || o.status
-    || '","created_at":' || {_CREATED} || ',"decided_at":' || to_json(o.decided_at)
-    || ',"custom_id":' || {_CUSTOM_ID}
-    || ',"metadata":' || coalesce(({_METADATA})::text, '{{}}')
-    || ',"verdict":' || CASE WHEN o.tally IS NULL THEN 'null' ELSE
-           {_OPEN_TALLY} || ',"judge":' || {_JUDGE} || ',"usage":{{"prompt_tokens":' || o.prompt_tokens
-           || ',"cached_tokens":' || o.cached_tokens || ',"gpu_seconds":' || o.gpu_seconds
-           || ',"reused":' || o.reused || '}}}}' END
-    || ',"error":' || CASE WHEN o.tally IS NOT NULL THEN 'null' ELSE
-           json_build_object('code', o.error_code, 'message', o.error_message)::text END
-    || '}}'
-"""
+def _comparison(label: str) -> str:
+    return f"""
+        '{{"id":"cmp_' || {_HEX} || '_' || o.line || '","object":"comparison","status":"' || o.status
+        || '","created_at":' || {_CREATED} || ',"decided_at":' || to_json(o.decided_at)
+        || ',"custom_id":' || {_CUSTOM_ID}
+        || ',"metadata":' || coalesce(({_METADATA})::text, '{{}}')
+        || ',"label"{label},"verdict":' || CASE WHEN o.tally IS NULL THEN 'null' ELSE
+               {_OPEN_TALLY} || ',"judge":' || {_JUDGE} || ',"usage":{{"prompt_tokens":' || o.prompt_tokens
+               || ',"cached_tokens":' || o.cached_tokens || ',"gpu_seconds":' || o.gpu_seconds
+               || ',"reused":' || o.reused || '}}}}' END
+        || ',"error":' || CASE WHEN o.tally IS NOT NULL THEN 'null' ELSE
+               json_build_object('code', o.error_code, 'message', o.error_message)::text END
+        || '}}'
+    """
+
 
 _REQUEST = f"""'{{"id":"batch_req_' || {_HEX} || '_' || o.line || '","custom_id":'
     || {_CUSTOM_ID}"""
 
-_LINES: dict[Kind, tuple[str, str]] = {
-    "results": (_COMPARISON, "true"),
-    "asked": (
-        f"""'{{"line":' || o.line || ',"body":' || coalesce(c.body, 'null') || ',"comparison":' || {_COMPARISON}
-            || '}}'""",
-        "true",
-    ),
-    "output": (
-        f"""{_REQUEST} || ',"response":{{"status_code":' || 200 || ',"request_id":"batch_req_' || {_HEX} || '_'
-            || o.line || '","body":' || {_COMPARISON} || '}},"error":' || 'null}}'""",
-        "o.status = 'succeeded'",
-    ),
-    "errors": (
-        f"""{_REQUEST} || ',"line":' || o.line || ',"response":' || 'null,"error":' || json_build_object(
-            'code', CASE WHEN o.status = 'expired' THEN 'batch_expired' ELSE o.error_code END,
-            'message', o.error_message)::text || '}}'""",
-        "o.status <> 'succeeded'",
-    ),
-}
-"""What a line is put together from, and which outcomes have one. (A colon before a word would name a parameter.)"""
+_UNLABELLED = r"\:null"
+_LABELLED = f":' || chr({ord(_TEXT)}) || coalesce(c.body, '') || chr({ord(_TEXT)}) || '"
+
+
+def _lines(label: str) -> dict[Kind, tuple[str, str]]:
+    """Say what a line is put together from, and which outcomes have one."""
+    # A colon before a word would name a parameter: hence the cuts, and the backslash above.
+    comparison = _comparison(label)
+    return {
+        "results": (comparison, "true"),
+        "asked": (
+            f"""'{{"line":' || o.line || ',"body":' || coalesce(c.body, 'null') || ',"comparison":' || {comparison}
+                || '}}'""",
+            "true",
+        ),
+        "output": (
+            f"""{_REQUEST} || ',"response":{{"status_code":' || 200 || ',"request_id":"batch_req_' || {_HEX} || '_'
+                || o.line || '","body":' || {comparison} || '}},"error":' || 'null}}'""",
+            "o.status = 'succeeded'",
+        ),
+        "errors": (
+            f"""{_REQUEST} || ',"line":' || o.line || ',"response":' || 'null,"error":' || json_build_object(
+                'code', CASE WHEN o.status = 'expired' THEN 'batch_expired' ELSE o.error_code END,
+                'message', o.error_message)::text || '}}'""",
+            "o.status <> 'succeeded'",
+        ),
+    }
+
 
 _BY_NUMBER = f"""
     SELECT first, first + {_RUN - 1} AS last
@@ -109,10 +124,10 @@ def by_size(file: str) -> str:
     """
 
 
-# With metadata a line is as long as whoever sent it likes.
+# With metadata a line is as long as whoever sent it likes, and with the text that has its label in it.
 _BY_LENGTH = text(f"""
-    SELECT first, last FROM ({_BY_NUMBER}) spans WHERE NOT {_HAS_METADATA}
-    UNION ALL SELECT first, last FROM ({by_size(_FILE)}) spans WHERE {_HAS_METADATA} ORDER BY first
+    SELECT first, last FROM ({_BY_NUMBER}) spans WHERE NOT ({_HAS_METADATA} OR {_HAS_LABELS})
+    UNION ALL SELECT first, last FROM ({by_size(_FILE)}) spans WHERE {_HAS_METADATA} OR {_HAS_LABELS} ORDER BY first
 """)
 _SPANS: dict[Kind, TextClause] = {
     "results": _BY_LENGTH,
@@ -121,10 +136,11 @@ _SPANS: dict[Kind, TextClause] = {
     "asked": text(by_size(_FILE)),
 }
 
+
 # A line's text is put together before it is sorted (OFFSET keeps the two apart): else what is sorted would have the
 # comparison's body in it, too.
-_RUNS = {
-    kind: text(f"""
+def _run(line: str, which: str) -> TextClause:
+    return text(f"""
         SELECT string_agg(line, '' ORDER BY number)
         FROM (
             SELECT o.line AS number, {line} || chr(10) AS line
@@ -135,10 +151,16 @@ _RUNS = {
         ) lines
         GROUP BY number / {_PIECE} ORDER BY number / {_PIECE}
     """)
-    for kind, (line, which) in _LINES.items()
+
+
+_RUNS = {kind: _run(*line) for kind, line in _lines(_UNLABELLED).items()}
+# Who reads the others has the line itself beside, or no verdict to hold against a label.
+_LABELLED_RUNS: dict[Kind, TextClause] = {
+    kind: _run(*line) for kind, line in _lines(_LABELLED).items() if kind in {"results", "output"}
 }
 
-
+_LABELS = {"A": b'"A"', "B": b'"B"', None: b"null"}
+_ANY_LABELS = text(f"SELECT {_HAS_LABELS}")
 _CARDS = text("SELECT id, card::text AS card FROM judges WHERE id = ANY(:judges)")
 
 
@@ -152,13 +174,30 @@ async def stream(database: AsyncEngine, batch_id: UUID, kind: Kind) -> AsyncIter
             error lines.
     """
     cards: dict[bytes, bytes] = {}
-    async for part in read_out(database, batch_id, spans=_SPANS[kind], run=_RUNS[kind]):
+    labelled = kind in _LABELLED_RUNS and await _has_labels(database, batch_id)
+    run = _LABELLED_RUNS[kind] if labelled else _RUNS[kind]
+    async for read in read_out(database, batch_id, spans=_SPANS[kind], run=run):
+        # In a thread, so that the event loop does not stop while a mebibyte of lines is parsed.
+        part = await asyncio.to_thread(_with_labels, read) if labelled else read
         pieces = part.split(_MARK)
         judges = pieces[1::2]
         if unknown := set(judges) - cards.keys():
             cards |= await _cards(database, unknown)
         pieces[1::2] = [cards[judge] for judge in judges]
         yield b"".join(pieces)
+
+
+async def _has_labels(database: AsyncEngine, batch_id: UUID) -> bool:
+    """Tell whether a line of a batch's file may say which response is the better."""
+    async with database.connect() as connection:
+        return bool((await connection.execute(_ANY_LABELS, {"id": batch_id})).scalar())
+
+
+def _with_labels(part: bytes) -> bytes:
+    """Put each line's label where its text stands."""
+    pieces = part.split(_TEXT)
+    pieces[1::2] = [_LABELS[label_of(body.decode()) if body else None] for body in pieces[1::2]]
+    return b"".join(pieces)
 
 
 async def _cards(database: AsyncEngine, judges: Iterable[bytes]) -> dict[bytes, bytes]:

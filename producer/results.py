@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from infra import docket
-from infra.filed import METADATA, SOURCE
+from infra.filed import METADATA, SOURCE, label_of
 from schemas.comparison import Comparison, ComparisonError, ComparisonPage
 from schemas.ids import SINGLE_LINE, ComparisonKey, batch_id, comparison_id
 from schemas.problems import ALREADY_DECIDED, NOT_FOUND, PART_OF_A_BATCH, Problem
@@ -25,6 +25,7 @@ log = structlog.get_logger()
 _COLUMNS = f"""
     SELECT {{filing}} AS filing_id, c.line, c.custom_id,
            {METADATA} AS metadata, coalesce(b.created_at, c.created_at) AS created_at,
+           CASE WHEN (SELECT f.has_labels FROM files f WHERE f.id = b.file_id) THEN c.body END AS labelled,
            o.status, o.tally, o.error_code, o.error_message, o.prompt_tokens, o.cached_tokens, o.gpu_seconds, o.reused,
            o.decided_at, j.card AS judge,
            EXISTS (SELECT FROM shards s WHERE s.filing_id = {{filing}} AND s.state = 'running'
@@ -83,6 +84,7 @@ def _comparison(row: Row[Any]) -> Comparison:
         decided_at=row.decided_at,
         custom_id=row.custom_id,
         metadata=row.metadata or {},
+        label=None if row.labelled is None else label_of(row.labelled),
         verdict=verdict,
         error=error,
     )

@@ -71,7 +71,7 @@ _DUPLICATES = text("""
 """)
 _PROCESSED = text("""
     UPDATE files SET state = 'processed', bytes = :bytes, filename = :filename, purpose = :purpose,
-        has_metadata = :has_metadata,
+        has_metadata = :has_metadata, has_labels = :has_labels,
         lines = (SELECT coalesce(sum(lines), 0) FROM file_runs WHERE file_id = :id),
         bad_lines = (SELECT count(*) FROM bad_lines WHERE file_id = :id)
     WHERE id = :id
@@ -106,6 +106,8 @@ class _Piece:
         self._runs: list[_Run] = []
         self.has_metadata = False
         """Whether any of its comparisons has."""
+        self.has_labels = False
+        """Whether of any of them it is said which response is the better."""
 
     def add(self, numbered: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
         """Understand lines, given with their numbers and without line breaks. Returns those that it has no room for."""
@@ -132,6 +134,8 @@ class _Piece:
             run.bytes += size
             if "metadata" in line.request:
                 self.has_metadata = True
+            if line.label is not None:
+                self.has_labels = True
         return []
 
     async def store(self, database: AsyncEngine) -> None:
@@ -253,13 +257,14 @@ async def store(
     async with database.begin() as connection:
         await connection.execute(_NEW_FILE, {"id": file_id, "tenant": tenant})
     tally = {"received": 0, "bytes": 0}
-    has_metadata = False
+    has_metadata = has_labels = False
     copying: deque[asyncio.Task[None]] = deque()
 
     async def put(piece: _Piece) -> None:
         # Postgres stores pieces while the next one arrives and is understood.
-        nonlocal has_metadata
+        nonlocal has_metadata, has_labels
         has_metadata = has_metadata or piece.has_metadata
+        has_labels = has_labels or piece.has_labels
         if len(copying) == _COPIES:
             await copying[0]
             copying.popleft()
@@ -283,6 +288,7 @@ async def store(
             "filename": filename,
             "purpose": purpose,
             "has_metadata": has_metadata,
+            "has_labels": has_labels,
         }
         async with database.begin() as connection:
             await connection.execute(_DUPLICATES, {"id": file_id})

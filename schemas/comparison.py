@@ -166,6 +166,11 @@ class Comparison(Listed):
     decided_at: datetime | None
     custom_id: str | None
     metadata: dict[str, str]
+    label: Literal["A", "B"] | None = Field(
+        default=None,
+        description="The better response by the line of the batch: the `chosen` one of a preference row, or what the "
+        "line's own `label` says; null where it says nothing, and for a comparison that was filed singly",
+    )
     verdict: Verdict | None
     error: ComparisonError | None
     waiting_for: str | None = Field(

@@ -59,6 +59,8 @@ class FileRow(Base):
     bad_lines: Mapped[int] = mapped_column(server_default=text("0"))
     has_metadata: Mapped[bool] = mapped_column(server_default=text("true"))
     """Whether a line of it may have some, and so has to be searched for it."""
+    has_labels: Mapped[bool] = mapped_column(server_default=text("true"))
+    """Whether a line of it may say which response is the better, and so has to be read for it."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
     __table_args__ = (

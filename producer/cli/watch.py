@@ -19,7 +19,7 @@ _POLL_SECONDS = 20.0
 
 def file_each(client: Client, pairs: Sequence[Pair]) -> Iterator[Comparison]:
     """File every pair, in order; each is safe in Postgres once it is given."""
-    return (client.submit(pair.request) for pair in pairs)
+    return (_labelled(client.submit(pair.request), pair) for pair in pairs)
 
 
 def watch(client: Client, pairs: Sequence[Pair], filed: Sequence[Comparison], *, seconds: float) -> Iterator[Decided]:
@@ -52,7 +52,12 @@ def watch(client: Client, pairs: Sequence[Pair], filed: Sequence[Comparison], *,
                     )
                 current = keep_asking(partial(_held, client, current.id, give_up_at), by=give_up_at)
             bar.advance(task)
-            yield Decided(pair=pair, comparison=current)
+            yield Decided(pair=pair, comparison=_labelled(current, pair))
+
+
+def _labelled(comparison: Comparison, pair: Pair) -> Comparison:
+    """Say beside a verdict which response is the better: of what is filed singly the service is not told it."""
+    return comparison.model_copy(update={"label": pair.label})
 
 
 def _held(client: Client, comparison_id: str, by: float) -> Comparison:

@@ -186,6 +186,7 @@ class TestObjects:
             "decided_at": None,
             "custom_id": None,
             "metadata": {},
+            "label": None,
             "verdict": None,
             "error": None,
             "waiting_for": None,

@@ -197,6 +197,7 @@ class TestSubmit:
         rows = [json.loads(line) for line in EXAMPLES.read_text().splitlines()]
         assert [each["custom_id"] for each in comparisons] == [row["custom_id"] for row in rows]
         assert {each["object"] for each in comparisons} == {"comparison"}
+        assert [each["label"] for each in comparisons] == [row["label"] for row in rows]
         correct = sum(each["verdict"]["winner"] == row["label"] for each, row in zip(comparisons, rows, strict=True))
         assert (summary["object"], summary["labelled"], summary["correct"]) == ("summary", 34, correct)
         assert summary["accuracy"] == correct / 34
