@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import httpx2
 from sqlalchemy import Connection, Engine, text
@@ -12,6 +14,7 @@ from support.edge import open_edge
 from support.keys import a_key, bearer
 
 from infra import docket
+from infra.outcomes import Outcome
 from producer import keys
 from producer.keyring import SECONDS
 from schemas import ids
@@ -59,6 +62,38 @@ def test_what_is_retried_is_paused_no_more(database_url: str, connection: Connec
     with open_edge(database_url) as http:
         retried = http.post(path, headers=bearer(a_key(database_url))).json()
     assert (retried["status"], retried["paused"]) == ("in_progress", False)
+
+
+def test_what_a_batch_took_is_told_while_it_goes_on(database_url: str, connection: Connection):
+    """Tokens, engine time and verdicts used again are added up over what was stored on the way and at the end."""
+    filing = insert_batch(connection, 2)
+
+    def judged(line: int, **took: Any) -> Outcome:
+        return replace(an_outcome(line, good=True), **took)
+
+    first = claim_one(connection)
+    docket.record(
+        connection,
+        first.lease,
+        [judged(1, prompt_tokens=700, cached_tokens=50, gpu_seconds=0.5)],
+        lease_seconds=60,
+    )
+    docket.finish(connection, first.lease, [])
+    second = claim_one(connection)
+    docket.finish(
+        connection, second.lease, [judged(2, prompt_tokens=90, cached_tokens=8, gpu_seconds=0.25, reused=True)]
+    )
+    with open_edge(database_url) as http:
+        read = http.get(f"/v1/batches/{ids.batch_id(filing)}", headers=bearer(a_key(database_url))).json()
+    assert read["usage"] == {
+        "input_tokens": 790,
+        "input_tokens_details": {"cached_tokens": 58},
+        "output_tokens": 0,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": 790,
+        "gpu_seconds": 0.75,
+    }
+    assert read["request_counts"]["reused"] == 1
 
 
 def test_why_a_large_batch_failed_is_told_from_some_of_its_lines(database_url: str, connection: Connection):
