@@ -6,10 +6,12 @@ from collections import Counter
 import pytest
 from sqlalchemy import Connection, text
 from support.canaries import MARK
-from support.dockets import an_outcome, batch, claim_one
+from support.dockets import a_line, an_outcome, batch, claim_one
 
 from infra import docket
 from infra.docket import LeaseLostError
+from schemas.ids import new_filing_id
+from schemas.states import Lane
 
 
 def released(connection: Connection, room: int) -> list[uuid.UUID]:
@@ -30,6 +32,34 @@ def test_nothing_of_a_closed_batch_is_released(connection):
     """A batch that is paused, or whose window is closed, stays in Postgres whole."""
     batch(connection, 3, is_open=False)
     assert released(connection, 10) == []
+
+
+def test_what_waits_for_its_next_attempt_stays(connection):
+    """A shard that failed is not let go before its pause is over, and keeps no place for itself."""
+    batch(connection, 2)
+    connection.execute(text("UPDATE shards SET due_at = now() + interval '1 h' WHERE first_line = 1"))
+    [shard] = docket.release_bulk(connection, room=1, limit=1)
+    assert connection.execute(text("SELECT first_line FROM shards WHERE id = :id"), {"id": shard}).scalar_one() == 2
+
+
+def test_what_is_being_judged_takes_room_too(connection):
+    """Workers are handed no more than they have room for, whether it is on its way to them or they are at it."""
+    mine = batch(connection, 5)
+    shard, _other = docket.release_bulk(connection, room=2, limit=100)
+    assert docket.claim(connection, shard, worker="w", lease_seconds=60)
+    assert released(connection, 2) == []
+    assert released(connection, 3) == [mine]
+
+
+def test_singles_take_no_room_of_batches(connection):
+    """However many comparisons of people are out, the workers' room for batches is free."""
+    for _ in range(3):
+        docket.file(
+            connection, tenant="default", filing_id=new_filing_id(), lane=Lane.INTERACTIVE, comparisons=[a_line(0)]
+        )
+    assert len(docket.release(connection, lane=Lane.INTERACTIVE, room=3, limit=3)) == 3
+    mine = batch(connection, 2)
+    assert released(connection, 1) == [mine]
 
 
 def test_room_is_shared_between_tenants(connection):
@@ -57,6 +87,15 @@ def test_a_recall_takes_back_what_is_out(connection):
     assert [tuple(row) for row in rows] == [("waiting", 0, None, None)]
     with pytest.raises(LeaseLostError):
         docket.finish(connection, claim.lease, [an_outcome(1, good=True)])
+
+
+def test_a_recall_takes_no_attempt_back_that_was_made(connection):
+    """What waits for a worker after a failed attempt has had that attempt, however often its batch is paused."""
+    called = batch(connection, 1)
+    docket.release_bulk(connection, room=1, limit=1)
+    connection.execute(text("UPDATE shards SET attempt = 1"))
+    assert docket.recall(connection, called) == 1
+    assert connection.execute(text("SELECT state, attempt FROM shards")).one() == ("waiting", 1)
 
 
 def test_a_recall_leaves_other_batches_alone(connection):
