@@ -128,15 +128,16 @@ class TestTheUsualWay:
         rows = connection.execute(text("SELECT first_line, last_line FROM shards ORDER BY first_line"))
         assert [tuple(row) for row in rows] == [(1, 4), (5, 8), (9, 10)]
 
-    def test_outcomes_recorded_on_the_way_are_not_done_again(self, connection):
+    @pytest.mark.parametrize("stored", [(1,), (1, 2), (4,)])
+    def test_outcomes_recorded_on_the_way_are_not_done_again(self, connection, stored):
         """A worker that stores as it goes and is lost leaves only the rest to be judged."""
         file(connection, 4)
         first = claim(connection)
-        docket.record(connection, first.lease, [succeeded(1), succeeded(2)], lease_seconds=60)
+        docket.record(connection, first.lease, [succeeded(each) for each in stored], lease_seconds=60)
         lapse(connection)
         sweep(connection)
         second = claim(connection)
-        assert [each.line for each in docket.undecided(connection, second)] == [3, 4]
+        assert [each.line for each in docket.undecided(connection, second)] == sorted({1, 2, 3, 4} - {*stored})
 
     def test_what_is_more_urgent_goes_first(self, connection):
         """Within a lane the higher priority is released first, then what has waited longer."""
@@ -178,6 +179,27 @@ class TestReleasing:
         assert docket.hint_again(connection, lane=Lane.INTERACTIVE, older_than=30, limit=10) == [shard]
         assert docket.hint_again(connection, lane=Lane.INTERACTIVE, older_than=30, limit=10) == []
 
+    def test_lost_hints_are_named_lane_by_lane_and_the_oldest_first(self, connection):
+        """A hint goes to the queue of its lane, where people wait behind people alone; of many a few go at a time."""
+        file(connection, 3, shard_lines=1)
+        file(connection, lane=Lane.BULK)
+        *others, oldest = sorted(release(connection))
+        [batched] = release(connection, Lane.BULK)
+        long_ago = (
+            "UPDATE shards SET released_at = now() - make_interval(hours => CASE id WHEN :oldest THEN 2 ELSE 1 END)"
+        )
+        connection.execute(text(long_ago), {"oldest": oldest})
+        assert docket.hint_again(connection, lane=Lane.INTERACTIVE, older_than=30, limit=1) == [oldest]
+        assert sorted(docket.hint_again(connection, lane=Lane.INTERACTIVE, older_than=30, limit=10)) == others
+        assert docket.hint_again(connection, lane=Lane.BULK, older_than=30, limit=10) == [batched]
+
+    def test_batches_take_no_room_of_people(self, connection):
+        """However much of batches is out, what somebody waits for goes at once."""
+        file(connection, 3, lane=Lane.BULK, shard_lines=1)
+        assert len(release(connection, Lane.BULK)) == 3
+        file(connection)
+        assert len(release(connection, room=1)) == 1
+
     def test_two_dispatchers_never_release_the_same_shard(self, database, connection):
         """What one dispatcher has locked, the other passes over."""
         file(connection, 4, shard_lines=1)
@@ -211,7 +233,10 @@ class TestClaiming:
         assert claim(connection).attempt == 1
         lapse(connection)
         sweep(connection)
-        assert claim(connection).attempt == 2
+        second = claim(connection)
+        assert second.attempt == 2
+        docket.finish(connection, second.lease, [succeeded(1)])
+        assert connection.execute(text("SELECT attempt FROM outcomes")).scalar_one() == 2
 
     def test_tokens_never_repeat(self, connection):
         """Every claim has a token greater than all before it."""
@@ -387,6 +412,19 @@ class TestFailing:
         assert sorted(covered) == [1, 2, 3, 4, 5]
         assert states(connection) == ["split", "running", "running"]
 
+    def test_halves_are_what_their_shard_was(self, connection):
+        """They stand in its lane with its urgency and its deadline, are told of as it was, and are of its trace."""
+        file(connection, 2, lane=Lane.BULK, priority=7, deadline_in=3600, notify=True, traceparent="00-trace")
+        [shard] = release(connection, Lane.BULK)
+        kept = text("""
+            SELECT DISTINCT tenant, filing_id, source_id, lane, priority, deadline_at, notify, traceparent FROM shards
+        """)
+        before = connection.execute(kept).one()
+        assert before.deadline_at is not None
+        docket.split(connection, claim(connection, shard).lease)
+        assert states(connection) == ["split", "waiting", "waiting"]
+        assert connection.execute(kept).one() == before
+
     def test_lines_already_decided_do_not_travel_on(self, connection):
         """Only what is undecided goes into the halves."""
         file(connection, 4)
@@ -462,6 +500,22 @@ class TestEnding:
         assert docket.expire(connection, limit=10) == 3
         assert outcomes(connection) == {1: "succeeded", 2: "expired", 3: "expired", 4: "expired"}
         assert states(connection) == ["done", "done"]
+
+    @pytest.mark.parametrize("way", ["finish", "split", "fail", "cancel", "expire"])
+    def test_each_way_to_end_tells_when(self, connection, way):
+        """What a shard took counts for the day on which it ended, however it did; what goes on has not ended."""
+        filing_id = file(connection, 2 if way == "split" else 1, deadline_in=0 if way == "expire" else None)
+        claimed = claim(connection)
+        ended = text("SELECT ended_at > now() - interval '1 h' FROM shards WHERE id = :shard")
+        assert connection.execute(ended, {"shard": claimed.lease.shard}).scalar_one() is None
+        {
+            "finish": lambda: docket.finish(connection, claimed.lease, [succeeded(1)]),
+            "split": lambda: docket.split(connection, claimed.lease),
+            "fail": lambda: fail(connection, claimed, max_attempts=1),
+            "cancel": lambda: docket.cancel(connection, tenant="default", filing_id=filing_id),
+            "expire": lambda: docket.expire(connection, limit=10),
+        }[way]()
+        assert connection.execute(ended, {"shard": claimed.lease.shard}).scalar_one() is True
 
     def test_an_outcome_is_written_once(self, connection):
         """A second outcome for the same comparison is not stored, and the first one stands."""
