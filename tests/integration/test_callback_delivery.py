@@ -139,6 +139,18 @@ class TestHints:
             assert callbacks.hint_again(connection, older_than=60, limit=10) == []
             assert callbacks.hint_again(connection, older_than=-1, limit=10) == released
 
+    def test_a_hint_to_an_endpoint_that_was_disabled_meanwhile(self, desk: Desk, inbox: Inbox):
+        """What was let go before its receiver was given up is not sent after that, and dies."""
+        endpoint = desk.add_endpoint(inbox.url)
+        desk.tell()
+        desk.fan_out()
+        [callback] = desk.release()
+        desk.run(callback_endpoints.switch, tenant="default", endpoint=endpoint, enabled=False)
+        deliver(desk.courier(), callback)
+        assert inbox.messages == []
+        desk.sweep()
+        assert desk.rows("SELECT state, attempt, reason FROM callbacks") == [("dead", 0, "endpoint_disabled")]
+
     def test_a_process_that_is_ending_claims_nothing(self, desk: Desk, inbox: Inbox):
         """What is left when a callback process ends is hinted again, to another."""
         desk.tell(callback_url=inbox.url)

@@ -142,6 +142,19 @@ class TestComparisons:
         desk.tell()
         assert desk.events() == []
 
+    def test_what_anothers_request_or_endpoint_wants(self, desk: Desk):
+        """A URL that one request named hears of that request alone, and an endpoint of its own tenant's alone."""
+        desk.add_endpoint(HOOK)
+        desk.do("UPDATE callback_endpoints SET tenant = 'other'")
+        desk.tell(callback_url=HOOK)
+        assert desk.events() == ["comparison.succeeded"]
+        desk.tell()
+        called_off, _late = desk.file(), desk.file(deadline_in=0)
+        with desk.database.begin() as connection:
+            assert docket.cancel(connection, tenant="default", filing_id=called_off) == 1
+            assert docket.expire(connection, limit=10) == 1
+        assert desk.events() == ["comparison.succeeded"]
+
 
 class TestBatches:
     @pytest.mark.parametrize(
@@ -166,7 +179,10 @@ class TestBatches:
         assert desk.events() == ["batch.failed"]
 
     def test_nobody_asked(self, desk: Desk):
-        """A batch without callback_url, of a tenant without endpoints, tells nobody."""
+        """A batch without callback_url, of a tenant without endpoints, tells nobody, whoever else listens."""
+        desk.add_endpoint(HOOK)
+        desk.do("UPDATE callback_endpoints SET tenant = 'other'")
+        desk.file(callback_url=HOOK)
         make_batch(desk, 1)
         judge_batch(desk, True)
         assert desk.events() == []
@@ -199,6 +215,15 @@ class TestReceivers:
         assert sorted(message.path for message in inbox.messages) == ["/hook/all", "/hook/own?job=7"]
         assert len(inbox.counts()) == 1
         assert body_of(inbox.messages[0])["data"] == {"id": f"cmp_{filing.hex}", "object": "comparison"}
+
+    def test_what_came_before_it_is_not_for_an_endpoint(self, desk: Desk):
+        """Whoever registers, however soon after, is sent nothing of before; and nothing of another tenant's."""
+        desk.add_endpoint(f"{HOOK}/other")
+        desk.do("UPDATE callback_endpoints SET tenant = 'other'")
+        desk.tell(callback_url=f"{HOOK}/own")
+        desk.add_endpoint(f"{HOOK}/late")
+        desk.fan_out()
+        assert [row.url for row in desk.rows("SELECT url FROM callbacks")] == [f"{HOOK}/own"]
 
     def test_fanned_out_once(self, desk: Desk):
         """However often events are looked at, each receiver is owed each event once."""
