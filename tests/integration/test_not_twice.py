@@ -41,6 +41,18 @@ class TestNotTwice:
         found = court.connection.execute(text("SELECT error_code FROM outcomes WHERE status = 'errored'"))
         assert found.scalars().all() == ["unparseable"] * judged
 
+    def test_each_judge_has_verdicts_of_its_own(self, court, engine):
+        """Another judge is asked what one has answered, and each finds its own answer again beside the other's."""
+        judges = court.bench.judges
+        for judge, judged in (("card", 1), ("pocket", 1), ("pocket", 0), ("card", 0)):
+            court.bench = replace(court.bench, judges=judges | {"card": judges[judge]})
+            asked = len(engine.asked)
+            filing = court.file(comparison(1))
+            court.sit()
+            assert len(engine.asked) == asked + judged
+            said = text("SELECT judge_id FROM outcomes WHERE filing_id = :filing")
+            assert court.connection.execute(said, {"filing": filing}).scalar_one() == judges[judge]
+
     @pytest.mark.parametrize("odds", [None, Score(3.0, 0.1, cached_tokens=0, seconds=0.0)])
     def test_what_the_model_wrote_is_used_again(self, court, engine, odds):
         """A verdict in writing is one whatever its odds, on the first day and later."""

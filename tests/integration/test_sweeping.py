@@ -6,7 +6,9 @@ import pytest
 import redis
 from sqlalchemy import text
 from support.desk import Desk, a_pace
+from support.dockets import batch
 
+from infra import roster
 from infra.broker import make_celery
 from infra.local.redis import Redis
 from infra.meters import Meters
@@ -43,6 +45,28 @@ def let_callbacks_go(desk: Desk, dispatching: dispatcher.Desk) -> None:
         desk.add_endpoint(f"http://127.0.0.{number + 1}:9/")
     desk.tell()
     assert dispatcher.call_back(dispatching) == 4
+
+
+def test_the_room_is_what_the_workers_have(desk: Desk, dispatching: dispatcher.Desk):
+    """A hint for each slot, or eight where no worker is known of; of batches fewer, and some to spare for newcomers."""
+
+    def let_go() -> int:
+        return dispatcher.release(dispatching, dispatcher.see(dispatching))
+
+    for _ in range(20):
+        desk.file()
+    assert let_go() == 8
+    with desk.database.begin() as connection:
+        roster.report(connection, worker="w", slots=12, bulk_slots=8, engine={})
+    assert let_go() == 12 - 8
+    desk.do("UPDATE shards SET state = 'done', ended_at = now()")
+    with desk.database.begin() as connection:
+        batch(connection, 20, tenant="large")
+    assert let_go() == 8
+    with desk.database.begin() as connection:
+        for number in range(5):
+            batch(connection, 3, tenant=f"late {number}")
+    assert let_go() == (12 - 8) // 2
 
 
 @pytest.mark.parametrize(("queue", "let_go"), [("interactive", let_shards_go), ("callbacks", let_callbacks_go)])

@@ -202,6 +202,16 @@ class TestForms:
                 "\n\nHuman: Hi\n\nAssistant:",
                 " I say yes",
             ),
+            (
+                {
+                    "chosen": "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: So?\n\nAssistant: Yes",
+                    "rejected": "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: So?\n\nAssistant: No",
+                },
+                "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: So?\n\nAssistant:",
+                " Yes",
+            ),
+            ({"chosen": [USER, GOOD], "rejected": [USER, GOOD, USER, BAD]}, [USER], [GOOD]),
+            ({"prompt": "Q", "chosen": "g", "rejected": "b", "body": "of a mail"}, "Q", "g"),
         ],
     )
     def test_explicit_implicit_conversational(self, row: dict, prompt: object, better: object):
@@ -209,6 +219,13 @@ class TestForms:
         line = unwrap(row)
         assert line.request["prompt"] == prompt
         assert line.request["response_a" if line.label == "A" else "response_b"] == better
+
+    def test_either_response_may_be_the_better_one(self):
+        """Which slot it gets is as good as tossed up, so that a judge that leans to one gains nothing; it stays so."""
+        rows = [{"prompt": f"Q{number}", "chosen": "g", "rejected": "b"} for number in range(400)]
+        labels = [unwrap(row).label for row in rows]
+        assert 150 < labels.count("A") < 250
+        assert labels == [unwrap(row | {"split": "train"}).label for row in rows]
 
     @pytest.mark.parametrize(
         "row",
