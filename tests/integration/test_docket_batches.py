@@ -38,7 +38,7 @@ def test_what_waits_for_its_next_attempt_stays(connection):
     """A shard that failed is not let go before its pause is over, and keeps no place for itself."""
     batch(connection, 2)
     connection.execute(text("UPDATE shards SET due_at = now() + interval '1 h' WHERE first_line = 1"))
-    [shard] = docket.release_bulk(connection, room=1, limit=1)
+    [shard] = docket.release_bulk(connection, room=2, limit=2)
     assert connection.execute(text("SELECT first_line FROM shards WHERE id = :id"), {"id": shard}).scalar_one() == 2
 
 
