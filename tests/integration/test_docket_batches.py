@@ -28,6 +28,29 @@ def test_a_batchs_options_reach_the_line(connection):
     assert (line.prompt, line.orders) == (f"{MARK}p", "ba")
 
 
+def test_runs_become_shards_in_the_order_of_their_lines(connection):
+    """However a file's runs came to lie in their table, and without those of which no comparison is left."""
+    first = batch(connection, 4)
+    connection.execute(
+        text("UPDATE file_runs SET lines = CASE first_line WHEN 3 THEN 0 ELSE 1 END WHERE first_line < 4")
+    )
+    connection.execute(text("UPDATE file_runs SET bytes = 11 WHERE first_line = 1"))
+    again = {"first": first, "second": new_filing_id()}
+    connection.execute(
+        text("""
+            INSERT INTO batches (id, tenant, file_id, endpoint, status, options, completion_window, on_bad_line, total,
+                                 expires_at)
+            SELECT :second, tenant, file_id, endpoint, status, options, completion_window, on_bad_line, total,
+                   expires_at
+            FROM batches WHERE id = :first
+        """),
+        again,
+    )
+    assert docket.file_batch(connection, again["second"]) == 3
+    made = connection.execute(text("SELECT first_line FROM shards WHERE filing_id = :second ORDER BY id"), again)
+    assert made.scalars().all() == [1, 2, 4]
+
+
 def test_nothing_of_a_closed_batch_is_released(connection):
     """A batch that is paused, or whose window is closed, stays in Postgres whole."""
     batch(connection, 3, is_open=False)
