@@ -1,8 +1,10 @@
 """Delivery: what is sent, how often, how long apart, and what a receiver's answer leads to."""
 
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import Connection, text
 from standardwebhooks import Webhook
 from support.desk import SEALS, Desk, body_of
 from support.inbox import Inbox
@@ -161,6 +163,35 @@ class TestHints:
         deliver(courier, callback)
         assert inbox.messages == []
         assert desk.states() == ["released"]
+
+
+class TestTwoDispatchers:
+    @pytest.mark.parametrize("move", ["fan_out", "hint_again", "reclaim", "bury"])
+    def test_what_one_is_at_the_other_passes_over(self, desk: Desk, move: str):
+        """Nobody waits for a transaction that goes on for long, and nothing is done twice."""
+        endpoint = desk.add_endpoint(REFUSED)
+        desk.do("UPDATE callback_endpoints SET succeeded_at = now()")
+        desk.tell(3)
+        if move != "fan_out":
+            desk.fan_out()
+        if move in {"hint_again", "reclaim"}:
+            released = desk.release()
+        if move == "reclaim":
+            for callback in released:
+                desk.claim_callback(callback)
+            desk.do("UPDATE callbacks SET lease_until = now() - interval '1 s'")
+        if move == "bury":
+            desk.run(callback_endpoints.switch, tenant="default", endpoint=endpoint, enabled=False)
+        do: Callable[[Connection, int], int] = {
+            "fan_out": lambda c, limit: callbacks.fan_out(c, limit=limit),
+            "hint_again": lambda c, limit: len(callbacks.hint_again(c, older_than=-1, limit=limit)),
+            "reclaim": lambda c, limit: callbacks.reclaim(c, limit=limit)[0],
+            "bury": lambda c, limit: callbacks.bury(c, limit=limit),
+        }[move]
+        with desk.database.begin() as one, desk.database.begin() as other:
+            other.execute(text("SET LOCAL lock_timeout = '1 s'"))
+            assert do(one, 1) == 1
+            assert do(other, 9) == 2
 
 
 class TestLostWorkers:
