@@ -33,8 +33,8 @@ def does_well(desk: Desk, *receivers: int) -> None:
 
 
 def is_of_a_flood(desk: Desk) -> None:
-    """Let all endpoints be another tenant's."""
-    desk.do("UPDATE callback_endpoints SET tenant = 'flood'")
+    """Let all endpoints be another tenant's, one whose name comes first."""
+    desk.do("UPDATE callback_endpoints SET tenant = 'a flood'")
 
 
 def fail(desk: Desk, released: list[UUID], *, shift: float = 0.0) -> None:
@@ -68,6 +68,16 @@ class TestCap:
         desk.record(desk.claim_callback(first), 200)
         assert len(desk.release()) == 5
 
+    def test_one_that_began_to_fail_is_tried_with_one(self, desk: Desk):
+        """However well it did before, one attempt at a time finds out whether it does again."""
+        owe(desk, 1, 6)
+        does_well(desk, 1)
+        desk.do("UPDATE callback_endpoints SET failures = 1")
+        [probe] = desk.release()
+        assert desk.release() == []
+        desk.record(desk.claim_callback(probe), 200)
+        assert len(desk.release()) == 5
+
     def test_two_dispatchers_keep_one_cap(self, desk: Desk):
         """Several dispatchers at once let no more go than one would."""
         desk.cap = 2
@@ -90,11 +100,11 @@ class TestCap:
 
     def test_a_backlog_keeps_nobody_waiting(self, desk: Desk):
         """Whoever is owed one callback gets it in the same round as whoever is owed a great many."""
-        desk.room, desk.cap = 4, 3
+        desk.room, desk.cap = 3, 3
         owe(desk, 1, 20)
         owe(desk, 2, 1)
         does_well(desk, 1, 2)
-        assert sorted(receivers(desk, desk.release())) == [origin(1)] * 3 + [origin(2)]
+        assert sorted(receivers(desk, desk.release())) == [origin(1)] * 2 + [origin(2)]
 
 
 class TestCircuit:
@@ -205,6 +215,25 @@ class TestShares:
         does_well(desk, *range(8))
         assert len(desk.release()) == 5
         assert desk.release() == []
+
+    def test_those_that_do_well_go_first(self, desk: Desk):
+        """New receivers, though they came before, get what a tenant's good ones have left of the room."""
+        desk.room = 4
+        for number in range(8):
+            owe(desk, number, 1)
+        does_well(desk, *range(4, 8))
+        assert sorted(receivers(desk, desk.release())) == [origin(number) for number in range(4, 8)]
+
+    def test_those_that_may_hang_count_for_all(self, desk: Desk):
+        """What is out to new receivers is no room for those that do well: there is one room."""
+        desk.room = 5
+        for number in range(3):
+            owe(desk, number, 1)
+        assert len(desk.release()) == 3
+        for number in range(3, 8):
+            owe(desk, number, 1)
+        does_well(desk, *range(3, 8))
+        assert len(desk.release()) == 2
 
     def test_only_what_is_due_is_let_go(self, desk: Desk):
         """A callback whose next attempt is later stays, whatever room there is."""
