@@ -98,6 +98,22 @@ class TestTheUsualWay:
         Webhook(rotated.secret).verify(inbox.messages[0].body, inbox.messages[0].headers)
         assert len(inbox.messages[0].headers["webhook-signature"].split()) == 1
 
+    def test_the_first_try_alone_tells_how_long_it_was_in_coming(self, desk: Desk):
+        """Later ones are late by the schedule, and one after what could not be signed by whoever lacks the key."""
+        desk.tell(callback_url=REFUSED)
+        desk.fan_out()
+        desk.do("UPDATE callback_events SET at = at - interval '100 s'")
+        [callback] = desk.release()
+        first = desk.claim_callback(callback)
+        assert first.waited == pytest.approx(100, abs=60)
+        with desk.database.begin() as connection:
+            callbacks.put_back(connection, first, reason="secret_not_opened")
+        for shift in (callbacks.PUT_BACK_SECONDS + 1, 2 * callbacks.PUT_BACK_SECONDS):
+            assert desk.release(shift) == [callback]
+            again = desk.claim_callback(callback)
+            assert again.waited is None
+            desk.record(again)
+
     def test_a_test_event(self, desk: Desk, inbox: Inbox):
         """Whoever asks for a test gets an event that is about the endpoint itself."""
         endpoint = desk.add_endpoint(inbox.url)
