@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, text
 from support.dockets import an_outcome, batch, claim_one
 
 from infra import docket
-from producer import batches, progress, windows
+from producer import batches, hours, progress, windows
 from schemas.ids import batch_id
 
 
@@ -47,6 +47,30 @@ class TestClosedBatches:
 
 
 class TestWindows:
+    def test_a_batch_is_opened_when_its_time_has_come(self, connection):
+        """By the clock that windows go by, which may be ahead of Postgres's."""
+        batch(connection, 1, is_open=False)
+        connection.execute(text("UPDATE batches SET not_before = now() + interval '1 h'"))
+        opened = text("SELECT open FROM batches")
+        windows.tend(connection)
+        assert not connection.execute(opened).scalar_one()
+        windows.tend(connection, clock_shift=3700)
+        assert connection.execute(opened).scalar_one()
+
+    @pytest.mark.parametrize("change", ["paused = true", "status = 'cancelling'"])
+    def test_whoever_holds_a_batch_while_its_window_opens_has_held_it(self, database, connection, monkeypatch, change):
+        """A pause or a cancellation that comes between the turn's look at a batch and its opening is not undone."""
+        batch(connection, 1, is_open=False)
+
+        def hold_meanwhile(*_: Any) -> bool:
+            with database.begin() as another:
+                another.execute(text(f"UPDATE batches SET {change}"))  # noqa: S608
+            return True
+
+        monkeypatch.setattr(hours, "may_run", hold_meanwhile)
+        windows.tend(connection)
+        assert not connection.execute(text("SELECT open FROM batches")).scalar_one()
+
     def test_a_window_that_is_not_understood_holds_back_its_own_batch_alone(self, connection):
         """A zone that this host does not know leaves that batch closed; others are tended as ever."""
         batch(connection, 1)
@@ -176,6 +200,23 @@ class TestTheEnd:
         windows.tend(connection)
         row = connection.execute(text("SELECT status, open, ended_at FROM batches")).one()
         assert (row.status, row.open, row.ended_at is None) == ("completed", False, False)
+
+    def test_one_that_was_called_off_at_its_last_line(self, connection):
+        """Its producer was told that it is being cancelled, and finds it cancelled, with all that was judged."""
+        batch(connection, 1)
+        docket.finish(connection, claim_one(connection).lease, [an_outcome(1, good=True)])
+        connection.execute(text("UPDATE batches SET status = 'cancelling', open = false"))
+        windows.tend(connection)
+        assert connection.execute(text("SELECT status FROM batches")).scalar_one() == "cancelled"
+
+    def test_one_whose_time_was_up(self, connection):
+        """With a line that nobody came to it is expired, whatever came of the others."""
+        batch(connection, 2)
+        docket.finish(connection, claim_one(connection).lease, [an_outcome(1, good=True)])
+        connection.execute(text("UPDATE shards SET deadline_at = now()"))
+        docket.expire(connection, limit=10)
+        windows.tend(connection)
+        assert connection.execute(text("SELECT status FROM batches")).scalar_one() == "expired"
 
     def test_one_that_was_cancelled_and_is_retried(self, connection: Connection, client: TestClient):
         """It ends as cancelled once more: of its lines only those that were errored have been judged."""
