@@ -54,6 +54,44 @@ def test_anothers_retry_asks_for_no_lock(database_url: str, database: Engine, co
         assert http.post(path, headers=bearer(a_key(database_url, tenant="other")), timeout=60).status_code == 404
 
 
+def test_what_is_held_is_held_from_the_answer_on(database_url: str, connection: Connection):
+    """Before any dispatcher has looked: what was out has come back, and nothing more of it is let go."""
+    path = f"/v1/batches/{ids.batch_id(insert_batch(connection, 3))}"
+    with open_edge(database_url) as http:
+        http.headers.update(bearer(a_key(database_url)))
+        for hold, undo in (("pause", "UPDATE batches SET paused = false, open = true"), ("cancel", "SELECT 1")):
+            claim_one(connection)
+            assert len(docket.release_bulk(connection, room=2, limit=1)) == 1
+            assert http.post(f"{path}/{hold}").status_code == 200
+            assert docket.release_bulk(connection, room=9, limit=9) == []
+            states = connection.execute(text("SELECT DISTINCT state, attempt FROM shards")).all()
+            assert states == [("waiting", 0)]
+            connection.execute(text(undo))
+
+
+def test_what_is_retried_is_as_it_was_the_first_time(database_url: str, connection: Connection):
+    """Its errored lines alone go again, as urgent and told of as before, with the time that the batch had at first."""
+    filing = insert_batch(connection, 3, priority=7)
+    connection.execute(text("UPDATE shards SET notify = true"))
+    for line, good in ((1, True), (2, False), (3, False)):
+        docket.finish(connection, claim_one(connection).lease, [an_outcome(line, good=good)])
+    connection.execute(text("UPDATE outcomes SET error_code = 'bad_line' WHERE line = 2"))
+    connection.execute(
+        text("UPDATE batches SET status = 'completed', open = false, expires_at = now(), samples = '[1]'")
+    )
+    with open_edge(database_url) as http:
+        retried = http.post(f"/v1/batches/{ids.batch_id(filing)}/retry", headers=bearer(a_key(database_url))).json()
+    assert (retried["request_counts"]["succeeded"], retried["request_counts"]["errored"]) == (1, 0)
+    again = connection.execute(
+        text("""
+            SELECT s.first_line, s.last_line, s.lane, s.priority, s.notify, s.deadline_at = b.expires_at AS in_time,
+                   b.expires_at > now() + interval '23 h' AS has_time, b.samples
+            FROM shards s JOIN batches b ON b.id = s.filing_id WHERE s.state = 'waiting'
+        """)
+    ).one()
+    assert tuple(again) == (3, 3, "bulk", 7, True, True, True, [])
+
+
 def test_what_is_retried_is_paused_no_more(database_url: str, connection: Connection):
     """A batch that ended while it was paused goes on at once: nobody who retries it thinks of resuming it."""
     path = f"/v1/batches/{ids.batch_id(insert_batch(connection, 1))}/retry"
