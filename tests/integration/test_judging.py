@@ -307,6 +307,20 @@ class TestAnEngineThatFails:
         assert court.shards() == [("done", 3)]
         assert len(engine.asked) == 3
 
+    def test_no_pause_is_longer_than_a_minute(self, court, engine):
+        """However many attempts there are, somebody who mends the engine is not kept waiting for the next one."""
+
+        def fail(_: list[str]) -> None:
+            raise EngineError("out of memory")
+
+        engine.while_working = fail
+        court.bench = replace(court.bench, rules=replace(court.bench.rules, max_attempts=20))
+        court.file(comparison())
+        court.connection.execute(text("UPDATE shards SET attempt = 9"))
+        court.sit()
+        assert court.shards() == [("waiting", 10)]
+        assert court.connection.execute(text("SELECT due_at <= now() + interval '60 s' FROM shards")).scalar_one()
+
     def test_an_engine_that_recovers_is_forgiven(self, court, engine):
         """After a failure the next attempt may succeed, and says which one it was."""
 

@@ -6,7 +6,10 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import text
 from support.court import alpha_is_first, comparison
+from support.dockets import batch
 
+from infra import docket
+from worker import judging
 from worker.cases import digest
 from worker.engines.base import Generation, Score
 
@@ -76,6 +79,37 @@ class TestNotTwice:
         assert [line for line, row in outcomes.items() if row.reused] == [3, 4]
         assert outcomes[1].tally == outcomes[3].tally == outcomes[4].tally
         assert (outcomes[1].prompt_tokens > 0, outcomes[3].prompt_tokens) == (True, 0)
+
+    @pytest.mark.parametrize("careful", [False, True])
+    def test_none_is_forgotten_that_is_answered_beside_others(self, court, engine, monkeypatch, careful):
+        """Of a shard that is stored step by step or line by line, twins and known questions have their outcomes too."""
+        monkeypatch.setattr(judging, "_RECORD_SECONDS", 0.0)
+        engine.step_tokens = 1
+        known = comparison(1, prompt="Known?")
+        court.file(known)
+        court.sit()
+        twin = comparison(2, prompt="Again?")
+        filing = court.file(known, twin, replace(twin, line=3), comparison(4, prompt="Zuletzt?"))
+        if careful:
+            court.connection.execute(text("UPDATE shards SET losses = ARRAY['attempt 1'] WHERE state = 'waiting'"))
+        court.sit()
+        decided = text("SELECT line, reused FROM outcomes WHERE filing_id = :filing ORDER BY line")
+        rows = court.connection.execute(decided, {"filing": filing})
+        assert [tuple(row) for row in rows] == [(1, True), (2, False), (3, True), (4, False)]
+
+    @pytest.mark.parametrize(("options", "asked"), [("{}", 1), ('{"reuse": false}', 4)])
+    def test_a_batch_may_have_all_judged_anew(self, court, engine, options, asked):
+        """Where it says so, neither an earlier verdict nor that of the same question beside it will do."""
+        for _ in range(2):
+            batch(court.connection, 2)
+            court.connection.execute(text("UPDATE shards SET last_line = 2 WHERE first_line = 1"))
+            court.connection.execute(text("DELETE FROM shards WHERE first_line = 2"))
+            change = text("UPDATE batches SET options = options || CAST(:options AS jsonb)")
+            court.connection.execute(change, {"options": options})
+            [shard] = docket.release_bulk(court.connection, room=1, limit=1)
+            judging.judge_shard(court.bench, shard)
+        assert sum(len(step) for step in engine.asked) == asked
+        assert court.connection.execute(text("SELECT count(*) FROM outcomes WHERE tally IS NOT NULL")).scalar_one() == 4
 
     def test_twins_fail_together(self, court, engine):
         """Where the one that is judged has no verdict, its twin has the same reason."""
