@@ -182,8 +182,8 @@ CLAIM = text("""
       AND p.state = 'enabled'
     RETURNING c.id AS callback, c.lease_token AS token, c.tenant, c.url, c.attempt, c.endpoint_id, p.registered,
               e.id AS event_id, e.type, e.subject_id, e.line, e.at, clock_timestamp() AS now,
-              -- Of the first try of all, how long it was in coming.
-              CASE WHEN c.attempt = 1 AND c.reason IS NULL THEN extract(epoch FROM now() - e.at)::float8 END AS waited
+              -- Of the first try of all, how long it was in coming: whatever was tried before has a reason.
+              CASE WHEN c.reason IS NULL THEN extract(epoch FROM now() - e.at)::float8 END AS waited
 """)
 
 _WAS_LAST = "attempt > cardinality(CAST(:schedule AS float8[]))"
