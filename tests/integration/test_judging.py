@@ -106,6 +106,21 @@ class TestNoVerdict:
         assert len(engine.asked[0]) == 2
         assert court.outcomes()[2].status == "succeeded"
 
+    @pytest.mark.parametrize("first", [True, False])
+    def test_a_prompt_too_long_in_either_order_is_never_asked(self, court, engine, first):
+        """The same words may be more tokens in one order than in the other, and both have to be asked."""
+        encode = engine.encode
+
+        def encode_one_longer(prompt):
+            ids = encode(prompt)
+            return [*ids, *[32] * LIMIT] if alpha_is_first("".join(map(chr, ids))) is first else ids
+
+        court.bench.engine.encode = encode_one_longer
+        court.file(comparison())
+        court.sit()
+        assert engine.asked == []
+        assert court.outcome().error_code == "context_length_exceeded"
+
     def test_a_shard_of_nothing_but_prompts_too_long_needs_no_engine(self, court, engine):
         """Where no line can be asked, the shard ends all the same."""
         court.file(comparison(response_a="<alpha>" + "x" * LIMIT))

@@ -1,5 +1,6 @@
 """The same comparison under the same judge is not computed twice."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from support.dockets import batch
 
 from infra import docket
 from worker import judging
-from worker.cases import digest
+from worker.cases import digest, reuse
 from worker.engines.base import Generation, Score
 
 
@@ -56,6 +57,14 @@ class TestNotTwice:
             said = text("SELECT judge_id FROM outcomes WHERE filing_id = :filing")
             assert court.connection.execute(said, {"filing": filing}).scalar_one() == judges[judge]
 
+    def test_a_verdict_stands_by_each_of_its_ballots(self):
+        """It takes one that is under the threshold of today to have both judged again."""
+        asked, judges = comparison(1), {"card": "jdg_test"}
+        for masses, stands in (((0.9, 0.9), True), ((0.9, 0.6), False), ((0.6, 0.9), False), ((None, None), True)):
+            found = {(b"asked", "jdg_test"): json.dumps({"ballots": [{"mass": mass} for mass in masses]})}
+            outcomes, fresh = reuse([asked], {1: b"asked"}, judges, found, 0.7)
+            assert (len(outcomes), len(fresh)) == ((1, 0) if stands else (0, 1))
+
     @pytest.mark.parametrize("odds", [None, Score(3.0, 0.1, cached_tokens=0, seconds=0.0)])
     def test_what_the_model_wrote_is_used_again(self, court, engine, odds):
         """A verdict in writing is one whatever its odds, on the first day and later."""
@@ -74,11 +83,21 @@ class TestNotTwice:
         court.file(twin, comparison(2), replace(twin, line=3), replace(twin, line=4))
         court.sit()
         assert sum(len(prompts) for prompts in engine.asked) == 4
-        rows = court.connection.execute(text("SELECT line, reused, tally::text, prompt_tokens FROM outcomes"))
+        took = "ARRAY[prompt_tokens, cached_tokens, gpu_seconds]"
+        rows = court.connection.execute(text(f"SELECT line, reused, tally::text, {took} AS took FROM outcomes"))  # noqa: S608
         outcomes = {row.line: row for row in rows}
         assert [line for line, row in outcomes.items() if row.reused] == [3, 4]
         assert outcomes[1].tally == outcomes[3].tally == outcomes[4].tally
-        assert (outcomes[1].prompt_tokens > 0, outcomes[3].prompt_tokens) == (True, 0)
+        assert all(outcomes[1].took)
+        assert outcomes[3].took == [0, 0, 0]
+
+    @pytest.mark.parametrize("change", [{"profile": "pocket"}, {"tie_margin": 0.1}])
+    def test_who_asks_in_another_way_is_no_twin(self, court, engine, change):
+        """The same two answers under another profile, or with another margin, are another question beside the first."""
+        twin = comparison(1)
+        court.file(twin, replace(twin, line=2, **change))
+        court.sit()
+        assert sum(len(prompts) for prompts in engine.asked) == 4
 
     @pytest.mark.parametrize("careful", [False, True])
     def test_none_is_forgotten_that_is_answered_beside_others(self, court, engine, monkeypatch, careful):
