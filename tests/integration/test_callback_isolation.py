@@ -298,6 +298,13 @@ class TestDisabling:
             self._attempt(desk, hour * 3600.0, status=200 if hour == 66 else 500)
         assert desk.one("SELECT state FROM callback_endpoints WHERE id = :id", id=endpoint) == "enabled"
 
+    def test_the_days_begin_after_the_last_success(self, desk: Desk, endpoint: UUID):
+        """An endpoint that failed once last week, and well between, has all of its five days today."""
+        self._attempt(desk, 0.0)
+        self._attempt(desk, 3600.0, status=200)
+        assert {self._attempt(desk, hour * 3600.0).disabled for hour in range(150, 162)} == {None}
+        assert desk.one("SELECT failures FROM callback_endpoints WHERE id = :id", id=endpoint) == 12
+
     def test_rare_failures_are_not_enough(self, desk: Desk, endpoint: UUID):
         """Two failures a week apart, and nothing sent between, say little."""
         assert [self._attempt(desk, day * DAY).disabled for day in (0, 7)] == [None, None]
