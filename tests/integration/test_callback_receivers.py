@@ -62,6 +62,7 @@ class Case:
 
 CASES = {
     "answers 200": Case(answering(200), "delivered", "delivered", 200, None),
+    "answers 200, Retry-After 600": Case(answering(200, "Retry-After: 600\r\n"), "delivered", "delivered", 200, None),
     "answers 500": Case(answering(500), "waiting", "bad_status", 500, 5),
     "answers 200 after we hung up": Case(late, "waiting", "timeout", None, 5, deadline=DEADLINE),
     "answers 302": Case(answering(302, "Location: http://169.254.169.254/\r\n"), "waiting", "redirect", 302, 5),
@@ -98,13 +99,16 @@ def test_each_ends_as_designed(desk: Desk, table: Callable[..., None], name: str
         desk.deliver()
         [row] = desk.rows(  # before the receiver has come to its own end, which takes a while
             "SELECT state, reason, status, extract(epoch FROM due_at - now()) AS wait,"
-            " (SELECT seconds FROM callback_attempts) AS seconds FROM callbacks"
+            " (SELECT seconds FROM callback_attempts) AS seconds,"
+            " (SELECT open_until FROM callback_endpoints) AS held_until FROM callbacks"
         )
     wait = float(row.wait)
     shown = f"next in {wait:.0f} s" if row.state == "waiting" else "no more"
     table(name, row.state, row.reason, row.status or "", f"{row.seconds:5.2f} s  {shown}")
     assert (row.state, row.reason, row.status) == (case.state, case.reason, case.status)
     assert row.seconds < case.deadline + SLACK
+    if case.state == "delivered":
+        assert row.held_until is None
     if case.wait is not None:
         assert case.wait - SLACK <= wait <= case.wait * 1.1
 

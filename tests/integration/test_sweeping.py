@@ -90,6 +90,16 @@ def test_hints_that_nobody_takes_do_not_pile_up(
     assert client.llen(f"nightcourt:{queue}") == 2 + 3
 
 
+def test_cancellations_end_a_few_shards_at_a_time(desk: Desk, dispatching: dispatcher.Desk):
+    """However large the batch that is called off, the next turn comes soon."""
+    with desk.database.begin() as connection:
+        batch(connection, 41)
+    desk.do("UPDATE batches SET status = 'cancelling', open = false")
+    for expected in (1, 0):
+        dispatcher.see_to(dispatching, dispatcher.see(dispatching))
+        assert desk.one("SELECT count(*) FROM shards WHERE state = 'waiting'") == expected
+
+
 def test_deadlines_end_a_few_shards_at_a_time(desk: Desk, dispatching: dispatcher.Desk):
     """Everybody's release waits meanwhile, as it does where shards are cancelled."""
     for _ in range(41):
