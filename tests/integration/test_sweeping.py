@@ -1,9 +1,12 @@
 """What the dispatcher does of its own accord, one step at a time, with a real Redis."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import redis
+from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy import text
 from support.desk import Desk, a_pace
 from support.dockets import batch
@@ -88,6 +91,46 @@ def test_hints_that_nobody_takes_do_not_pile_up(
     client.lpop(f"nightcourt:{queue}")
     dispatcher.sweep(dispatching)
     assert client.llen(f"nightcourt:{queue}") == 2 + 3
+
+
+@pytest.mark.parametrize("let_go", [let_shards_go, let_callbacks_go])
+def test_what_redis_did_not_take_waits_again(desk: Desk, dispatching: dispatcher.Desk, let_go: Any):
+    """Nothing is out that nobody can have heard of: it goes with the first turn after Redis is back."""
+    app = make_celery("redis://127.0.0.1:1", name="test")
+    with pytest.raises(BrokerError):
+        let_go(desk, replace(dispatching, app=app))
+    app.close()
+    for table in ("shards", "callbacks"):
+        assert desk.rows(f"SELECT id FROM {table} WHERE state = 'released'") == []  # noqa: S608
+
+
+def test_a_sweep_brings_back_what_was_lost(desk: Desk, dispatching: dispatcher.Desk):
+    """A shard and a callback whose workers are gone wait again, and what nobody will take is dead."""
+    for number in (1, 2):
+        desk.add_endpoint(f"http://127.0.0.{number}:9/")
+    desk.tell()
+    desk.fan_out()
+    one, other = desk.release()
+    desk.claim_callback(one)
+    of_other = "(SELECT endpoint_id FROM callbacks WHERE id = :id)"
+    desk.do(f"UPDATE callback_endpoints SET state = 'disabled' WHERE id = {of_other}", id=other)  # noqa: S608
+    desk.file()
+    desk.claim()
+    for table in ("callbacks", "shards"):
+        desk.do(f"UPDATE {table} SET lease_until = now() - interval '1 s' WHERE lease_token IS NOT NULL")  # noqa: S608
+    dispatcher.sweep(dispatching)
+    assert desk.rows("SELECT state, reason FROM callbacks ORDER BY state") == [
+        ("dead", "endpoint_disabled"),
+        ("waiting", "worker_lost"),
+    ]
+    assert desk.rows("SELECT state FROM shards WHERE state <> 'done'") == [("waiting",)]
+
+
+def test_a_deadline_is_seen_to_where_there_are_no_batches(desk: Desk, dispatching: dispatcher.Desk):
+    """A comparison whose time is up has ended after the next turn."""
+    desk.file(deadline_in=0)
+    dispatcher.see_to(dispatching, dispatcher.see(dispatching))
+    assert desk.rows("SELECT status FROM outcomes") == [("expired",)]
 
 
 def test_cancellations_end_a_few_shards_at_a_time(desk: Desk, dispatching: dispatcher.Desk):
