@@ -361,13 +361,25 @@ class TestAnEngineThatFails:
         ends = {number: (row.status, row.error_code) for number, row in court.outcomes().items()}
         assert ends == {n: ("errored", "engine_failed") if n == 6 else ("succeeded", None) for n in range(1, 9)}
 
-    def test_an_opinion_that_is_no_number_is_no_verdict(self, court, engine):
-        """An engine whose arithmetic broke down has said nothing that could be stored."""
-        engine.log_odds = lambda _: float("nan")
-        engine.mass = float("nan")
+    @pytest.mark.parametrize(
+        ("odds", "mass"), [(math.nan, math.nan), (math.nan, MASS), (1.0, math.nan), (1.0, math.inf)]
+    )
+    def test_an_opinion_that_is_no_number_is_no_verdict(self, court, engine, odds, mass):
+        """An engine whose arithmetic broke down has said nothing that could be stored, and is not guessed at."""
+        engine.log_odds = lambda _: odds
+        engine.mass = mass
         court.file(comparison())
         court.sit_until_quiet()
-        assert court.outcome().status == "errored"
+        assert (court.outcome().status, court.outcome().error_code) == ("errored", "unparseable")
+
+    @pytest.mark.parametrize(("odds", "vote"), [(math.inf, "A"), (-math.inf, "B")])
+    def test_odds_beyond_all_numbers_are_a_vote(self, court, engine, odds, vote):
+        """A model that is certain has said which slot it prefers, and JSON has no word for how much."""
+        engine.log_odds = lambda _: odds
+        court.file(comparison(orders="ab"))
+        court.sit()
+        [ballot] = court.outcome().tally["ballots"]
+        assert (ballot["vote"], ballot["log_odds"], ballot["mass"]) == (vote, None, None)
 
     def test_an_engine_that_is_gone_ends_the_process_and_returns_the_work(self, court, engine):
         """The error goes on to whoever ends the process, and the comparison is back on the docket."""
