@@ -148,6 +148,12 @@ class TestNotTwice:
         court.sit()
         assert len(engine.asked) == asked + 1
 
+    def test_where_a_text_ends_is_part_of_the_question(self):
+        """Words that stand at the end of a prompt ask something else than at the beginning of an answer."""
+        asked = comparison(prompt="Which?", response_a="this", response_b="that")
+        for change in ({"prompt": "Which", "response_a": "?this"}, {"response_a": "thist", "response_b": "hat"}):
+            assert digest(asked) != digest(replace(asked, **change))
+
     def test_a_conversation_is_not_the_text_that_spells_it(self):
         """Whoever asks of a text that looks like a conversation is not answered with the conversation's verdict."""
         asked = comparison(prompt=[{"role": "user", "content": "Which?"}])
