@@ -45,6 +45,15 @@ class TestNotTwice:
         found = court.connection.execute(text("SELECT error_code FROM outcomes WHERE status = 'errored'"))
         assert found.scalars().all() == ["unparseable"] * judged
 
+    def test_nobody_is_answered_from_anothers_verdicts(self, court, engine):
+        """Whoever pays for a judging has it, and learns nothing of what other tenants have asked."""
+        court.file(comparison(1))
+        court.sit()
+        court.connection.execute(text("UPDATE outcomes SET tenant = 'other'"))
+        court.file(comparison(1))
+        court.sit()
+        assert len(engine.asked) == 2
+
     def test_each_judge_has_verdicts_of_its_own(self, court, engine):
         """Another judge is asked what one has answered, and each finds its own answer again beside the other's."""
         judges = court.bench.judges
