@@ -4,7 +4,7 @@ A reason is found by comparing states and times, and turned into a sentence by t
 """
 
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import UTC
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -31,10 +31,8 @@ class Reason(StrEnum):
     ATTEMPT_FAILED = "attempt_failed"
     """The engine failed, and the pause before the next attempt is not over."""
     NO_WORKER = "no_worker"
-    NEW = "new"
-    """It was made so lately that the dispatcher may not have had its turn yet."""
     NOT_HANDED_OUT = "not_handed_out"
-    """The dispatcher has released nothing, and had the time to."""
+    """The dispatcher has released nothing, or has not had its turn yet."""
     HANDED_OUT = "handed_out"
     """The dispatcher has released it, and no worker has claimed it yet."""
     WORKERS_BUSY = "workers_busy"
@@ -45,20 +43,19 @@ class Reason(StrEnum):
 _OF_BATCH = {
     Reason.CANCELLING: "it is being cancelled",
     Reason.PAUSED: "it is paused; resume it",
-    Reason.NOT_BEFORE: "its time has not come; see not_before",
-    Reason.WINDOW_CLOSED: "its window is closed",
+    Reason.NOT_BEFORE: "its time has not come; nothing runs before {not_before:%Y-%m-%d %H:%M} UTC",
+    Reason.WINDOW_CLOSED: "its window is closed; it opens at {opens}",
     Reason.ATTEMPT_FAILED: "the engine failed at what is left; it is tried again in {seconds:.0f} s",
     Reason.NO_WORKER: "no worker was heard of lately; start one",
-    Reason.NEW: "it is about to be handed out",
-    Reason.NOT_HANDED_OUT: "nobody has handed it out yet; if that stays so, see that the dispatcher runs and reaches "
+    Reason.NOT_HANDED_OUT: "it is about to be handed out; if that stays so, see that the dispatcher runs and reaches "
     "Redis",
     Reason.WORKERS_BUSY: "workers are busy with other work",
 }
 _OF_COMPARISON = {
     Reason.CANCELLING: "its batch is being cancelled",
     Reason.PAUSED: "its batch is paused; resume it",
-    Reason.NOT_BEFORE: "the time of its batch has not come; see not_before",
-    Reason.WINDOW_CLOSED: "the window of its batch is closed",
+    Reason.NOT_BEFORE: "the time of its batch has not come; nothing of it runs before {not_before:%Y-%m-%d %H:%M} UTC",
+    Reason.WINDOW_CLOSED: "the window of its batch is closed; it opens at {opens}",
     Reason.ATTEMPT_FAILED: "attempt {attempt} failed; it is tried again in {seconds:.0f} s",
     Reason.NO_WORKER: "no worker was heard of lately; start one",
     Reason.HANDED_OUT: "it was handed out, and the next worker that is free takes it",
@@ -128,14 +125,14 @@ def why_batch(row: Row[Any], idle: Reason | None) -> str | None:
         return None
     # Shards that wait, none of them due: each has failed and waits for its next attempt.
     all_failed = not row.next and row.due_in is not None
-    is_new = row.in_progress_at is not None and row.now - row.in_progress_at < timedelta(seconds=_PATIENCE_SECONDS)
     reason = _first(
         *_held_back(row, row.status),
         (all_failed and idle is not Reason.NO_WORKER, Reason.ATTEMPT_FAILED),
-        (is_new and idle is Reason.NOT_HANDED_OUT, Reason.NEW),
         (True, idle),
     )
-    return None if reason is None else _OF_BATCH[reason].format(seconds=max(row.due_in or 0, 1))
+    if reason is None:
+        return None
+    return _OF_BATCH[reason].format(seconds=max(row.due_in or 0, 1), **_hours(row))
 
 
 async def why_comparison(connection: AsyncConnection, key: ComparisonKey, *, worker_seconds: float) -> str | None:
@@ -169,6 +166,7 @@ async def why_comparison(connection: AsyncConnection, key: ComparisonKey, *, wor
         due_for=row.due_for,
         ahead=f"more than {_MANY:,}" if row.ahead > _MANY else row.ahead,
         lane=Lane(row.lane),
+        **_hours(row),
     )
 
 
@@ -182,6 +180,12 @@ def _held_back(row: Row[Any], status: str | None) -> Iterable[tuple[bool, Reason
         (early, Reason.NOT_BEFORE),
         (closed, Reason.WINDOW_CLOSED),
     )
+
+
+def _hours(row: Row[Any]) -> dict[str, Any]:
+    """Give what a sentence says of the times in which a batch may run."""
+    opens = "{start:.5} {timezone}".format_map(row.window or {"start": "", "timezone": ""})
+    return {"not_before": row.not_before and row.not_before.astimezone(UTC), "opens": opens}
 
 
 def _first(*reasons: tuple[bool, _T]) -> _T:

@@ -135,7 +135,7 @@ def _line(batch: Batch) -> str:
     said = describe(batch)
     held = " (paused)" if batch.paused and not batch.status.final else ""
     counts = f"{batch.progress.decided} of {batch.request_counts.total} decided"
-    return f"{batch.input_file_name}  {batch.status}{held}  {counts}{', ' if said else ''}{said}"
+    return f"{batch.status}{held}  {batch.input_file_name}  {counts}{', ' if said else ''}{said}"
 
 
 def _show(batch: Batch, *, as_json: bool) -> None:

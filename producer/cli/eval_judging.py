@@ -48,6 +48,8 @@ class Service:
     options: dict[str, Any]
     where: str
     fresh: bool
+    name: str
+    """What its batches' files are called there."""
     own: bool
     """Whether it was started for this command, and ends with it."""
     judges: bool = field(default=False, init=False)
@@ -72,6 +74,7 @@ class Service:
                 where=self.where,
                 ends_service=self.own,
                 fresh=self.fresh,
+                name=self.name if round_number is None else f"{self.name}, round {round_number}",
             )
             with filed(self.client, asked) as (made, _):
                 batch = following.follow(self.client, made)
@@ -142,7 +145,7 @@ class Given:
 
 @contextmanager
 def judging(
-    chosen: Settings, *, verdicts: Path | None, options: dict[str, Any], where: str, fresh: bool
+    chosen: Settings, *, verdicts: Path | None, options: dict[str, Any], where: str, fresh: bool, name: str
 ) -> Iterator[JudgePairs]:
     """Open what judges: a file of verdicts, a service that runs, or else the embedded stack for as long as it takes.
 
@@ -152,6 +155,7 @@ def judging(
         options: of the batches.
         where: the options of the command line that find the same service again.
         fresh: file anew, even if the same pairs were filed before.
+        name: what the batches' files are called at the service.
 
     Raises:
         LocalStackError: there is no service, and none can be started.
@@ -168,6 +172,6 @@ def judging(
                 ends.enter_context(Stack(chosen, on_event=say))
             place = runs.find_place(chosen)
             client = ends.enter_context(Client(place.url, api_key=place.key))
-            yield Service(client, place, options, where, fresh, own)
+            yield Service(client, place, options, where, fresh, name, own)
     except StartCancelledError:
         raise typer.Exit(Exit.INTERRUPTED) from None

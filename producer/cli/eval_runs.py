@@ -62,8 +62,8 @@ class Asked:
             if self.verdicts is not None and value is not None:
                 raise typer.BadParameter("goes not with --verdicts, which are judged already", param_hint=option)
 
-    def judge(self) -> AbstractContextManager[JudgePairs]:
-        """Open what judges."""
+    def judge(self, *named: str | Path) -> AbstractContextManager[JudgePairs]:
+        """Open what judges, for an eval and its files: by these its batches are told from others."""
         options: dict[str, Any] = {"order": "both", "profile": self.profile, "tie_margin": self.tie_margin}
         return judging(
             settings.load(server=self.server, data_dir=self.data_dir),
@@ -71,13 +71,14 @@ class Asked:
             options={name: value for name, value in options.items() if value is not None},
             where=again(self.server, self.data_dir),
             fresh=self.fresh,
+            name=" ".join(each.name if isinstance(each, Path) else each for each in named),
         )
 
 
 def versus_files(asked: Asked, file: Path, baseline: Path | None) -> None:
     """Compare two systems."""
     pairs = read_pairs(file, baseline)
-    with asked.judge() as judge:
+    with asked.judge("versus", file, *([] if baseline is None else [baseline])) as judge:
         judged = judge(pairs)
     result = versus.count(judged, system=pairs[0].system_b or "response B", baseline=pairs[0].system_a or "response A")
     eval_show.conclude(result, as_json=asked.as_json)
@@ -90,7 +91,7 @@ def tournament_of(asked: Asked, files: Sequence[Path], plan: Plan, seed: int) ->
     if plan.baseline is not None and plan.baseline not in field.systems:
         raise Problem(BAD_INPUT_FILE, f"No file is of {plan.baseline}; there are {', '.join(field.systems)}.")
     pairs: dict[str, Pair] = {}
-    with asked.judge() as judge:
+    with asked.judge("tournament", *files) as judge:
 
         def judge_round(round_pairs: list[Pair], number: int) -> Judged:
             pairs.update((pair.id, pair) for pair in round_pairs)
@@ -110,7 +111,7 @@ def rewardbench_file(asked: Asked, file: Path) -> None:
     pairs = _labelled(file)
     if not any(pair.subset for pair in pairs):
         raise Problem(BAD_INPUT_FILE, f"{file}: no row has a subset, by which RewardBench weighs.")
-    with asked.judge() as judge:
+    with asked.judge("rewardbench", file) as judge:
         judged = judge(pairs)
     result = rewardbench.count(judged)
     eval_show.conclude(result, as_json=asked.as_json)
@@ -120,7 +121,7 @@ def rewardbench_file(asked: Asked, file: Path) -> None:
 def gold_file(asked: Asked, file: Path) -> None:
     """Hold a judge against labels."""
     pairs = _labelled(file)
-    with asked.judge() as judge:
+    with asked.judge("gold", file) as judge:
         judged = judge(pairs)
     result = gold.count(judged)
     eval_show.conclude(result, as_json=asked.as_json)
@@ -130,7 +131,7 @@ def gold_file(asked: Asked, file: Path) -> None:
 def calibrate_file(asked: Asked, file: Path, write: Path) -> None:
     """Fit a temperature and write it down."""
     pairs = _labelled(file)
-    with asked.judge() as judge:
+    with asked.judge("calibrate", file) as judge:
         judged = judge(pairs)
     try:
         result = calibrating.fit(judged)
@@ -172,7 +173,7 @@ def curate_file(asked: Asked, file: Path, write: Path, form: curating.Format, ru
     source = read_preferences(file, skip=skip)
     # Now, and not when it is judged, a night later: the hash is that of the rows that were read.
     read = described(file, len(source.pairs) + len(source.unreadable))
-    with asked.judge() as judge:
+    with asked.judge("curate", file) as judge:
         to_judge = source.to_judge()
         judged = curating.settle(source, judge(to_judge) if to_judge else Judged([], []), rules)
     pairs = {pair.id: pair for pair in source.pairs}
@@ -189,7 +190,7 @@ def audit_file(asked: Asked, file: Path, most: int) -> None:
     """Find what sways a judge, by rows and by pairs made from them."""
     own = [replace(pair, subset=audit.OWN) for pair in read_pairs(file)]
     pairs = [*own, *audit.controlled(own, most)]
-    with asked.judge() as judge:
+    with asked.judge("audit", file) as judge:
         judged = judge(pairs)
     result = audit.count(judged)
     eval_show.conclude(result, as_json=asked.as_json)

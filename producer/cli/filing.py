@@ -38,6 +38,8 @@ class Run:
     """Whether the service was started for this command, and ends with it."""
     fresh: bool = False
     """Whether it is filed anew where the same run is remembered."""
+    name: str | None = None
+    """What the file is called at the service; by default its own name."""
 
     @property
     def key(self) -> str:
@@ -155,7 +157,7 @@ def _file(client: Client, asked: Run, key: str, left: runs.Remembered) -> tuple[
         if inputs.is_empty(source):
             raise Problem(BAD_INPUT_FILE, f"{asked.file}: {inputs.EMPTY}.")
         try:
-            sent = following.send(client, source)
+            sent = following.send(client, source, asked.name)
         except OSError as error:
             raise Problem(BAD_INPUT_FILE, f"{asked.file}: {error.strerror or error}. Nothing was filed.") from None
     if asked.key != key:

@@ -26,8 +26,8 @@ from schemas.batch import Batch, File
 
 _SOON, _OFTEN = 0.1, 1.0
 _AWAY = 3.0
-_PLAIN_SECONDS = 30.0
-"""How often a line is printed where nobody sees a bar."""
+_PLAIN_SECONDS, _WAITING_SECONDS = 30.0, 600.0
+"""How often a line is printed where nobody sees a bar, and how often the same reason for waiting."""
 
 _T = TypeVar("_T")
 
@@ -62,11 +62,13 @@ def _bar(*columns: ProgressColumn) -> Progress:
     return Progress(*columns, console=progress, transient=True, disable=not progress.is_terminal)
 
 
-def send(client: Client, file: Path) -> File:
-    """Upload a file, with a bar."""
+def send(client: Client, file: Path, name: str | None = None) -> File:
+    """Upload a file, with a bar; by default it is called there as it is here."""
     with _bar(TextColumn("uploading"), BarColumn(), DownloadColumn(), TransferSpeedColumn()) as bar:
         task = bar.add_task("uploading", total=None)
-        return client.upload(file, on_progress=lambda sent, of: bar.update(task, completed=sent, total=of))
+        return client.upload(
+            file, filename=name, on_progress=lambda sent, of: bar.update(task, completed=sent, total=of)
+        )
 
 
 def follow(client: Client, batch: Batch) -> Batch:
@@ -92,7 +94,8 @@ def follow(client: Client, batch: Batch) -> Batch:
             if bar.disable and every == _OFTEN and (stays or time.monotonic() > quiet_until):
                 counts = f"{batch.progress.decided} of {batch.request_counts.total} judged"
                 progress.print(f"{counts}{'; ' if told else ''}{told}", markup=False, soft_wrap=True)
-                quiet_until, said = time.monotonic() + _PLAIN_SECONDS, waits
+                quiet_until = time.monotonic() + (_PLAIN_SECONDS if waits is None else _WAITING_SECONDS)
+                said = waits
             before = waits
             time.sleep(every)
             every = min(2 * every, _OFTEN)

@@ -115,6 +115,8 @@ def check_file(file: Path) -> None:
     Raises:
         Problem: it is none, or is not there.
     """
+    if str(file) == "-":
+        raise bad(file, "standard input can be read only once, and files are read again; save it in a file first")
     try:
         regular = stat.S_ISREG(file.stat().st_mode)
     except OSError as error:
@@ -204,18 +206,23 @@ def _zipped(file: Path, baseline: Path) -> Iterator[dict[str, Any]]:
     for index, (instruction, output, nth, row) in enumerate(outputs(file)):
         answer = answers.get((instruction, nth))
         if answer is None:
-            raise bad(
-                file, f"the instruction of row {index + 1} stands not in {baseline}; both must be of the same set"
-            )
+            raise bad(file, f"{_missing(index + 1, nth, baseline)}; both must be of the same set")
         del unmatched[instruction, nth]
         pair = {"custom_id": str(index), "prompt": instruction, "response_a": answer, "response_b": output}
         yield pair | ({"dataset": row["dataset"]} if "dataset" in row else {})
     if unmatched:
+        (_, nth), number = next(iter(unmatched.items()))  # in the order of the file
         raise bad(
             baseline,
-            f"the instruction of row {min(unmatched.values())} stands not in {file}, and of {len(answers)} "
-            f"{len(unmatched)} do not; both must be of the same set",
+            f"{_missing(number, nth, file)}, and so it is with {len(unmatched)} of {len(answers)} rows; "
+            "both must be of the same set",
         )
+
+
+def _missing(row: int, nth: int, other: Path) -> str:
+    """Say that a row's instruction, which stood so often before it, does not stand once more in the other file."""
+    said = f"the instruction of row {row}"
+    return f"{said} stands in {other} {nth} times only" if nth else f"{said} is not in {other}"
 
 
 def same_name(file: Path, other: Path, name: str) -> Problem:

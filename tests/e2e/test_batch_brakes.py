@@ -73,7 +73,8 @@ class TestBrakes:
         other = slow.create(lines(2, prompt="now"))
         slow.until(other, "completed")
         assert slow.read(batch)["request_counts"]["completed"] == 0
-        assert slow.read(batch)["progress"]["waiting_for"] == "its time has not come; see not_before"
+        moment = f"{datetime.fromtimestamp(later, UTC):%Y-%m-%d %H:%M} UTC"
+        assert slow.read(batch)["progress"]["waiting_for"] == f"its time has not come; nothing runs before {moment}"
         slow.act(batch, "cancel")
 
     def test_a_window_opens_and_closes_by_the_clock(self, tmp_path: Path):
@@ -89,14 +90,15 @@ class TestBrakes:
             probe = clerk.create(lines(2, prompt="probe"))
             clerk.until(probe, "completed")
             assert clerk.read(batch)["progress"]["decided"] == 0
-            assert clerk.read(batch)["progress"]["waiting_for"] == "its window is closed"
+            closed = f"its window is closed; it opens at {window['start']} UTC"
+            assert clerk.read(batch)["progress"]["waiting_for"] == closed
         with running_service(folder, clock_shift_seconds=6 * 3600.0, **shift) as service:
             clerk = Clerk(service)
             wait_until(lambda: clerk.read(batch)["progress"]["decided"], within=60, what="the window is open")
         with running_service(folder, clock_shift_seconds=8 * 3600.0, **shift) as service:
             clerk = Clerk(service)
             wait_until(
-                lambda: clerk.read(batch)["progress"]["waiting_for"] == "its window is closed",
+                lambda: clerk.read(batch)["progress"]["waiting_for"] == closed,
                 within=60,
                 what="the window is closed again",
             )

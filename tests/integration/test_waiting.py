@@ -134,7 +134,7 @@ UNKNOWN = OPEN.replace("'UTC',", "'Mars/Olympus',")
     ("change", "reason"),
     [
         ("paused = true, open = false", "its batch is paused; resume it"),
-        ("not_before = now() + interval '1 h', open = false", "the time of its batch has not come; see not_before"),
+        ("not_before = now() + interval '1 h', open = false", "the time of its batch has not come; nothing of it runs"),
         (CLOSED, "the window of its batch is closed"),
         (OPEN, "it is behind 1 bulk shards"),
         (UNKNOWN, "the window of its batch is closed"),
@@ -147,7 +147,7 @@ def test_a_line_of_a_batch(connection: Connection, single: UUID, why, change: st
     """A line waits for what its batch waits for."""
     filing = batch(connection, 2)
     connection.execute(text(f"UPDATE batches SET {change}"))  # noqa: S608
-    assert why(filing, 2) == reason
+    assert why(filing, 2).startswith(reason)
 
 
 def stands(database_url: str, filing: UUID, within: float = 30) -> str | None:
@@ -169,10 +169,10 @@ def stands(database_url: str, filing: UUID, within: float = 30) -> str | None:
     ("change", "reason"),
     [
         (CLOSED, "its window is closed"),
-        (OPEN, "nobody has handed it out yet"),
+        (OPEN, "it is about to be handed out; if that stays so, see that the dispatcher runs"),
         (UNKNOWN, "its window is closed"),
-        ("open = false", "nobody has handed it out yet"),
-        ("open = true", "nobody has handed it out yet"),
+        ("open = false", "it is about to be handed out; if that stays so, see that the dispatcher runs"),
+        ("open = true", "it is about to be handed out; if that stays so, see that the dispatcher runs"),
     ],
 )
 def test_a_batch(connection: Connection, single: UUID, database_url: str, change: str, reason: str):
@@ -182,16 +182,7 @@ def test_a_batch(connection: Connection, single: UUID, database_url: str, change
     assert stands(database_url, filing).startswith(reason)
     claim(connection)
     others = "workers are busy with other work"
-    assert stands(database_url, filing) == (reason if "window" in reason else others)
-
-
-def test_a_batch_that_was_just_made(connection: Connection, single: UUID, database_url: str):
-    """Nobody is to look after a dispatcher that has not had its turn yet."""
-    filing = batch(connection, 2)
-    connection.execute(text("UPDATE batches SET in_progress_at = now()"))
-    assert stands(database_url, filing) == "it is about to be handed out"
-    connection.execute(text("UPDATE batches SET in_progress_at = now() - interval '1 min'"))
-    assert stands(database_url, filing).startswith("nobody has handed it out yet")
+    assert stands(database_url, filing).startswith(reason if "window" in reason else others)
 
 
 def test_a_batch_of_which_the_rest_failed(connection: Connection, single: UUID, database_url: str):

@@ -141,7 +141,11 @@ class TestRun:
         other = write(tmp_path / "other.jsonl", [*ours, {"instruction": "Do 3", "output": "?"}])
         ended = cli("batch", "run", other, "--baseline", baseline)
         assert ended.status == 1
-        assert f"the instruction of row 4 stands not in {baseline}" in " ".join(ended.err.split())
+        assert f"the instruction of row 4 is not in {baseline}" in " ".join(ended.err.split())
+        ended = cli("batch", "run", write(other, [*ours, ours[0]]), "--baseline", baseline)
+        assert f"the instruction of row 4 stands in {baseline} 2 times only" in " ".join(ended.err.split())
+        ended = cli("batch", "run", "-")
+        assert "save it in a file first" in " ".join(ended.err.split())
 
     def test_a_parquet_file(self, cli: Cli, tmp_path: Path):
         """Its rows are lines."""
@@ -276,7 +280,7 @@ class TestEnds:
             said = run.until("0 of 1 judged; waiting: ")
             batch_id = BATCH_ID.search(said)[0]
             run.end(signal.SIGINT)
-        assert cli("batch", "pause", batch_id).out.startswith(f"{batch_id}  later.jsonl  in_progress (paused)")
+        assert cli("batch", "pause", batch_id).out.startswith(f"{batch_id}  in_progress (paused)")
         [paused] = cli("batch", "status", batch_id, "--json").objects
         assert paused["paused"]
         assert paused["window"] == {"start": "22:00:00", "end": "06:00:00", "timezone": "Europe/Berlin"}
@@ -284,7 +288,7 @@ class TestEnds:
         assert paused["expires_at"] == paused["not_before"] + 86400
         assert re.search("0 of 1 decided, waiting: .*time", cli("batch", "resume", batch_id).out)
         listed = cli("batch", "list", "--limit", 1)
-        stands = "later.jsonl  in_progress  0 of 1 decided, waiting"
+        stands = "in_progress  later.jsonl  0 of 1 decided, waiting"
         assert re.match(rf"{batch_id}  \d{{4}}-\d\d-\d\d \d\d:\d\d  {stands}", listed.out)
         assert f"--after {batch_id}" in listed.err
         assert cli("batch", "cancel", batch_id, "--json").objects[0]["status"] == "cancelling"
