@@ -15,12 +15,13 @@ from producer.api.batches import read_batch
 from producer.api.multipart import Upload
 from producer.api.problems import DOCUMENTED_AS_OPENAI
 from schemas import ids
-from schemas.batch import File, FilePage
-from schemas.problems import NOT_FOUND, Problem, invalid_field
+from schemas.batch import Batch, File, FilePage
+from schemas.problems import INVALID_REQUEST, NOT_FOUND, Problem, invalid_field
 
 router = APIRouter(prefix="/v1/files", tags=["files"], route_class=KeyedRoute, responses=DOCUMENTED_AS_OPENAI)
 
 _JSON_LINES = "application/jsonl"
+_PURPOSE = "batch"
 
 _UPLOAD_BODY = {
     "requestBody": {
@@ -31,7 +32,7 @@ _UPLOAD_BODY = {
                     "type": "object",
                     "required": ["purpose", "file"],
                     "properties": {
-                        "purpose": {"const": "batch"},
+                        "purpose": {"const": _PURPOSE},
                         "file": {"type": "string", "format": "binary", "description": "JSON lines; gzip and zstd too"},
                     },
                 }
@@ -56,12 +57,10 @@ async def _file(request: Request, caller: Caller, file_id: str) -> Any:
     return row
 
 
-async def _view(request: Request, caller: Caller, file_id: str) -> tuple[UUID, ids.View] | None:
+async def _view(request: Request, caller: Caller, file_id: str) -> tuple[Batch, UUID, ids.View] | None:
     """Find the batch whose output or error file an id names."""
     view = ids.parse_view_id(file_id)
-    if view is not None:
-        await read_batch(request, caller, view[0])
-    return view
+    return None if view is None else (await read_batch(request, caller, view[0]), *view)
 
 
 @router.post("", openapi_extra=_UPLOAD_BODY)
@@ -71,9 +70,11 @@ async def upload(caller: Submitter, request: Request) -> File:
     form = Upload(request)
 
     def about() -> tuple[str, str]:
-        if form.fields.get("purpose") != "batch":
+        if form.fields.get("purpose") != _PURPOSE:
             raise invalid_field("purpose", "is `batch`; files have no other use here")
-        return form.filename or "upload.jsonl", "batch"
+        if any(name.startswith("expires_after") for name in form.fields):  # a form spells it `expires_after[seconds]`
+            raise invalid_field("expires_after", "is not taken; how long files are kept is the service's to say")
+        return form.filename or "upload.jsonl", _PURPOSE
 
     stored = await uploads.store(
         request.app.state.database,
@@ -94,11 +95,14 @@ async def page(
     request: Request,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=10000)] = 100,
+    purpose: Annotated[str | None, Query(description="Only files of this one; all of them have `batch`")] = None,
 ) -> FilePage:
-    """List uploaded files, newest first."""
+    """List uploaded files, newest first. Output and error files are not among them: each batch names its own."""
     key = None if after is None else ids.parse_prefixed(after, "file-")
     if after is not None and key is None:
         raise _no_such_file()
+    if purpose not in {None, _PURPOSE}:
+        return FilePage.of([], limit)
     return await files.page(request.app.state.database, tenant=caller.tenant, after=key, limit=limit)
 
 
@@ -107,7 +111,8 @@ async def read(caller: Reader, file_id: str, request: Request) -> File:
     """Read about a file. Output and error files are views of a batch; their size is not known before they are read."""
     view = await _view(request, caller, file_id)
     if view is not None:
-        return File(id=file_id, bytes=0, created_at=0, filename=f"{file_id}.jsonl", purpose="batch_output")
+        made = view[0].created_at
+        return File(id=file_id, bytes=0, created_at=made, filename=f"{file_id}.jsonl", purpose="batch_output")
     return files.as_file(await _file(request, caller, file_id))
 
 
@@ -117,7 +122,7 @@ async def content(caller: Reader, file_id: str, request: Request) -> StreamingRe
     view = await _view(request, caller, file_id)
     lines: AsyncIterator[bytes]
     if view is not None:
-        lines = outputs.stream(request.app.state.database, *view)
+        lines = outputs.stream(request.app.state.database, *view[1:])
     else:
         row = await _file(request, caller, file_id)
         lines = files.content(request.app.state.database, row.id)
@@ -127,6 +132,9 @@ async def content(caller: Reader, file_id: str, request: Request) -> StreamingRe
 @router.delete("/{file_id}")
 async def delete(caller: Submitter, file_id: str, request: Request) -> dict[str, Any]:
     """Delete a file that no batch was made of."""
+    view = await _view(request, caller, file_id)
+    if view is not None:
+        raise Problem(INVALID_REQUEST, f"This file is a view of {view[0].id}, and goes when that batch is deleted.")
     row = await _file(request, caller, file_id)
     await files.delete(request.app.state.database, row.id)
     return {"id": file_id, "object": "file", "deleted": True}
