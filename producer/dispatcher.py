@@ -25,7 +25,7 @@ from infra import callbacks, docket, losses, metrics, pulse, roster
 from infra.database import at_once
 from infra.meters import Meters
 from infra.traces import Attributes, Traces
-from producer import survey, windows
+from producer import lifecycle, survey
 from producer.due import Due, look
 from schemas.message import CALLBACK_QUEUE, CALLBACK_TASK, JUDGE_TASK, QUEUES, CallbackHint, ShardHint
 from schemas.states import Lane
@@ -244,7 +244,7 @@ def tend(desk: Desk, due: Due) -> Due:
         return due
     if due.batches:
         with desk.database.begin() as connection:
-            windows.tend(connection, clock_shift=desk.pace.clock_shift_seconds, cancel_shards=_ENDED_AT_ONCE)
+            lifecycle.tend(connection, clock_shift=desk.pace.clock_shift_seconds, cancel_shards=_ENDED_AT_ONCE)
     if due.late:
         expire(desk)
     return look_around(desk)

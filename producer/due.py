@@ -9,9 +9,10 @@ from sqlalchemy import Connection, text
 from infra.roster import CAPACITY
 
 # Each question repeats the condition of the move that it stands for (RELEASE, RELEASE_BULK and LATE of
-# infra/docket_sql.py, `windows.tend`, FAN_OUT and RELEASE of infra/callbacks_sql.py), and tests/integration/test_due.py
-# holds the two together. Each reads the first entry of one small partial index, in that index's order: asked with
-# EXISTS, which gives no order, Postgres chooses to read the whole table once many of its rows match.
+# infra/docket_sql.py, `lifecycle.tend`, FAN_OUT and RELEASE of infra/callbacks_sql.py);
+# tests/integration/test_due.py holds the two together. Each reads the first entry of one small partial index, in that
+# index's order: asked with EXISTS, which gives no order, Postgres chooses to read the whole table once many of its
+# rows match.
 _QUESTIONS = {
     "interactive": """
         SELECT true FROM shards WHERE lane = 'interactive' AND state = 'waiting' AND due_at <= now()

@@ -9,7 +9,7 @@ from support.inbox import Inbox
 
 from infra import callbacks, docket
 from infra.database import at_once
-from producer import batches, callback_endpoints, windows
+from producer import batches, callback_endpoints, lifecycle
 from schemas import ids
 from schemas.batch import BatchRequest
 from schemas.callback import EventType
@@ -50,14 +50,14 @@ def make_batch(desk: Desk, lines: int = 3, **options: object) -> str:
 def judge_batch(desk: Desk, *lines: bool) -> None:
     """Open the batch, judge its one shard, and let the batch end."""
     with desk.database.begin() as connection:
-        windows.tend(connection)
+        lifecycle.tend(connection)
         [shard] = docket.release_bulk(connection, room=10, limit=10)
         claimed = docket.claim(connection, shard, worker="w", lease_seconds=60)
         outcomes = [an_outcome(number, good=good) for number, good in enumerate(lines, start=1)]
         undecided = {filed.line for filed in docket.undecided(connection, claimed)}
         docket.finish(connection, claimed.lease, [each for each in outcomes if each.line in undecided])
     with desk.database.begin() as connection:
-        windows.tend(connection)
+        lifecycle.tend(connection)
 
 
 class TestComparisons:

@@ -11,7 +11,7 @@ from support.desk import Desk
 from support.dockets import batch, claim_one
 
 from infra import callbacks, docket, roster
-from producer import windows
+from producer import lifecycle
 from producer.due import Due, look
 from schemas.batch import BatchStatus
 from schemas.states import Lane, ShardState
@@ -175,7 +175,7 @@ class TestWhatTheMovesFind:
                 due = look(connection, worker_seconds=30)
                 with self.undone(connection):
                     before = rows()
-                    windows.tend(connection)
+                    lifecycle.tend(connection)
                     does_something = rows() != before
                     ended = connection.execute(text("SELECT ended_at IS NOT NULL FROM batches")).scalar_one()
                 assert due.batches or not does_something, (put, state)

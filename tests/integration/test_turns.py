@@ -13,7 +13,7 @@ from infra import docket, roster
 from infra.broker import make_celery
 from infra.local.redis import Redis
 from infra.meters import Meters
-from producer import dispatcher, windows
+from producer import dispatcher, lifecycle
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         monkeypatch.setattr(module, name, call)
 
-    for module, name in ((windows, "tend"), (docket, "release"), (docket, "release_bulk"), (docket, "expire")):
+    for module, name in ((lifecycle, "tend"), (docket, "release"), (docket, "release_bulk"), (docket, "expire")):
         record(module, name)
     monkeypatch.setattr(dispatcher, "_TEND_SECONDS", 3600)
     return made

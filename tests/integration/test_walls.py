@@ -33,6 +33,7 @@ from producer import (
     files,
     idempotency,
     keys,
+    lifecycle,
     limits,
     outputs,
     progress,
@@ -41,7 +42,6 @@ from producer import (
     sessions,
     survey,
     waiting,
-    windows,
 )
 from producer.api import files as files_api
 from producer.api.app import create_app
@@ -351,7 +351,7 @@ NEEDS = {
         **statements_of(callbacks_sql, "ALONE", "TELL_BATCHES", *_TOLD),
         **statements_of(outcomes),
         **statements_of(roster, "_CAPACITY", "_FORGET"),
-        **statements_of(windows),
+        **statements_of(lifecycle),
         **statements_of(progress),
         **statements_of(survey),
         **{

@@ -9,7 +9,7 @@ from support.dockets import a_line, batch, reads
 
 from infra import callbacks, docket
 from infra.database import at_once
-from producer import callback_endpoints, due, survey, waiting, windows
+from producer import callback_endpoints, due, lifecycle, survey, waiting
 from producer.cli import doctor
 from producer.dashboard import receivers
 from schemas.ids import new_filing_id
@@ -65,7 +65,7 @@ def test_shards_that_are_done(connection: Connection):
     asked = {"filing_id": last, "line": 0, "within": 30, "many": 1000}
     looks = {
         "survey": partial(survey.standing, connection),
-        "why": partial(connection.execute, waiting._LOOK, asked),
+        "why": partial(connection.execute, waiting._SHARD, asked),
         "doctor": partial(doctor._docket, connection),
         "dispatcher": partial(due.look, connection, worker_seconds=30),
     }
@@ -87,7 +87,7 @@ def test_batches_that_are_completed(connection: Connection):
     connection.execute(text("VACUUM ANALYZE batches"))
     looks = {
         "release": partial(docket.release_bulk, connection, room=2, limit=2),
-        "tend": partial(windows.tend, connection),
+        "tend": partial(lifecycle.tend, connection),
         "dispatcher": partial(due.look, connection, worker_seconds=30),
     }
     assert greedy(connection, "batches", looks) == {}

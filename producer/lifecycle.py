@@ -1,4 +1,4 @@
-"""When a batch may run: windows and pauses, carried out by the dispatcher, and the end when nothing is left."""
+"""The life of a batch, as the dispatcher sees to it: its window opens and closes, it is cancelled, it ends."""
 
 # ruff: noqa: S608 - statements are put together from constants of this package alone; values are always bound
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, text
 from support.dockets import an_outcome, batch, claim_one
 
 from infra import docket
-from producer import batches, hours, progress, windows
+from producer import batches, hours, lifecycle, progress
 from schemas.ids import batch_id
 
 
@@ -34,7 +34,7 @@ class TestClosedBatches:
         docket.release_bulk(connection, room=2, limit=1)
         assert states(connection) == ["running", "released", "waiting"]
         connection.execute(text("UPDATE batches SET paused = true, open = false"))
-        windows.tend(connection)
+        lifecycle.tend(connection)
         assert states(connection) == ["waiting"] * 3
         assert connection.execute(text("SELECT sum(attempt) FROM shards")).scalar_one() == 0
 
@@ -42,7 +42,7 @@ class TestClosedBatches:
         """A turn leaves the shards of open batches where they are."""
         batch(connection, 2)
         claim_one(connection)
-        windows.tend(connection)
+        lifecycle.tend(connection)
         assert states(connection) == ["running", "waiting"]
 
 
@@ -52,9 +52,9 @@ class TestWindows:
         batch(connection, 1, is_open=False)
         connection.execute(text("UPDATE batches SET not_before = now() + interval '1 h'"))
         opened = text("SELECT open FROM batches")
-        windows.tend(connection)
+        lifecycle.tend(connection)
         assert not connection.execute(opened).scalar_one()
-        windows.tend(connection, clock_shift=3700)
+        lifecycle.tend(connection, clock_shift=3700)
         assert connection.execute(opened).scalar_one()
 
     @pytest.mark.parametrize("change", ["paused = true", "status = 'cancelling'"])
@@ -68,7 +68,7 @@ class TestWindows:
             return True
 
         monkeypatch.setattr(hours, "may_run", hold_meanwhile)
-        windows.tend(connection)
+        lifecycle.tend(connection)
         assert not connection.execute(text("SELECT open FROM batches")).scalar_one()
 
     def test_a_window_that_is_not_understood_holds_back_its_own_batch_alone(self, connection):
@@ -81,7 +81,7 @@ class TestWindows:
         )
         other = batch(connection, 1)
         connection.execute(text("UPDATE batches SET open = false WHERE id = :id"), {"id": other})
-        windows.tend(connection)
+        lifecycle.tend(connection)
         assert connection.execute(text("SELECT id FROM batches WHERE open")).scalars().all() == [other]
 
 
@@ -94,7 +94,7 @@ class TestCancelling:
         connection.execute(text("UPDATE batches SET status = 'cancelling', open = false"))
         done = 0
         for _ in range(turns):
-            windows.tend(connection, cancel_shards=at_once)
+            lifecycle.tend(connection, cancel_shards=at_once)
             before, done = done, states(connection).count("done")
             assert 0 < done - before <= at_once
         assert done == 9
@@ -119,9 +119,9 @@ class TestWhatSomebodyIsAt:
         connection.execute(text("SET lock_timeout = '1 s'"))
         with database.begin() as worker:
             worker.execute(text("SELECT FROM shards WHERE state = 'running' FOR UPDATE"))
-            windows.tend(connection)
+            lifecycle.tend(connection)
             assert states(connection) == ["running", after]
-        windows.tend(connection)
+        lifecycle.tend(connection)
         assert states(connection) == [after] * 2
 
     def test_a_turn_passes_over_a_batch(self, database: Engine, connection: Connection):
@@ -131,10 +131,10 @@ class TestWhatSomebodyIsAt:
         opened = text("SELECT id FROM batches WHERE open ORDER BY id")
         with database.begin() as pausing:
             pausing.execute(text("SELECT FROM batches WHERE id = :id FOR UPDATE"), {"id": held})
-            windows.tend(connection)
+            lifecycle.tend(connection)
             assert connection.execute(opened).scalars().all() == [other]
-            windows.tend(connection)
-        windows.tend(connection)
+            lifecycle.tend(connection)
+        lifecycle.tend(connection)
         assert connection.execute(opened).scalars().all() == [held, other]
 
 
@@ -142,10 +142,10 @@ class TestNotesOfProgress:
     def test_an_open_batch_is_noted_once_in_a_while(self, connection):
         """The first turn notes where a batch stands; a turn right after it notes nothing."""
         batch(connection, 4)
-        windows.tend(connection)
+        lifecycle.tend(connection)
         [[_, lines, done]] = samples(connection)
         assert (lines, done) == (0, 0.0)
-        windows.tend(connection)
+        lifecycle.tend(connection)
         assert len(samples(connection)) == 1
 
     def test_lines_are_counted_before_their_shard_has_ended(self, connection):
@@ -187,7 +187,7 @@ class TestNotesOfProgress:
         """The hours in which a batch was closed are no part of its rate."""
         batch(connection, 1, is_open=False)
         connection.execute(text("UPDATE batches SET samples = '[[0, 0, 0]]'"))
-        windows.tend(connection)
+        lifecycle.tend(connection)
         assert samples(connection) == []
 
 
@@ -197,7 +197,7 @@ class TestTheEnd:
         batch(connection, 1)
         held = claim_one(connection)
         docket.finish(connection, held.lease, [an_outcome(1, good=True)])
-        windows.tend(connection)
+        lifecycle.tend(connection)
         row = connection.execute(text("SELECT status, open, ended_at FROM batches")).one()
         assert (row.status, row.open, row.ended_at is None) == ("completed", False, False)
 
@@ -206,7 +206,7 @@ class TestTheEnd:
         batch(connection, 1)
         docket.finish(connection, claim_one(connection).lease, [an_outcome(1, good=True)])
         connection.execute(text("UPDATE batches SET status = 'cancelling', open = false"))
-        windows.tend(connection)
+        lifecycle.tend(connection)
         assert connection.execute(text("SELECT status FROM batches")).scalar_one() == "cancelled"
 
     def test_one_whose_time_was_up(self, connection):
@@ -215,7 +215,7 @@ class TestTheEnd:
         docket.finish(connection, claim_one(connection).lease, [an_outcome(1, good=True)])
         connection.execute(text("UPDATE shards SET deadline_at = now()"))
         docket.expire(connection, limit=10)
-        windows.tend(connection)
+        lifecycle.tend(connection)
         assert connection.execute(text("SELECT status FROM batches")).scalar_one() == "expired"
 
     def test_one_that_was_cancelled_and_is_retried(self, connection: Connection, client: TestClient):
@@ -223,12 +223,12 @@ class TestTheEnd:
         path = f"/v1/batches/{batch_id(batch(connection, 3))}"
         docket.finish(connection, claim_one(connection).lease, [an_outcome(1, good=False)])
         client.post(f"{path}/cancel")
-        windows.tend(connection)
+        lifecycle.tend(connection)
         assert client.get(path).json()["status"] == "cancelled"
         assert client.post(f"{path}/retry").json()["status"] == "in_progress"
-        windows.tend(connection)
+        lifecycle.tend(connection)
         docket.finish(connection, claim_one(connection).lease, [an_outcome(1, good=True)])
-        windows.tend(connection)
+        lifecycle.tend(connection)
         ended = client.get(path).json()
         assert (ended["status"], ended["cancelled_at"] is None) == ("cancelled", False)
         assert (ended["request_counts"]["succeeded"], ended["request_counts"]["cancelled"]) == (1, 2)
@@ -238,18 +238,18 @@ class TestTheEnd:
     ):
         """Whoever saw its last shard done, and finds it in progress again, looks once more before it ends it."""
         # No dispatcher waits for a lock on a batch, so that moment is too short to be met. Waiting makes it long.
-        monkeypatch.setattr(windows, "_OVER", text(windows._OVER.text.replace("SKIP LOCKED", "")))
+        monkeypatch.setattr(lifecycle, "_OVER", text(lifecycle._OVER.text.replace("SKIP LOCKED", "")))
         filing = batch(connection, 1)
-        windows.tend(connection)
+        lifecycle.tend(connection)
         docket.finish(connection, claim_one(connection).lease, [an_outcome(1, good=False)])
         retried = {"id": filing, "bad_line": "bad_line", "seconds": 60, "shard_lines": 1, "traceparent": None}
 
         def tend() -> None:
             with database.begin() as second:
-                windows.tend(second)
+                lifecycle.tend(second)
 
         with database.begin() as first:
-            windows.tend(first)
+            lifecycle.tend(first)
             first.execute(batches._RETRY, retried)
             other = meanwhile(tend)
         other.result()
@@ -263,9 +263,9 @@ class TestTimeLeft:
         path = f"/v1/batches/{batch_id(batch(connection, 5))}"
         for line in range(1, 6):
             docket.finish(connection, claim_one(connection).lease, [an_outcome(line, good=line == 5)])
-        windows.tend(connection)
+        lifecycle.tend(connection)
         assert client.post(f"{path}/retry").json()["status"] == "in_progress"
-        windows.tend(connection)
+        lifecycle.tend(connection)
         noted = (
             "UPDATE batches SET samples = jsonb_build_array(jsonb_build_array(extract(epoch FROM now()) - 10, 1, 10))"
         )
