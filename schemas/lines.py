@@ -14,11 +14,11 @@ import json
 import re
 from typing import Any, Literal, NamedTuple
 
-from pydantic import ValidationError
-from pydantic_core import from_json
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails, from_json
 
 from schemas.bodies import HAS_NUL
-from schemas.comparison import ComparisonRequest, is_plain
+from schemas.comparison import ComparisonRequest, CustomId, is_plain
 from schemas.problems import field_path
 
 ENDPOINT = "/v1/comparisons"
@@ -31,6 +31,9 @@ _KINDS = ("subset", "topic", "dataset")
 """The columns that say which part of a set a row belongs to; the first that a row has counts."""
 _BESIDE_A_PAIR = frozenset({"id", "label", *_KINDS})
 _OPTIONS = frozenset({"order", "profile", "tie_margin", "metadata", "custom_id"})
+_PREFERENCE = ("chosen", "rejected")
+_RESPONSES = ("response_a", "response_b")
+_NAME = TypeAdapter(CustomId)
 
 
 class BadLineError(ValueError):
@@ -82,7 +85,7 @@ def read_line(raw: bytes) -> Line:
     try:
         ComparisonRequest.model_validate(line.request)
     except ValidationError as error:
-        errors = error.errors(include_url=False, include_input=False)
+        errors = as_given(error.errors(include_url=False, include_input=False), row, line)
         first = errors[0]
         where = field_path(first["loc"])
         message = first["msg"].removeprefix("Value error, ")
@@ -111,6 +114,35 @@ def read_line(raw: bytes) -> Line:
             custom_id=line.custom_id,
         )
     return line
+
+
+def as_given(errors: list[ErrorDetails], row: dict[str, Any], line: Line) -> list[ErrorDetails]:
+    """Say what is wrong with a comparison by the columns that its row has.
+
+    Args:
+        errors: what `ValidationError.errors()` gives for the line's request.
+        row: as it was parsed.
+        line: what `unwrap` made of it.
+    """
+    if _is_request(row) or not _is_preference(row):
+        return errors
+    chosen, rejected = _RESPONSES if line.label == "A" else reversed(_RESPONSES)
+    columns = {chosen: "chosen", rejected: "rejected"}
+    # Of a whole conversation the first turns are the prompt.
+    whole = line.request["prompt"] is not row.get("prompt") and isinstance(line.request["prompt"], list)
+    shared = len(line.request["prompt"]) if whole else 0
+
+    def there(place: tuple[int | str, ...]) -> tuple[int | str, ...]:
+        match place:
+            case ("prompt", "turns", int(turn), *rest) if whole:
+                return ("chosen", "turns", turn, *rest)
+            case (str(name), "turns", int(turn), *rest) if name in columns:
+                return (columns[name], "turns", turn + shared, *rest)
+            case (str(name), *rest) if name in columns:
+                return (columns[name], *rest)
+        return place
+
+    return [{**error, "loc": there(error["loc"])} for error in errors]
 
 
 def _column_with_nul(row: dict[str, Any]) -> str | None:
@@ -153,9 +185,9 @@ def unwrap(row: dict[str, Any]) -> Line:
     Raises:
         BadLineError: the line has the form of a request, but to somewhere else, or a label that is none.
     """
-    if "body" in row and "url" in row:
+    if _is_request(row):
         return _request(row)
-    if "chosen" in row and "rejected" in row:
+    if _is_preference(row):
         return _preference(row)
     fields = row
     if not _BESIDE_A_PAIR.isdisjoint(row):
@@ -187,6 +219,10 @@ def _name_by_id(fields: dict[str, Any], row: dict[str, Any]) -> None:
         fields.setdefault("custom_id", str(row["id"]))
 
 
+def _is_request(row: dict[str, Any]) -> bool:
+    return "body" in row and "url" in row
+
+
 def _request(row: dict[str, Any]) -> Line:
     if row.get("method") != "POST" or row["url"] != ENDPOINT:
         raise BadLineError("invalid_request", f"method and url must be POST and {ENDPOINT}", param="url")
@@ -199,7 +235,27 @@ def _request(row: dict[str, Any]) -> Line:
     return Line(request=body, label=None)
 
 
+def _is_preference(row: dict[str, Any]) -> bool:
+    """Tell a preference row: it has both of its columns, or at least one of them and none of a pair's."""
+    if "chosen" not in row and "rejected" not in row:
+        return False
+    return ("chosen" in row and "rejected" in row) or ("response_a" not in row and "response_b" not in row)
+
+
+def _name(row: dict[str, Any]) -> str | None:
+    """Find what a row calls itself, where a comparison could be called so."""
+    fields = {"custom_id": row["custom_id"]} if row.get("custom_id") is not None else {}
+    _name_by_id(fields, row)
+    try:
+        return _NAME.validate_python(fields.get("custom_id"), strict=True)
+    except ValidationError:
+        return None
+
+
 def _preference(row: dict[str, Any]) -> Line:
+    missing = next((name for name in _PREFERENCE if name not in row), None)
+    if missing is not None:
+        raise BadLineError("invalid_request", f"{missing}: Field required", param=missing, custom_id=_name(row))
     prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
     if prompt is None or (_whole(chosen) and _whole(rejected)):
         prompt, chosen, rejected = _shared_beginning(chosen, rejected)

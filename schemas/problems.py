@@ -174,13 +174,13 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's own word
 _NAME_CHARACTERS = 64
 _FIELDS_NAMED = 20
 
-_UNIONS = frozenset({"prompt", "response_a", "response_b"})
+_UNIONS = frozenset({"prompt", "response_a", "response_b", "chosen", "rejected"})
 
 
 def field_path(location: tuple[int | str, ...]) -> str:
     """Spell a place in a body: `("prompt", "turns", 0, "content")` is `prompt[0].content`.
 
-    The tag of the union in `schemas/comparison.py` is left out: it stands in no body.
+    The tag of the union in `schemas/comparison.py` is left out: it stands in no body, and in no row.
     """
     path = ""
     for depth, step in enumerate(location):

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from schemas.comparison import ComparisonRequest
-from schemas.lines import BadLineError, subset_of, unwrap
+from schemas.lines import BadLineError, as_given, subset_of, unwrap
 from schemas.problems import BAD_INPUT_FILE, Problem, invalid_request
 
 
@@ -77,7 +77,7 @@ def _pair(path: Path, number: int, row: Any, options: dict[str, Any]) -> Pair:
     try:
         request = ComparisonRequest.model_validate({**line.request, **given})
     except ValidationError as error:
-        problem = invalid_request(error.errors(include_url=False, include_input=False))
+        problem = invalid_request(as_given(error.errors(include_url=False, include_input=False), row, line))
         raise Problem(BAD_INPUT_FILE, f"{path}, line {number}: {problem.detail}", errors=problem.errors) from None
     return Pair(request=request, label=line.label, subset=subset_of(row))
 
