@@ -136,7 +136,7 @@ def test_the_datasheet_is_of_the_rows_that_were_read(tmp_path: Path):
     before = hashlib.sha256(file.read_bytes()).hexdigest()
 
     @contextmanager
-    def judge() -> Iterator[None]:
+    def judge(*_: object) -> Iterator[None]:
         file.write_text("")
         yield
 
