@@ -7,12 +7,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from producer.cli import inputs
-from producer.evals.curating import Source
+from producer.evals.curating import REPLACED, Source
 from producer.evals.rows import Pair
 from producer.evals.schedule import Field, Prompt
 from schemas.comparison import Comparison
 from schemas.ids import parse_comparison_id
-from schemas.lines import BadLineError, group_of, parse, read_line, subset_of
+from schemas.lines import BadLineError, Line, group_of, parse, read_line, subset_of
 
 _OPTIONS = ("order", "profile", "tie_margin")
 """Fields of a line that say how it is judged."""
@@ -28,7 +28,7 @@ def read_pairs(file: Path, baseline: Path | None = None) -> list[Pair]:
     """
     pairs: dict[str, Pair] = {}
     names = (None, None) if baseline is None else (inputs.generator(baseline), inputs.generator(file))
-    for number, found in _lines(file, baseline, names):
+    for number, found, _ in _lines(file, baseline, names):
         if isinstance(found, BadLineError):
             raise inputs.bad(file, f"line {number}: {str(found).rstrip('.')}")
         if found.id in pairs:
@@ -51,7 +51,8 @@ def read_preferences(file: Path, *, skip: bool = False) -> Source:
     """
     pairs: dict[str, Pair] = {}
     unreadable: list[str] = []
-    for number, found in _lines(file, None, (None, None)):
+    columns: dict[str, dict[str, Any]] = {}
+    for number, found, row in _lines(file, None, (None, None)):
         if isinstance(found, BadLineError):
             why = str(found).rstrip(".")
         elif found.label is None:
@@ -60,32 +61,34 @@ def read_preferences(file: Path, *, skip: bool = False) -> Source:
             why = "another line has the same id; ids must be unique"
         else:
             pairs[found.id] = found
+            columns[found.id] = {name: value for name, value in row.items() if name not in REPLACED}
             continue
         if not skip:
             raise inputs.bad(file, f"line {number}: {why}. With --on-bad-line skip the others are curated")
         unreadable.append(f"line {number}")
     if not pairs and not unreadable:
         raise inputs.bad(file, inputs.EMPTY)
-    return Source(list(pairs.values()), unreadable)
+    return Source(list(pairs.values()), unreadable, columns)
 
 
 def _lines(
     file: Path, baseline: Path | None, names: tuple[str | None, str | None]
-) -> Iterator[tuple[int, Pair | BadLineError]]:
-    """Read a file's lines with their numbers; what is no comparison is the reason why."""
+) -> Iterator[tuple[int, Pair | BadLineError, dict[str, Any]]]:
+    """Read a file's lines with their numbers, each also as the row that it is; of what is no comparison, say why."""
     with inputs.json_lines(file, baseline) as source, inputs.opened(source) as lines:
         for number, raw in enumerate(lines, start=1):
             text = raw.removeprefix(b"\xef\xbb\xbf").strip()
             if not text:
                 continue
             try:
-                yield number, _pair(text, number, names)
+                line, row = read_line(text), parse(text)
             except BadLineError as error:
-                yield number, error
+                yield number, error, {}
+            else:
+                yield number, _pair(line, row, number, names), row
 
 
-def _pair(raw: bytes, number: int, names: tuple[str | None, str | None]) -> Pair:
-    line, row = read_line(raw), parse(raw)
+def _pair(line: Line, row: dict[str, Any], number: int, names: tuple[str | None, str | None]) -> Pair:
     asked = line.request
     return Pair(
         id=line.custom_id or str(number),

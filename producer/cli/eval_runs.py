@@ -176,8 +176,7 @@ def curate_file(asked: Asked, file: Path, write: Path, form: curating.Format, ru
     with asked.judge("curate", file) as judge:
         to_judge = source.to_judge()
         judged = curating.settle(source, judge(to_judge) if to_judge else Judged([], []), rules)
-    pairs = {pair.id: pair for pair in source.pairs}
-    written = write_training(list(curating.training_rows(judged.rows, pairs, form)), write)
+    written = write_training(list(curating.training_rows(judged.rows, source, form)), write)
     result = curating.count(judged, rules, source=read, written=written, form=form)
     beside = datasheet(write)
     write_lines([result.model_dump_json(indent=1).encode()], beside)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pydantic import Field
@@ -28,6 +28,8 @@ FATES = {
 }
 """Every row has one of these, and what it means."""
 WRITTEN = ["kept", "flipped"]
+REPLACED = frozenset({"prompt", "chosen", "rejected", "completion", "label", "messages", "response_a", "response_b"})
+"""Columns of the input that are not written: what a pair is made of, and names by which TRL tells its formats apart."""
 
 _ALL: Where = {}
 _DECIDED: Where = {"decided": True}
@@ -53,6 +55,8 @@ class Source:
     """All that could be read, each with a label."""
     unreadable: list[str]
     """Names of the lines that are no preference row."""
+    columns: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What else stands in the rows that could be read, by their ids: without the columns that are replaced."""
 
     def before_judging(self) -> dict[str, str]:
         """Find the rows whose fate needs no judge, by id."""
@@ -204,20 +208,23 @@ def count(judged: Judged, rules: Rules, *, source: File, written: File, form: Fo
     )
 
 
-def training_rows(rows: Sequence[Row], pairs: Mapping[str, Pair], form: Format) -> Iterator[dict[str, Any]]:
+def training_rows(rows: Sequence[Row], source: Source, form: Format) -> Iterator[dict[str, Any]]:
     """Give what is written out, in the forms that TRL documents (its page of dataset formats).
 
     - dpo: `prompt, chosen, rejected`.
     - kto: `prompt, completion, label`, two rows for each pair.
     - reward: `prompt, chosen, rejected, margin`; the margin is in log-odds.
 
-    Where any of a set is a conversation all of it is, since a column has one type.
+    Where any of a set is a conversation all of it is, since a column has one type. The other columns of a row follow as
+    they were, also of one whose label was turned round, and `flipped` says whether it was: what they say of the chosen
+    response is of the rejected one then.
 
     Args:
         rows: with fates.
-        pairs: their texts, by id.
+        source: the rows that they are of.
         form: which of these.
     """
+    pairs = {pair.id: pair for pair in source.pairs}
     written = [(row, pairs[row.id]) for row in rows if row.chosen is not None]
     turns = any(
         not isinstance(each, str) for _, pair in written for each in (pair.prompt, pair.response_a, pair.response_b)
@@ -231,12 +238,16 @@ def training_rows(rows: Sequence[Row], pairs: Mapping[str, Pair], form: Format) 
                 _turns("assistant", chosen),
                 _turns("assistant", rejected),
             )
+        made = [{"prompt": prompt, "chosen": chosen, "rejected": rejected}]
         if form == "kto":
-            yield {"prompt": prompt, "completion": chosen, "label": True}
-            yield {"prompt": prompt, "completion": rejected, "label": False}
-        else:
-            margin = {"margin": row.margin} if form == "reward" else {}
-            yield {"prompt": prompt, "chosen": chosen, "rejected": rejected} | margin
+            made = [
+                {"prompt": prompt, "completion": chosen, "label": True},
+                {"prompt": prompt, "completion": rejected, "label": False},
+            ]
+        own = {"flipped": row.fate == "flipped"} | ({"margin": row.margin} if form == "reward" else {})
+        others = {name: value for name, value in source.columns.get(row.id, {}).items() if name not in own}
+        for each in made:
+            yield each | own | others
 
 
 def _turns(role: str, said: Any) -> list[dict[str, str]]:

@@ -94,6 +94,8 @@ class TestCurate:
         trl.check(written, "dpo")
         assert len(written) == counts["kept"] + counts["flipped"] == datasheet["written"]["rows"]
         assert sum(row["chosen"].startswith("bad") for row in written) == len(kept & wrong)
+        assert {row["id"] for row in written if row["flipped"]} == flipped
+        assert {row["id"] for row in written if not row["flipped"]} == kept
 
     def test_again_is_the_same_to_the_byte(self, cli: Cli, judged: Judged, tmp_path: Path):
         """Judged anew, the same rows give the same training file and the same datasheet."""
@@ -124,13 +126,13 @@ class TestCurate:
     def test_data_sets_load(self, judged: Judged, tmp_path: Path, form: str):
         """Every form loads by the library datasets, as lines and as Parquet, with the columns that TRL documents."""
         datasets = pytest.importorskip("datasets", reason="the library datasets, 300 MB with what it needs, is absent")
-        pairs = {pair.id: pair for pair in read_preferences(judged.file).pairs}
+        source = read_preferences(judged.file)
         rows = [
-            Row(id=name, group=name, label=pair.label, fate="kept", probability_a=0.8) for name, pair in pairs.items()
+            Row(id=pair.id, group=pair.id, label=pair.label, fate="kept", probability_a=0.8) for pair in source.pairs
         ]
         for kind, suffix in (("json", "jsonl"), ("parquet", "parquet")):
             file = tmp_path / f"out.{suffix}"
-            write_training(list(training_rows(rows, pairs, form)), file)
+            write_training(list(training_rows(rows, source, form)), file)
             loaded = datasets.load_dataset(kind, data_files=str(file), split="train", cache_dir=str(tmp_path / "cache"))
             trl.check(loaded.to_list(), form)
 

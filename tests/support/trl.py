@@ -68,10 +68,17 @@ FORMATS = {
 }
 
 
+NAMES = frozenset({"prompt", "chosen", "rejected", "completion", "label", "messages"})
+"""Columns by which TRL tells formats apart. It leaves others alone."""
+
+
 def check(rows: Iterable[dict[str, Any]], form: str, *, conversational: bool = False) -> None:
-    """Hold every row against the one form that a whole data set must have.
+    """Hold every row against the one form that a whole data set must have, with whatever columns stand beside it.
 
     Raises:
         ValidationError: a row is something else.
     """
-    TypeAdapter(list[FORMATS[form][conversational]]).validate_python(list(rows))
+    model = FORMATS[form][conversational]
+    names = NAMES.union(model.model_fields)
+    read = [{name: value for name, value in row.items() if name in names} for row in rows]
+    TypeAdapter(list[model]).validate_python(read)

@@ -153,21 +153,58 @@ class TestTrainingRows:
         """DPO, KTO and reward rows validate against the documented formats, and a set has one form."""
         source = Source(pairs, [])
         rows = settle(source, Judged(JUDGED, []), RULES).rows
-        written = list(training_rows(rows, {pair.id: pair for pair in pairs}, form))
+        written = list(training_rows(rows, source, form))
         assert len(written) == (4 if form == "kto" else 2)
         trl.check(written, form, conversational=pairs is TURNS)
 
     def test_a_flipped_row_has_its_responses_changed_over(self):
         """The label of the second says the worse answer; written out, the better is chosen, in every form."""
-        by_id = {pair.id: pair for pair in TEXTS}
-        rows = settle(Source(TEXTS, []), Judged(JUDGED, []), RULES).rows
+        source = Source(TEXTS, [])
+        rows = settle(source, Judged(JUDGED, []), RULES).rows
         assert [row.fate for row in rows] == ["kept", "flipped"]
-        assert list(training_rows(rows, by_id, "dpo")) == [
-            {"prompt": "Why?", "chosen": "good", "rejected": "bad"},
-            {"prompt": "How?", "chosen": "good", "rejected": "bad"},
+        assert list(training_rows(rows, source, "dpo")) == [
+            {"prompt": "Why?", "chosen": "good", "rejected": "bad", "flipped": False},
+            {"prompt": "How?", "chosen": "good", "rejected": "bad", "flipped": True},
         ]
-        completions = [(row["completion"], row["label"]) for row in training_rows(rows, by_id, "kto")]
+        completions = [(row["completion"], row["label"]) for row in training_rows(rows, source, "kto")]
         assert completions == [("good", True), ("bad", False)] * 2
+
+    @pytest.mark.parametrize("form", trl.FORMATS)
+    def test_other_columns_are_kept_as_they_were(self, tmp_path: Path, form: str):
+        """By them a row is found again; what the form has of its own, or would be another form's, is not among them."""
+        beside = {"id": 7, "score_chosen": 9.5, "score_rejected": None, "metadata": {"k": "v"}, "order": "ab"}
+        others = {"label": "?", "messages": [], "completion": "", "margin": 3, "flipped": "no"}
+        texts = {"prompt": "Q", "chosen": "g", "rejected": "b"}
+        (file := tmp_path / "rows.jsonl").write_text(
+            json.dumps({**others, **beside, **texts})
+            + "\n"
+            + json.dumps({"prompt": "P", "response_a": "g", "response_b": "b", "label": "B", "subset": "s"})
+        )
+        source = read_preferences(file)
+        rows = [
+            replace(a_row(0.9, label=pair.label), id=pair.id, fate=fate)
+            for pair, fate in zip(source.pairs, ["kept", "flipped"], strict=True)
+        ]
+        written = list(training_rows(rows, source, form))
+        trl.check(written, form)
+        fields = trl.FORMATS[form][0].model_fields
+        rest = [{name: value for name, value in row.items() if name not in fields} for row in written]
+        kept = beside | ({} if form == "reward" else {"margin": 3}) | {"flipped": False}
+        flipped = {"subset": "s", "flipped": True}
+        assert rest == ([kept, kept, flipped, flipped] if form == "kto" else [kept, flipped])
+
+    def test_columns_of_parquet_are_those_of_all_rows(self, tmp_path: Path):
+        """One that not every row has is not lost; one that has no one type is JSON, and the others are as they were."""
+        parquet = pytest.importorskip("pyarrow.parquet")
+        rows = [
+            {"prompt": "Q", "mixed": 1, "empty": {}, "large": 2**70, "number": 1},
+            {"prompt": "P", "mixed": [{"a": "é"}], "empty": {}, "late": {"k": [1]}, "number": 2.5},
+        ]
+        write_training(rows, tmp_path / "out.parquet")
+        assert parquet.read_table(tmp_path / "out.parquet").to_pylist() == [
+            {"prompt": "Q", "mixed": "1", "empty": "{}", "large": str(2**70), "number": 1.0, "late": None},
+            {"prompt": "P", "mixed": '[{"a": "é"}]', "empty": "{}", "large": None, "number": 2.5, "late": {"k": [1]}},
+        ]
 
     @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
     def test_files_are_the_same_bytes_and_read_back(self, tmp_path: Path, suffix: str):
