@@ -24,12 +24,12 @@ A receiver of callbacks makes sure that what it gets is from the service:
 Needs httpx2, pydantic, standardwebhooks and `schemas`, and nothing of the server. `AsyncClient` is the same with
 `await`.
 
-A call that meets a passing failure (no connection, no answer in time, status 429, 500, 502, 503 or 504) is made
-again up to `max_retries` times; `wait`, `wait_batch`, and `judge` once it has filed go on until their `timeout`. That
-does nothing twice: `submit`, `judge` and `create_batch` keep an Idempotency-Key over their retries, and cancelling
-twice is the same as once. `retry_batch`, `add_endpoint`, `test_endpoint`, `rotate_secret`, `replay` and `replay_dead`
-have no key; they are made again only where the first call was certainly not carried out: it found no connection, or was
-answered with 429. What is raised says by `error.passing` whether the same call may go well another time.
+A call that meets a passing failure (no connection, no answer in time, status 408, 429, 500, 502, 503 or 504) is made
+again up to `max_retries` times; `judge`, `wait` and `wait_batch` go on until their `timeout`. That does nothing twice:
+`submit`, `judge` and `create_batch` keep an Idempotency-Key over their retries, and cancelling twice is the same as
+once. `retry_batch`, `add_endpoint`, `test_endpoint`, `rotate_secret`, `replay` and `replay_dead` have no key; they are
+made again only where the first call was certainly not carried out: it found no connection, or was answered with 429.
+What is raised says by `error.passing` whether the same call may go well another time.
 """
 
 from producer.client.bulk import BatchOptions

@@ -67,7 +67,8 @@ class Client:
         base_url: where the service is, with whatever path a proxy puts before `/v1`.
         api_key: sent as `Authorization: Bearer`; NIGHTCOURT_KEY of the environment when None.
         timeout: seconds to connect in, and for an answer to come in beyond the time that the server was asked to wait.
-        max_retries: how often a call is made again after a passing failure; 0 is never. Waits go on regardless.
+        max_retries: how often a call is made again after a passing failure; 0 is never. `judge` and waits, which have a
+            `timeout` of their own, go on regardless.
         transport: for tests.
 
     Every method raises `ServerUnreachable` when nothing answers, `UnexpectedAnswer` when another program does,

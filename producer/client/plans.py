@@ -33,7 +33,7 @@ CONNECTIONS = 100
 PATIENCE = 570.0
 """How many seconds more an answer may take that comes once a whole file was stored, or a whole log gone through."""
 _PATH = "/v1/comparisons"
-_PASSING = frozenset({429, 500, 502, 503, 504})
+_PASSING = frozenset({408, 429, 500, 502, 503, 504})
 _UNDONE = 429  # a 503 may follow a commit whose answer was lost
 _FIRST_BACKOFF, _LONGEST_BACKOFF, _LONGEST_RETRY_AFTER = 0.2, 5.0, 30.0
 _LONGEST_WAIT = 60.0  # what a server holds an answer for, unless it was set up otherwise
@@ -99,7 +99,14 @@ def passing(outcome: Outcome) -> bool:
     """Tell whether what failed may go well another time."""
     if isinstance(outcome, httpx2.Response):
         return outcome.status_code in _PASSING
-    return not isinstance(outcome, httpx2.DecodingError | httpx2.LocalProtocolError)
+    return not isinstance(outcome, httpx2.DecodingError | httpx2.LocalProtocolError) and not _distrusted(outcome)
+
+
+def _distrusted(error: BaseException | None) -> bool:
+    """Tell whether it was the server's certificate that kept us from asking: another time it is the same one."""
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def retry_delay(attempt: int, outcome: Outcome, max_retries: float, draw: Callable[[], float]) -> float | None:
@@ -247,22 +254,40 @@ class Plans:
     ) -> Plan[Comparison]:
         """File a comparison and wait up to `timeout` seconds for it to end, well or not: read its `status`.
 
-        It is filed even where other calls of this client keep all connections longer than that.
+        A service that is away or has no room meanwhile is tried until then, for filing as for waiting. All tries carry
+        one idempotency key, so nothing is filed twice. It is filed even where other calls of this client keep all
+        connections longer than that.
 
         Raises:
             NotDecided: it has not ended by then. It stays filed; `wait` for it with the id of `error.comparison`.
         """
         give_up_at = time.monotonic() + timeout
         request = _request(None, {"prompt": prompt, "response_a": response_a, "response_b": response_b, **options})
-        filed = yield from self._file(request, idempotency_key, _POLL, give_up_at)
+        filed = yield from self._file(request, idempotency_key, _POLL, give_up_at, lasting=True)
         return filed if filed.status.final else (yield from self._until_final(_one(filed.id), give_up_at, filed))
 
     def _file(
-        self, request: ComparisonRequest, key: str | None, wait: float | None, give_up_at: float = math.inf
+        self,
+        request: ComparisonRequest,
+        key: str | None,
+        wait: float | None,
+        give_up_at: float = math.inf,
+        *,
+        lasting: bool = False,
     ) -> Plan[Comparison]:
         headers = {"Idempotency-Key": key_header(key)}
         body = request.model_dump_json(exclude_unset=True)
-        return self.call(Comparison, "POST", _PATH, headers, wait=wait, give_up_at=give_up_at, content=body)
+        return self.call(
+            Comparison,
+            "POST",
+            _PATH,
+            headers,
+            wait=wait,
+            give_up_at=give_up_at,
+            lasting=lasting,
+            surely=True,
+            content=body,
+        )
 
     def _until_final(self, path: str, give_up_at: float, now: Comparison | None = None) -> Plan[Comparison]:
         pause = 0.0
@@ -294,12 +319,14 @@ class Plans:
         patience: float = 0.0,
         again: Callable[[Outcome], bool] = lambda _: True,
         lasting: bool = False,
+        surely: bool = False,
         **parts: Any,
     ) -> Plan[_Model]:
         """Make one call, again and again until it succeeds, trying is of no use, or `give_up_at` would pass.
 
         `again` tells whether what failed in passing may be made again, and with `lasting` it is until `give_up_at`,
-        however often. `patience` is how many seconds more than usual an answer may take.
+        however often. With `surely` it is made once even where there is no connection for it by then. `patience` is how
+        many seconds more than usual an answer may take.
         """
 
         def make() -> httpx2.Request:
@@ -307,15 +334,18 @@ class Plans:
             sent = (headers or {}) | ({"Prefer": f"wait={held:.3f}"} if held else {})
             return self.request(method, path, sent, patience=held + patience, **parts)
 
+        outcome = yield Step(pause, make, math.inf if surely else give_up_at)
         attempt = 0
         while True:
-            outcome = yield Step(pause, make, give_up_at if lasting else math.inf)
             delay = retry_delay(attempt, outcome, math.inf if lasting else self.max_retries, random.random)
             if not again(outcome):
                 return self.read(model, path, outcome, unsure=True)
             if delay is None or time.monotonic() + delay >= give_up_at:
                 return self.read(model, path, outcome)
-            pause, attempt = delay, attempt + 1
+            before, outcome = outcome, (yield Step(delay, make, give_up_at))
+            if isinstance(outcome, httpx2.PoolTimeout):  # the time is up, and it was asked before
+                return self.read(model, path, before)
+            attempt += 1
 
     def request(
         self, method: str, path: str, headers: dict[str, str] | None = None, *, patience: float = 0.0, **parts: Any

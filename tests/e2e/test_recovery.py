@@ -1,5 +1,6 @@
 """What goes wrong in a night: workers killed, Redis stopped or emptied, and still each comparison is decided once."""
 
+import asyncio
 import signal
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from sqlalchemy import create_engine, text
 from support.service import QUESTION, Service, running_service
 from support.waiting import wait_until
 
+from producer.client import AsyncClient, Client
 from schemas.ids import parse_comparison_id
 
 # Short times, so that a recovery takes seconds: what is tested is the order of events, not the length of defaults.
@@ -136,6 +138,25 @@ def test_the_database_restarted_under_everything(quick_service: Service):
     assert seen == {202, 503}
     assert quick_service.read(filed["id"], wait=60)["status"] == "succeeded"
     assert quick_service.pid("api") == api
+
+
+def test_judging_goes_through_a_restart_of_the_api(quick_service: Service):
+    """The API is killed under two hundred calls of `judge`: each of them brings a verdict, and none is filed twice."""
+    names = {f"step-{number}" for number in range(200)}
+
+    async def step() -> set[tuple[str, str]]:
+        async with AsyncClient(quick_service.url, api_key=quick_service.key) as client:
+            killed = quick_service.pid("api")
+            quick_service.signal("api", signal.SIGKILL)
+            calls = [client.judge("Which?", "this", "that", custom_id=name, timeout=120) for name in names]
+            decided = await asyncio.gather(*calls)
+            assert quick_service.pid("api") != killed
+            return {(each.custom_id, each.status) for each in decided}
+
+    assert asyncio.run(step()) == {(name, "succeeded") for name in names}
+    with Client(quick_service.url, api_key=quick_service.key) as client:
+        filed = [each.custom_id for each in client.iterate() if each.custom_id in names]
+    assert len(filed) == 200
 
 
 def test_the_whole_stack_comes_back_onto_its_data(tmp_path: Path):

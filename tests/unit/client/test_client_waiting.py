@@ -2,12 +2,25 @@
 
 import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from support.receivers import Receiver, answering, self_signed
 from support.scripted import DROP, GATEWAY, PAIR, Answer, Caller, ScriptedService, comparison, problem, stands
 
 from producer.client import ClientError, NotDecided, ServerProblem, ServerUnreachable, UnexpectedAnswer
-from schemas.problems import NOT_FOUND, UNAVAILABLE
+from schemas.problems import (
+    BODY_TOO_LARGE,
+    BODY_TOO_SLOW,
+    IDEMPOTENCY_KEY_REUSED,
+    KEY_INVALID,
+    NOT_FOUND,
+    QUEUE_FULL,
+    RATE_LIMITED,
+    SCOPE_MISSING,
+    UNAVAILABLE,
+    ProblemKind,
+)
 
 ID = comparison()["id"]
 
@@ -53,6 +66,61 @@ def test_a_wait_outlasts_the_service(court: ScriptedService, call: Caller) -> No
     with pytest.raises(ServerProblem) as raised:
         call(court.url, "wait", ID, timeout=600)
     assert (raised.value.code, raised.value.passing) == ("not_found", False)
+
+
+@pytest.mark.parametrize(
+    "failure", [DROP, problem(UNAVAILABLE), problem(RATE_LIMITED), problem(BODY_TOO_SLOW), GATEWAY]
+)
+def test_judging_files_until_its_time_is_over(court: ScriptedService, call: Caller, failure: Answer) -> None:
+    """However often it cannot be filed, and however seldom other calls are made again, it is tried under one key."""
+    court.script = [*[failure] * 12, stands("succeeded")]
+    assert call(court.url, "judge", *PAIR.values(), timeout=600, client={"max_retries": 0}).status == "succeeded"
+    assert len(call.naps) == 12
+    assert max(call.naps) <= 5
+    assert len({asked.headers["idempotency-key"] for asked in court.asked}) == 1
+    court.script = [replace(failure, after=0.02)]
+    with pytest.raises(ClientError) as raised:
+        call(court.url, "judge", *PAIR.values(), timeout=0.1)
+    assert raised.value.passing
+    assert not isinstance(raised.value, NotDecided)
+
+
+def test_judging_waits_for_a_service_that_starts(call: Caller) -> None:
+    """While nobody listens yet, nothing is lost either."""
+    court = ScriptedService(away=True)
+    court.script, call.meanwhile = [stands("succeeded")], court.arrive
+    try:
+        assert call(court.url, "judge", *PAIR.values(), timeout=600).status == "succeeded"
+    finally:
+        court.close()
+
+
+def test_judging_heeds_retry_after(court: ScriptedService, call: Caller) -> None:
+    """It files again no sooner than it was told to, and not at all where that is too late."""
+    court.script = [problem(QUEUE_FULL, Retry_After="7"), problem(QUEUE_FULL, Retry_After="20")]
+    with pytest.raises(ServerProblem, match="Too many comparisons are queued"):
+        call(court.url, "judge", *PAIR.values(), timeout=15)
+    [nap] = call.naps
+    assert 7 <= nap <= 7.2
+
+
+@pytest.mark.parametrize("kind", [KEY_INVALID, SCOPE_MISSING, BODY_TOO_LARGE, IDEMPOTENCY_KEY_REUSED])
+def test_judging_asks_once_where_that_is_of_no_use(court: ScriptedService, call: Caller, kind: ProblemKind) -> None:
+    """What stays wrong is raised at once, whatever time is left."""
+    court.script = [problem(kind)]
+    with pytest.raises(ServerProblem) as raised:
+        call(court.url, "judge", *PAIR.values(), timeout=600)
+    assert (raised.value.code, raised.value.passing, len(court.asked), call.naps) == (kind.code, False, 1, [])
+
+
+def test_a_certificate_that_is_not_trusted_stays_so(call: Caller, tmp_path: Path) -> None:
+    """Nobody waits for another one until the time is over."""
+    with (
+        Receiver(answering(200), tls=self_signed("court", tmp_path / "court.pem")) as other,
+        pytest.raises(ServerUnreachable, match="certificate verify failed") as raised,
+    ):
+        call(f"https://127.0.0.1:{other.port}", "judge", *PAIR.values(), timeout=600)
+    assert (raised.value.passing, call.naps) == (False, [])
 
 
 @pytest.mark.parametrize("failure", [DROP, problem(UNAVAILABLE), GATEWAY])
@@ -105,3 +173,7 @@ def test_waiting_for_a_turn_is_no_more_time(court: ScriptedService, call: Caller
     found = call.together(court.url, "wait", ID, timeout=0.6, calls=2, room=1)
     assert {type(each) for each in found} == {NotDecided, ServerUnreachable}
     assert any("was not asked: all 100 connections of this client were taken" in str(each) for each in found)
+    court.script = [replace(DROP, after=0.3)]
+    found = call.together(court.url, "judge", *PAIR.values(), timeout=0.9, calls=3, room=1)
+    assert [type(each) for each in found] == [ServerUnreachable] * 3
+    assert not any("was not asked" in str(each) for each in found)  # each was, once at least
