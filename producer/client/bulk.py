@@ -16,6 +16,7 @@ from producer.client.plans import (
     Outcome,
     Plan,
     Plans,
+    end_of,
     invalid,
     key_header,
     refused,
@@ -145,15 +146,15 @@ class BulkPlans(Plans):
         """
         return self.call(Batch, "POST", f"{_one(batch_id)}/retry", patience=PATIENCE, again=surely_undone)
 
-    def wait_batch(self, batch_id: str, timeout: float) -> Plan[Batch]:
-        """Wait up to `timeout` seconds for a batch to end, well or not: read its `status`.
+    def wait_batch(self, batch_id: str, timeout: float | None) -> Plan[Batch]:
+        """Wait up to `timeout` seconds for a batch to end, well or not: read its `status`. None waits for ever.
 
         A service that is away meanwhile is waited for too.
 
         Raises:
             BatchNotEnded: it has not ended by then. This is a `TimeoutError` too.
         """
-        path, give_up_at = _one(batch_id), time.monotonic() + timeout
+        path, give_up_at = _one(batch_id), end_of(timeout)
         now: Batch | None = None
         pause, every = 0.0, _SOON
         while True:

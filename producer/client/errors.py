@@ -56,7 +56,8 @@ class ClientError(Exception):
     """Anything that a client raises about a call, worded for a person."""
 
     passing = False
-    """Whether the same call may go well another time: nothing answered, or what did could not do it now."""
+    """Whether the same call may go well another time: nothing answered, what did could not do it now, or the time to
+    wait was up. After `judge`, wait for the comparison that it filed, since judging anew would file another."""
 
 
 class ServerProblem(ClientError):  # noqa: N818 - RFC 9457's own word; the names below say what is the matter
@@ -85,6 +86,8 @@ class UnexpectedAnswer(ClientError):  # noqa: N818
 class NotDecided(ClientError, TimeoutError):  # noqa: N818
     """The time is up. The comparison stays filed; `comparison` is how it stood, with the id to go on waiting for."""
 
+    passing = True
+
     def __init__(self, comparison: Comparison) -> None:
         super().__init__(comparison)
         self.comparison = comparison
@@ -98,6 +101,8 @@ class NotDecided(ClientError, TimeoutError):  # noqa: N818
 
 class BatchNotEnded(ClientError, TimeoutError):  # noqa: N818
     """The time is up. The batch goes on; `batch` is how it stood."""
+
+    passing = True
 
     def __init__(self, batch: Batch) -> None:
         super().__init__(batch)

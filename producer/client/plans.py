@@ -85,6 +85,11 @@ Plan: TypeAlias = Generator[Step, Outcome, _T]
 Both clients carry out the same plans, so there is one policy."""
 
 
+def end_of(timeout: float | None) -> float:
+    """Tell when a time to wait of so many seconds is over; one of None never is."""
+    return math.inf if timeout is None else time.monotonic() + timeout
+
+
 def room_for(by: float) -> float | None:
     """Tell how many seconds there are to wait for a connection; None is forever."""
     return None if by == math.inf else max(0.0, min(by - time.monotonic(), TIMEOUT_MAX))
@@ -232,15 +237,15 @@ class Plans:
         """Call a comparison off. Raises `ServerProblem` with code `already_decided` if it ended in another way."""
         return self.call(Comparison, "POST", f"{_one(comparison_id)}/cancel")
 
-    def wait(self, comparison_id: str, timeout: float) -> Plan[Comparison]:
-        """Wait up to `timeout` seconds for a comparison to end, well or not: read its `status`.
+    def wait(self, comparison_id: str, timeout: float | None) -> Plan[Comparison]:
+        """Wait up to `timeout` seconds for a comparison to end, well or not: read its `status`. None waits for ever.
 
         A service that is away meanwhile is waited for too.
 
         Raises:
             NotDecided: it has not ended by then. This is a `TimeoutError` too.
         """
-        return self._until_final(_one(comparison_id), time.monotonic() + timeout)
+        return self._until_final(_one(comparison_id), end_of(timeout))
 
     def judge(
         self,
@@ -248,20 +253,20 @@ class Plans:
         response_a: AnswerLike,
         response_b: AnswerLike,
         *,
-        timeout: float = 60.0,
+        timeout: float | None = 60.0,
         idempotency_key: str | None = None,
         **options: Unpack[ComparisonOptions],
     ) -> Plan[Comparison]:
         """File a comparison and wait up to `timeout` seconds for it to end, well or not: read its `status`.
 
-        A service that is away or has no room meanwhile is tried until then, for filing as for waiting. All tries carry
-        one idempotency key, so nothing is filed twice. It is filed even where other calls of this client keep all
-        connections longer than that.
+        None waits for ever. A service that is away or has no room meanwhile is tried until then, for filing as for
+        waiting. All tries carry one idempotency key, so nothing is filed twice. It is filed even where other calls of
+        this client keep all connections longer than that.
 
         Raises:
             NotDecided: it has not ended by then. It stays filed; `wait` for it with the id of `error.comparison`.
         """
-        give_up_at = time.monotonic() + timeout
+        give_up_at = end_of(timeout)
         request = _request(None, {"prompt": prompt, "response_a": response_a, "response_b": response_b, **options})
         filed = yield from self._file(request, idempotency_key, _POLL, give_up_at, lasting=True)
         return filed if filed.status.final else (yield from self._until_final(_one(filed.id), give_up_at, filed))

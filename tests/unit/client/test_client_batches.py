@@ -167,10 +167,13 @@ class TestBatches:
         court.script = [batch(), batch("cancelling"), batch("expired")]
         assert call(court.url, "wait_batch", BATCH, timeout=60).status == "expired"
         assert len(call.naps) == 2
+        court.script = [batch(), batch("expired")]
+        assert call(court.url, "wait_batch", BATCH, timeout=None).status == "expired"
         court.script = [batch()]
         with pytest.raises(BatchNotEnded, match=r"in_progress .* 4 of 9 lines decided \(it is paused\)") as raised:
             call(court.url, "wait_batch", BATCH, timeout=0)
         assert isinstance(raised.value, TimeoutError)
+        assert raised.value.passing
         assert pickle.loads(pickle.dumps(raised.value)).batch.id == BATCH  # noqa: S301 - our own
 
     def test_a_wait_outlasts_the_service(self, court: ScriptedService, call: Caller) -> None:

@@ -47,7 +47,7 @@ def test_waiting_ends_in_time_and_names_the_comparison(court: ScriptedService, c
     with pytest.raises(TimeoutError, match=f"{ID} was still running") as raised:
         call(court.url, "wait", ID, timeout=0.1)
     assert isinstance(raised.value, NotDecided)
-    assert raised.value.comparison.id == ID
+    assert (raised.value.comparison.id, raised.value.passing) == (ID, True)
     assert 1 <= len(court.asked) <= 3
     with pytest.raises(NotDecided):
         call(court.url, "wait", ID, timeout=0)
@@ -121,6 +121,15 @@ def test_a_certificate_that_is_not_trusted_stays_so(call: Caller, tmp_path: Path
     ):
         call(f"https://127.0.0.1:{other.port}", "judge", *PAIR.values(), timeout=600)
     assert (raised.value.passing, call.naps) == (False, [])
+
+
+def test_no_timeout_is_for_ever(court: ScriptedService, call: Caller) -> None:
+    """With None a comparison is filed and waited for until it has ended, whenever that is."""
+    court.script = [GATEWAY, stands("queued"), GATEWAY, stands("running"), stands("succeeded")]
+    assert call(court.url, "judge", *PAIR.values(), timeout=None).status == "succeeded"
+    assert [asked.headers["prefer"] for asked in court.asked] == ["wait=20.000"] * 5
+    court.script = [stands("running"), stands("succeeded")]
+    assert call(court.url, "wait", ID, timeout=None).status == "succeeded"
 
 
 @pytest.mark.parametrize("failure", [DROP, problem(UNAVAILABLE), GATEWAY])
