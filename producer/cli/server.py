@@ -13,6 +13,7 @@ from infra.local.folder import running_stack
 from infra.settings import Settings
 from producer.cli.options import no_stack
 from producer.client import Client
+from producer.client.plans import without_version
 
 
 class Address(NamedTuple):
@@ -34,6 +35,7 @@ def find_server(chosen: Settings) -> Address:
         raise typer.BadParameter(
             f"--server or NIGHTCOURT_SERVER takes the URL of a service, for instance http://{chosen.host}:{chosen.port}"
         )
+    server = None if chosen.server is None else without_version(chosen.server)
     key = None if chosen.key is None else chosen.key.get_secret_value()
     try:
         stack = running_stack(chosen.data_dir)
@@ -41,11 +43,11 @@ def find_server(chosen: Settings) -> Address:
         if chosen.server is None:
             raise
         stack = None
-    if stack is not None and (chosen.server or stack.api_url).rstrip("/") == stack.api_url:
+    if stack is not None and (server or stack.api_url) == stack.api_url:
         return Address(stack.api_url, key or stack.key)
     if chosen.server is None and chosen.data_dir is not None:
         raise no_stack(chosen.data_dir)
-    return Address(chosen.server or f"http://{chosen.host}:{chosen.port}", key)
+    return Address(server or f"http://{chosen.host}:{chosen.port}", key)
 
 
 @contextmanager

@@ -64,7 +64,7 @@ class Client:
     At most 100 calls are under way at a time; more wait for their turn.
 
     Args:
-        base_url: where the service is, with whatever path a proxy puts before `/v1`.
+        base_url: where the service is, with whatever path a proxy puts before `/v1`; that may stand at the end, or not.
         api_key: sent as `Authorization: Bearer`; NIGHTCOURT_KEY of the environment when None.
         timeout: seconds to connect in, and for an answer to come in beyond the time that the server was asked to wait.
         max_retries: how often a call is made again after a passing failure; 0 is never. `judge` and waits, which have a

@@ -3,6 +3,7 @@
 import math
 import os
 import random
+import re
 import ssl
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -33,6 +34,7 @@ CONNECTIONS = 100
 PATIENCE = 570.0
 """How many seconds more an answer may take that comes once a whole file was stored, or a whole log gone through."""
 _PATH = "/v1/comparisons"
+_VERSION = re.compile(r"(?<!/)/v1/*$")  # and no host of that name
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
 _UNDONE = 429  # a 503 may follow a commit whose answer was lost
 _FIRST_BACKOFF, _LONGEST_BACKOFF, _LONGEST_RETRY_AFTER = 0.2, 5.0, 30.0
@@ -98,6 +100,11 @@ def room_for(by: float) -> float | None:
 def no_room() -> httpx2.PoolTimeout:
     """Make the outcome of a step for which there was no connection in time."""
     return httpx2.PoolTimeout(f"all {CONNECTIONS} connections of this client were taken until the time was up")
+
+
+def without_version(base_url: str) -> str:
+    """Take off the `/v1` that OpenAI's client wants at the end of an address: every path of ours brings its own."""
+    return _VERSION.sub("", base_url).rstrip("/")
 
 
 def passing(outcome: Outcome) -> bool:
@@ -190,7 +197,7 @@ class Plans:
             raise invalid("base_url", f"begins with http:// or https:// and names a host, for instance {LOCAL}")
         if url.userinfo:  # it would be sent in place of the key
             raise invalid("base_url", "has a user or a password in it, and neither is a key; give the key as api_key")
-        self._url = str(url).rstrip("/")
+        self._url = without_version(str(url))
         self._host = url.netloc.decode("ascii")
         self._timeout, self.max_retries = timeout, max_retries
         self._headers = {"Accept": "application/json", "User-Agent": "nightcourt-client"}

@@ -22,7 +22,7 @@ from producer.client import (
     ServerUnreachable,
     UnexpectedAnswer,
 )
-from producer.client.plans import retry_delay
+from producer.client.plans import retry_delay, without_version
 from schemas.comparison import ComparisonRequest
 from schemas.problems import ALREADY_DECIDED, IDEMPOTENCY_KEY_REUSED, INTERNAL, NOT_FOUND, UNAVAILABLE
 
@@ -230,6 +230,29 @@ def test_an_id_that_is_none_is_not_sent(court: ScriptedService, call: Caller) ->
     with pytest.raises(TypeError, match="not both"):
         call(court.url, "submit", ComparisonRequest(**PAIR), **PAIR)
     assert court.asked == []
+
+
+@pytest.mark.parametrize("path", ["/v1", "/v1/", "/judging/v1"])
+def test_an_address_may_end_in_the_version(court: ScriptedService, call: Caller, path: str) -> None:
+    """OpenAI's client wants it so, and what has it works with either."""
+    court.script = [stands()]
+    call(court.url + path, "get", ID)
+    [asked] = court.asked
+    assert asked.path == f"{path.rstrip('/')}/comparisons/{ID}"
+
+
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("http://v1", "http://v1"),
+        ("http://v1/v1/", "http://v1"),
+        ("http://court/v10", "http://court/v10"),
+        ("http://court/", "http://court"),
+    ],
+)
+def test_only_a_version_is_taken_off_an_address(url: str, named: str) -> None:
+    """A host or a path that is called like it stays."""
+    assert without_version(url) == named
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8300", "localhost:8300", "", "ftp://court", "http://", "http://a:99999"])
