@@ -45,6 +45,16 @@ def _by_the_wall_clock(value: object) -> object:
     return value
 
 
+_TIME_TO_COMPLETE = "[1-9][0-9]{0,3}[mhd]"
+
+
+def _time_to_complete(value: object) -> object:
+    """Refuse what is no time to complete in, in words: whoever is told a pattern has to read it."""
+    if not isinstance(value, str) or not re.fullmatch(_TIME_TO_COMPLETE, value):
+        raise ValueError("takes a whole number from 1 to 9999 and m, h or d after it, such as 90m, 24h or 7d")
+    return value
+
+
 WallClock = Annotated[time, BeforeValidator(_by_the_wall_clock)]
 
 _YEAR_3000 = 32_503_680_000
@@ -73,8 +83,9 @@ class BatchRequest(Body):
 
     input_file_id: str = Field(description="The id that uploading the file gave")
     endpoint: Literal["/v1/comparisons"] = Field(description="There is this one")
-    completion_window: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,3}[mhd]$")] = Field(
-        description="How long until what is undecided expires, from `not_before` where that is set: 90m, 24h, 7d"
+    completion_window: Annotated[str, BeforeValidator(_time_to_complete)] = Field(
+        json_schema_extra={"pattern": f"^{_TIME_TO_COMPLETE}$"},
+        description="How long until what is undecided expires, from `not_before` where that is set: 90m, 24h, 7d",
     )
     metadata: Metadata | None = Field(default=None, description="Up to 16 pairs of text, given back as they are")
     order: Orders | None = Field(default=None, description="In which orders to ask, for lines that do not say")

@@ -157,6 +157,18 @@ def test_why_a_large_batch_failed_is_told_from_some_of_its_lines(database_url: s
     assert reads(connection, "outcomes") - before <= 10_000
 
 
+def test_a_time_to_complete_is_asked_for_in_words(database_url: str):
+    """Whoever writes it another way is told the field and what it takes, and gets no pattern to read."""
+    asked = {"input_file_id": "file-0", "endpoint": "/v1/comparisons", "completion_window": "1 day"}
+    with open_edge(database_url) as http:
+        refused = http.post("/v1/batches", json=asked, headers=bearer(a_key(database_url)))
+    error = refused.json()["error"]
+    assert (refused.status_code, error["param"]) == (422, "completion_window")
+    assert error["message"] == (
+        "completion_window: takes a whole number from 1 to 9999 and m, h or d after it, such as 90m, 24h or 7d."
+    )
+
+
 def test_what_would_expire_before_it_may_run_is_refused(database_url: str):
     """A window that does not open in time is told of when the batch is made, and not by morning."""
     now = datetime.now(UTC)

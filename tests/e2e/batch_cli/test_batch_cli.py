@@ -327,7 +327,7 @@ class TestMistakes:
             ("--not-before", "tomorrow"),
             ("--order", "sideways"),
             ("--tie-margin", "0.9"),
-            ("--completion-window", "soon"),
+            ("--completion-window", "1 day"),
             ("--on-bad-line", "cry"),
             ("--metadata", "novalue"),
             ("--output", "/no/such/folder/out.jsonl"),

@@ -206,8 +206,11 @@ class TestBatches:
 
     def test_what_cannot_be_right_is_not_sent(self, court: ScriptedService, call: Caller) -> None:
         """Options and ids are looked at before anything is asked."""
-        with pytest.raises(InvalidRequest, match="completion_window: "):
-            call(court.url, "create_batch", "file-1", "soon")
+        for wrong in ("soon", "1 day", "0h", "24h\n", "٣h", 24):
+            with pytest.raises(
+                InvalidRequest, match=r"completion_window: takes a whole number .* such as 90m, 24h or 7d"
+            ):
+                call(court.url, "create_batch", "file-1", wrong)
         with pytest.raises(InvalidRequest, match=r"window.timezone: .*no time zone"):
             call(court.url, "create_batch", "file-1", window={"start": "01:00", "end": "02:00", "timezone": "Mars"})
         for method in ("batch", "cancel_batch", "batch_results"):
