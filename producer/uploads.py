@@ -19,7 +19,7 @@ from producer.files import as_file, take_out
 from schemas.batch import File
 from schemas.ids import LAST_LINE, new_filing_id
 from schemas.lines import BadLineError, read_line
-from schemas.problems import BAD_COMPRESSION, BODY_TOO_LARGE, Problem
+from schemas.problems import BAD_COMPRESSION, BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE, Problem
 
 SHARD_LINES = 1024
 SHARD_BYTES = 1024 * 1024
@@ -42,6 +42,9 @@ _RATIO_FREE = 16 * 1024 * 1024
 """Bytes that any file may become before the ratio counts: a small file of few distinct lines is no attack."""
 _MARK = b"\xef\xbb\xbf"
 """The byte order mark, which some editors write at the beginning of UTF-8."""
+
+_PARQUET = b"PAR1"
+"""What Parquet begins with. It is no text, and as lines would only be bad ones."""
 
 _NEW_FILE = text("""
     INSERT INTO files (id, tenant, filename, purpose, state) VALUES (:id, :tenant, '', '', 'uploading')
@@ -155,6 +158,12 @@ async def _decompressed(chunks: AsyncIterator[bytes], tally: dict[str, int], lim
     plain: Decompressor | None = None
     async for chunk in _beginning_with(4, chunks):
         if plain is None:
+            if chunk.startswith(_PARQUET):
+                raise Problem(
+                    UNSUPPORTED_MEDIA_TYPE,
+                    "The file is Parquet, and only JSON lines are taken here. `nightcourt batch run FILE.parquet` "
+                    "reads it and sends its rows as JSON lines; or write them yourself, an object for each row.",
+                )
             plain = decompressor(chunk)
         tally["received"] += len(chunk)
         for piece in plain.decompress(chunk):

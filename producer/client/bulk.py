@@ -78,6 +78,8 @@ class BulkPlans(Plans):
     ) -> Plan[File]:
         """Upload a file of comparisons, one JSON object a line; gzip and zstd too. It is never whole in memory.
 
+        Parquet is refused: `nightcourt batch run` reads it.
+
         A file of which no batch is made does no harm, so an upload that failed in passing is sent again, whole, where
         the file can be read again or nothing of it was read yet.
 

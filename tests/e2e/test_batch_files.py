@@ -2,12 +2,18 @@
 
 import gzip
 import json
+import random
+from pathlib import Path
 from typing import Any
 
 import psycopg
+import pyarrow as pa
 import pytest
 import zstandard
+from pyarrow import parquet
 from support.clerk import Clerk, lines
+
+from producer.client import Client, ServerProblem
 
 
 class TestFiles:
@@ -86,6 +92,20 @@ class TestFiles:
         before = clerk.http.get("/v1/files").json()["data"]
         answer = clerk.upload(data)
         assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+        assert clerk.http.get("/v1/files").json()["data"] == before
+
+    def test_parquet_is_refused_with_what_to_do(self, clerk: Clerk, tmp_path: Path):
+        """Its rows would be lines that nobody wrote, so it ends as it begins, and the problem names what reads it."""
+        file = tmp_path / "pairs.parquet"
+        rows = [{"prompt": f"p{n}", "response_a": random.randbytes(99).hex(), "response_b": "b"} for n in range(20_000)]
+        parquet.write_table(pa.Table.from_pylist(rows), file)
+        before = clerk.http.get("/v1/files").json()["data"]
+        with (
+            Client(clerk.service.url, api_key=clerk.service.key) as client,
+            pytest.raises(ServerProblem, match=r"`nightcourt batch run FILE\.parquet` reads it") as raised,
+        ):
+            client.upload(file)
+        assert (raised.value.status, raised.value.code) == (415, "unsupported_media_type")
         assert clerk.http.get("/v1/files").json()["data"] == before
 
     def test_a_file_refused_late_leaves_no_line(self, clerk: Clerk):

@@ -150,6 +150,9 @@ REQUESTS = {
     "zstd that is none": upload(
         form(_PURPOSE, ('name="file"; filename="x.zst"', b"\x28\xb5\x2f\xfd" + b"junk" * 99)), 400, "bad_compression"
     ),
+    "a table": upload(
+        form(_PURPOSE, ('name="file"; filename="x.parquet"', b"PAR1" + b"junk" * 99)), 415, "unsupported_media_type"
+    ),
     "a bomb": upload(
         form(_PURPOSE, ('name="file"; filename="x.gz"', gzip.compress(b" " * 100_000_000))), 413, "body_too_large"
     ),
