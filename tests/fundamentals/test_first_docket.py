@@ -7,13 +7,17 @@ is the simulated one, which asks no model: a verdict here is a hash of the text,
 import asyncio
 import json
 import math
+import re
+import runpy
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from support.service import Service, running_service
 
 from producer.client import AsyncClient, Client, InvalidRequest, NotDecided, ServerProblem
 
+ROOT = Path(__file__).parents[2]
 QUESTION = "What is the capital of Australia?"
 
 
@@ -179,6 +183,21 @@ def test_mistakes_are_told_so_that_you_can_mend_them(client: Client):
     assert (too_long.status, too_long.verdict) == ("errored", None)
     assert too_long.error.code == "context_length_exceeded"
     assert "the judge takes 8192" in too_long.error.message
+
+
+def test_the_programs_of_the_page_run(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What `docs/client.md` shows can be copied: one comparison, a file, and two hundred at once in two ways."""
+    monkeypatch.setenv("NIGHTCOURT_KEY", service.key)
+    monkeypatch.chdir(ROOT)
+    found = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "client.md").read_text(), re.DOTALL)
+    assert len(found) == 4
+    ran = []
+    for program in found:
+        (script := tmp_path / "script.py").write_text(program.replace("http://127.0.0.1:8300", service.url))
+        ran.append(runpy.run_path(str(script)))
+    rewards = [names["rewards"] for names in ran if "rewards" in names]
+    assert [len(each) for each in rewards] == [200, 200]
+    assert all(0 < each < 1 for step in rewards for each in step)
 
 
 def test_it_is_plain_http_underneath(client: Client, service: Service):
