@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from producer.cli.batch_run import run
-from producer.cli.following import describe, local_time
+from producer.cli.following import describe
 from producer.cli.options import DataDir, Server, id_like
-from producer.cli.output import console, print_json, progress, write_lines
+from producer.cli.output import console, local_time, print_json, progress, write_lines
 from producer.cli.server import connected
 from schemas.batch import Batch
 

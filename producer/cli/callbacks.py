@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from producer.cli.options import DataDir, Server, Yes, ask, finite, id_like, span
-from producer.cli.output import Exit, console, print_json, progress
+from producer.cli.output import Exit, console, local_time, print_json, progress
 from producer.cli.server import connected
 from schemas.callback import Callback, CallbackState, Endpoint, EventType, Secret
 
@@ -241,7 +241,7 @@ def rotate_secret(
         return
     _show_secret(made.secret)
     if made.previous_valid_until is not None:
-        progress.print(f"The earlier secret signs too until {made.previous_valid_until.astimezone():%Y-%m-%d %H:%M}.")
+        progress.print(f"The earlier secret signs too until {local_time(made.previous_valid_until)}.")
 
 
 def _show_secret(secret: str) -> None:
@@ -258,7 +258,7 @@ def _show_endpoint(endpoint: Endpoint, *, as_json: bool) -> None:
     if endpoint.status == "enabled" and endpoint.failures:
         how += f", failed {endpoint.failures} times in a row"
     if endpoint.status == "enabled" and endpoint.held_until and endpoint.held_until > datetime.now(UTC):
-        how += f", held until {endpoint.held_until.astimezone():%Y-%m-%d %H:%M:%S}"
+        how += f", held until {local_time(endpoint.held_until)}"
     console.print(f"{endpoint.id}  {how}  {endpoint.url}  {wants}", soft_wrap=True, markup=False)
 
 
@@ -276,10 +276,10 @@ def _show(callback: Callback, *, as_json: bool) -> None:
     )
     for each in callback.log or []:
         answer = f"{each.reason}" if each.status is None else f"{each.reason} {each.status}"
-        console.print(f"  {each.number:2}  {each.at.astimezone():%Y-%m-%d %H:%M:%S}  {each.seconds:6.2f} s  {answer}")
+        console.print(f"  {each.number:2}  {local_time(each.at)}  {each.seconds:6.2f} s  {answer}")
     if callback.log is None or callback.next_attempt_at is None:
         return
-    when = f"{callback.next_attempt_at.astimezone():%Y-%m-%d %H:%M:%S}"
+    when = local_time(callback.next_attempt_at)
     if callback.held_until is None:
         console.print(f"  next attempt at {when}")
         return

@@ -25,7 +25,7 @@ from infra.local.model import POCKET_CRITIC, adapter_over, embedded_model
 from infra.local.postgres import DISCREET
 from infra.settings import Settings
 from producer.cli.options import Server, no_stack
-from producer.cli.output import Exit, console
+from producer.cli.output import Exit, console, local_time
 from producer.cli.server import Address, find_server
 from producer.client import Client, ClientError
 from schemas.problems import Problem
@@ -63,7 +63,7 @@ def examine(chosen: Settings) -> Iterator[Finding]:
         yield Finding(
             "embedded stack",
             ok=True,
-            says=f"running since {stack.started_at:%Y-%m-%d %H:%M} (pid {stack.pid})",
+            says=f"running since {local_time(stack.started_at)} (pid {stack.pid})",
         )
         forget_libpq()
         database_url, redis_url = stack.database_url, stack.redis_url

@@ -12,7 +12,7 @@ from uuid import uuid4
 import typer
 
 from producer.cli import following, inputs, runs
-from producer.cli.output import Exit, progress
+from producer.cli.output import Exit, local_time, progress
 from producer.client import Client, ClientError, ServerProblem
 from schemas.batch import Batch
 from schemas.comparison import Comparison
@@ -115,7 +115,7 @@ def _find_or_file(client: Client, asked: Run, key: str) -> tuple[Batch, str]:
             "over; nothing was filed.",
         )
     if batch is not None:
-        filed_at = following.local_time(batch.created_at)
+        filed_at = local_time(batch.created_at)
         return batch, f"Back at {batch.id}, which the same command filed at {filed_at}; --fresh files anew."
     left = runs.Remembered() if asked.fresh or before.batch is not None else before
     return _file(client, asked, key, left)

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
@@ -127,8 +127,3 @@ def describe(batch: Batch, *, seen: float = 0.0) -> str:
     if counts.failed:
         said.append(f"{counts.failed} without a verdict")
     return ", ".join(said)
-
-
-def local_time(unix: int) -> str:
-    """Write a moment as the clock here shows it."""
-    return f"{datetime.fromtimestamp(unix, UTC).astimezone():%Y-%m-%d %H:%M}"

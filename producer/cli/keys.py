@@ -8,7 +8,7 @@ import typer
 from producer import keys
 from producer.cli.database import open_database
 from producer.cli.options import DataDir, finite, id_of, span
-from producer.cli.output import console, print_json, progress
+from producer.cli.output import console, local_time, print_json, progress
 from schemas.keys import MOST, MOST_TOKENS, Key, KeyLimits, NewKey, Scope
 
 app = typer.Typer(
@@ -132,7 +132,7 @@ def rotate(
         made = keys.rotate(connection, _id(key), overlap_seconds=overlap_seconds, expires_seconds=lifetime)
     _show_new(made, as_json=as_json)
     if not as_json:
-        progress.print(f"{made.replaces} lives until {made.previous_valid_until.astimezone():%Y-%m-%d %H:%M}.")
+        progress.print(f"{made.replaces} lives until {local_time(made.previous_valid_until)}.")
 
 
 def _show_new(made: NewKey, *, as_json: bool) -> None:
@@ -147,7 +147,7 @@ def _show(key: Key, *, as_json: bool) -> None:
     if as_json:
         print_json(key.model_dump(mode="json"))
         return
-    until = "" if key.expires_at is None else f"  until {key.expires_at.astimezone():%Y-%m-%d %H:%M}"
+    until = "" if key.expires_at is None else f"  until {local_time(key.expires_at)}"
     replaces = "" if key.replaces is None else f"  in place of {key.replaces}"
     console.print(
         f"{key.id}  {key.status}  {key.tenant}  {','.join(key.scopes)}  {key.name or '-'}{until}{replaces}",

@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from enum import IntEnum
 from http import HTTPStatus
 from pathlib import Path
@@ -51,6 +52,12 @@ WIDE = 240
 def screen(of: Console) -> Console:
     """Give what a table is printed on: there is room for all of it where nobody sees a screen's edge."""
     return of if of.is_terminal else Console(file=of.file, width=WIDE, highlight=False, emoji=False)
+
+
+def local_time(when: datetime | int) -> str:
+    """Write a moment, or Unix seconds, as the clock here shows it, and how far that is from UTC: options take it so."""
+    moment = when if isinstance(when, datetime) else datetime.fromtimestamp(when, UTC)
+    return moment.astimezone().isoformat(sep=" ", timespec="seconds")
 
 
 def print_json(value: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from producer import keys
 from producer.cli.app import make_app
+from producer.cli.output import local_time
 from schemas import ids
 from schemas.keys import Key, KeyLimits, NewKey, Scope, parse_key
 from schemas.problems import KEY_ENDED, NOT_FOUND, Problem
@@ -205,7 +206,7 @@ class TestCommands:
             said = command("rotate", old.id, "--overlap", overlap).stderr
             ends = Key.model_validate_json(command("list", "--json").stdout.splitlines()[-2]).expires_at
             assert (ends - old.created_at).total_seconds() == pytest.approx(hours * 3600, abs=60)
-            assert f"{old.id} lives until {ends.astimezone():%Y-%m-%d %H:%M}." in said
+            assert f"{old.id} lives until {local_time(ends)}." in said
 
     @pytest.mark.parametrize(
         ("option", "most"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from rich.markup import escape
 
 from producer.cli import eval_show
-from producer.cli.output import console, fail, is_stream, progress, screen, write_lines
+from producer.cli.output import console, fail, is_stream, local_time, progress, screen, write_lines
 from producer.cli.pairs import Pair
 from producer.cli.submit import print_filed
 from producer.cli.verdicts import Decided, print_line
@@ -91,3 +92,14 @@ def test_what_was_filed_reads_back(capsys: pytest.CaptureFixture[str]):
     lines = capsys.readouterr().out.splitlines()
     assert [Comparison.model_validate_json(line) for line in lines] == [ERRORED, ERRORED]
     assert json.loads(lines[0])["object"] == "comparison"
+
+
+def test_a_time_says_how_far_it_is_from_utc(monkeypatch: pytest.MonkeyPatch):
+    """Nobody takes the clock here for UTC, or the other way round, and it is read back as the moment that it was."""
+    with monkeypatch.context() as there:
+        there.setenv("TZ", "Asia/Kolkata")
+        time.tzset()
+        said = local_time(NOW), local_time(int(NOW.timestamp()))
+    time.tzset()
+    assert said == ("2026-01-31 05:30:00+05:30",) * 2
+    assert datetime.fromisoformat(said[0]) == NOW
