@@ -33,9 +33,14 @@ _ADD = text("""
     RETURNING *
 """)
 
-_ONE = text("SELECT * FROM callback_endpoints WHERE tenant = :tenant AND id = :id AND registered")
+_ONE = text("SELECT * FROM callback_endpoints WHERE tenant = :tenant AND id = :id")
 
-_ALL = text("SELECT * FROM callback_endpoints WHERE tenant = :tenant AND registered ORDER BY id")
+_ALL = text("""
+    SELECT * FROM callback_endpoints
+    WHERE tenant = :tenant AND (registered OR failures > 0 OR open_until > now())
+    ORDER BY registered DESC, CASE WHEN registered THEN id END, open_until > now() IS TRUE DESC, failing_since DESC
+    LIMIT :most
+""")
 
 # Enabling forgets the failures: whoever enables has mended something.
 _SWITCH = text("""
@@ -45,7 +50,7 @@ _SWITCH = text("""
         failures = CASE WHEN :enabled THEN 0 ELSE failures END,
         failing_since = CASE WHEN :enabled THEN NULL ELSE failing_since END,
         open_until = CASE WHEN :enabled THEN NULL ELSE open_until END
-    WHERE tenant = :tenant AND id = :id AND registered
+    WHERE tenant = :tenant AND id = :id
     RETURNING *
 """)
 
@@ -96,6 +101,8 @@ _REGISTERED_MOST = 100
 """How many receivers a tenant may have registered: each of its events makes a callback for each."""
 _UNPROVEN_MOST, _UNPROVEN_DAYS = 1_000, 5
 """How many receivers a tenant's requests may name within so many days that have yet to take anything."""
+_LISTED_MOST = 2 * _REGISTERED_MOST
+"""How many are listed. Those that requests named may be more, and each callback tells the id of its receiver."""
 
 
 def check(url: str, allowed: Allowed, *, field: str) -> Target:
@@ -150,6 +157,7 @@ def _endpoint(row: Row[Any]) -> Endpoint:
     return Endpoint(
         id=ids.endpoint_id(row.id),
         url=row.url,
+        registered=row.registered,
         events=row.types,
         description=row.description,
         status=row.state,
@@ -194,7 +202,7 @@ async def add(
 
 
 async def read(connection: AsyncConnection, *, tenant: str, endpoint: UUID) -> Endpoint:
-    """Read an endpoint.
+    """Read an endpoint, registered or named by requests.
 
     Raises:
         Problem: the tenant has no such endpoint.
@@ -205,20 +213,33 @@ async def read(connection: AsyncConnection, *, tenant: str, endpoint: UUID) -> E
     return _endpoint(row)
 
 
+async def _read_registered(connection: AsyncConnection, *, tenant: str, endpoint: UUID) -> Endpoint:
+    found = await read(connection, tenant=tenant, endpoint=endpoint)
+    if not found.registered:
+        raise Problem(
+            NOT_FOUND, f"No callback endpoint {found.id} is registered: requests named {found.url}. It can be enabled."
+        )
+    return found
+
+
 async def everything(connection: AsyncConnection, *, tenant: str) -> list[Endpoint]:
-    """List a tenant's endpoints, oldest first."""
-    return [_endpoint(row) for row in await connection.execute(_ALL, {"tenant": tenant})]
+    """List a tenant's registered endpoints, oldest first, and of those that requests named what fails or is held."""
+    found = await connection.execute(_ALL, {"tenant": tenant, "most": _LISTED_MOST})
+    return [_endpoint(row) for row in found]
 
 
 async def switch(database: AsyncEngine, *, tenant: str, endpoint: UUID, enabled: bool) -> Endpoint:
     """Disable an endpoint, so that nothing is sent there; or enable it, which forgets how often it failed.
 
-    Events go on being kept for a disabled endpoint, dead, and can be replayed once it is enabled.
+    Events go on being kept for a disabled endpoint, dead, and can be replayed once it is enabled. One that requests
+    named is never disabled; enabling it ends its hold.
 
     Raises:
-        Problem: the tenant has no such endpoint.
+        Problem: the tenant has no such endpoint, or none that may be disabled.
     """
     async with database.begin() as connection:
+        if not enabled:
+            await _read_registered(connection, tenant=tenant, endpoint=endpoint)
         parameters = {"tenant": tenant, "id": endpoint, "enabled": enabled}
         row = (await connection.execute(_SWITCH, parameters)).one_or_none()
     if row is None:
@@ -248,7 +269,7 @@ async def rotate(
     """
     async with database.begin() as connection:
         if endpoint is not None:
-            await read(connection, tenant=tenant, endpoint=endpoint)
+            await _read_registered(connection, tenant=tenant, endpoint=endpoint)
         secret, until = await connection.run_sync(
             callback_secrets.rotate, seals, tenant=tenant, endpoint=endpoint, grace_seconds=grace_seconds
         )
@@ -266,7 +287,7 @@ async def test(database: AsyncEngine, *, tenant: str, endpoint: UUID, shift: flo
         Problem: the tenant has no such endpoint, or it is disabled.
     """
     async with database.begin() as connection:
-        found = await read(connection, tenant=tenant, endpoint=endpoint)
+        found = await _read_registered(connection, tenant=tenant, endpoint=endpoint)
         if found.status == "disabled":
             raise disabled(found.id)
         parameters = {"tenant": tenant, "id": endpoint, "shift": shift}

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from producer.callback_endpoints import disabled
 from schemas import ids
-from schemas.callback import Attempt, Callback, CallbackPage, CallbackState, event_data
+from schemas.callback import Attempt, Callback, CallbackPage, CallbackState, Replayed, event_data
 from schemas.problems import NOT_FOUND, Problem
 
 _AT_ONCE = 1000
@@ -55,14 +55,14 @@ _REPLAY = text(f"""
 
 _REPLAY_DEAD = text(f"""
     WITH dead AS MATERIALIZED (
-        SELECT c.id FROM callbacks c JOIN callback_events e ON e.id = c.event_id
+        SELECT c.id, p.open_until > now() IS TRUE AS held FROM callbacks c JOIN callback_events e ON e.id = c.event_id
         JOIN callback_endpoints p ON p.id = c.endpoint_id
         WHERE c.tenant = :tenant AND c.state = 'dead' AND e.at >= :since AND p.state = 'enabled'
           AND (CAST(:endpoint AS uuid) IS NULL OR c.endpoint_id = :endpoint)
         ORDER BY c.id LIMIT :limit
         FOR UPDATE OF c SKIP LOCKED
     )
-    UPDATE callbacks SET {_DUE_NOW} FROM dead WHERE callbacks.id = dead.id
+    UPDATE callbacks SET {_DUE_NOW} FROM dead WHERE callbacks.id = dead.id RETURNING dead.held
 """)
 
 
@@ -88,7 +88,8 @@ def _callback(row: Row[Any], log: list[Attempt] | None = None) -> Callback:
         event_id=ids.event_id(row.event_id),
         type=row.type,
         data=event_data(row.type, row.subject_id, row.line),
-        endpoint_id=ids.endpoint_id(row.endpoint_id) if row.registered else None,
+        endpoint_id=ids.endpoint_id(row.endpoint_id),
+        registered=row.registered,
         url=row.url,
         status=CallbackState(row.state),
         attempts=row.attempt,
@@ -157,13 +158,14 @@ async def replay(database: AsyncEngine, *, tenant: str, callback: UUID, shift: f
 
 async def replay_dead(
     database: AsyncEngine, *, tenant: str, since: datetime, endpoint: UUID | None, shift: float
-) -> int:
-    """Send everything dead of events since a moment again, except to disabled endpoints. Returns how many."""
+) -> Replayed:
+    """Send everything dead of events since a moment again, except to disabled endpoints."""
     parameters = {"tenant": tenant, "since": since, "endpoint": endpoint, "shift": shift, "limit": _AT_ONCE}
-    total = 0
+    total = held = 0
     while True:
         async with database.begin() as connection:
-            replayed = (await connection.execute(_REPLAY_DEAD, parameters)).rowcount
-        total += replayed
-        if replayed < _AT_ONCE:
-            return total
+            replayed = (await connection.execute(_REPLAY_DEAD, parameters)).scalars().all()
+        total += len(replayed)
+        held += sum(replayed)
+        if len(replayed) < _AT_ONCE:
+            return Replayed(replayed=total, held=held)

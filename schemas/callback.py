@@ -143,11 +143,14 @@ class EndpointRequest(Body):
 
 
 class Endpoint(BaseModel):
-    """A registered receiver, and how it has been doing."""
+    """A receiver, and how it has been doing."""
 
     id: str
     object: Literal["callback_endpoint"] = "callback_endpoint"
-    url: str
+    url: str = Field(description="Scheme, host and port alone where it was not registered")
+    registered: bool = Field(
+        description="False where requests named it as their callback_url: it stands for all of them there"
+    )
     events: list[str]
     description: str | None
     status: Literal["enabled", "disabled"]
@@ -179,7 +182,7 @@ class NewEndpoint(Endpoint):
 
 
 class EndpointPage(BaseModel):
-    """All endpoints, oldest first."""
+    """The endpoints that are registered, oldest first; then those named by requests that fail or are held."""
 
     object: Literal["list"] = "list"
     data: list[Endpoint]
@@ -202,7 +205,8 @@ class Callback(Listed):
     event_id: str
     type: str
     data: EventData
-    endpoint_id: str | None = Field(description="Null where it goes to a request's callback_url")
+    endpoint_id: str = Field(description="Of its receiver, whether registered or named by requests")
+    registered: bool = Field(description="Whether its receiver is; false where it goes to a request's callback_url")
     url: str
     status: CallbackState
     attempts: int
@@ -240,3 +244,4 @@ class Replayed(BaseModel):
     """How many callbacks go out again."""
 
     replayed: int
+    held: int = Field(description="Of those, how many wait for receivers at which nothing is tried for the time being")

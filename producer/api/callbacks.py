@@ -57,7 +57,7 @@ async def add(caller: Admin, body: EndpointRequest, request: Request) -> NewEndp
 
 @router.get("/callback-endpoints")
 async def endpoints(caller: Reader, request: Request) -> EndpointPage:
-    """List the endpoints, and how each has been doing."""
+    """List the endpoints that are registered, and those named by requests that fail or are held: 200 at most."""
     async with request.app.state.database.connect() as connection:
         return EndpointPage(data=await callback_endpoints.everything(connection, tenant=caller.tenant))
 
@@ -85,7 +85,7 @@ async def disable(caller: Admin, endpoint_id: str, request: Request) -> Endpoint
 
 @router.post("/callback-endpoints/{endpoint_id}/enable")
 async def enable(caller: Admin, endpoint_id: str, request: Request) -> Endpoint:
-    """Send there again. What died meanwhile is replayed by `POST /v1/callbacks/replay`."""
+    """Send there again, registered or not, and end its hold. What died is replayed by `POST /v1/callbacks/replay`."""
     return await callback_endpoints.switch(
         request.app.state.database, tenant=caller.tenant, endpoint=_endpoint(endpoint_id), enabled=True
     )
@@ -160,14 +160,13 @@ async def replay_dead(caller: Admin, body: ReplayRequest, request: Request) -> R
             found = await callback_endpoints.read(connection, tenant=caller.tenant, endpoint=endpoint)
         if found.status == "disabled":
             raise callback_endpoints.disabled(found.id)
-    replayed = await callbacks.replay_dead(
+    return await callbacks.replay_dead(
         state.database,
         tenant=caller.tenant,
         since=body.since,
         endpoint=endpoint,
         shift=state.settings.clock_shift_seconds,
     )
-    return Replayed(replayed=replayed)
 
 
 @router.get("/callbacks/{callback_id}")

@@ -91,7 +91,7 @@ class CallbackPlans(BulkPlans):
         return self.call(NewEndpoint, "POST", _ENDPOINTS, again=surely_undone, content=request.model_dump_json())
 
     def endpoints(self) -> Plan[EndpointPage]:
-        """Read all endpoints, and how each has been doing."""
+        """Read the registered endpoints, and those named by requests that fail or are held."""
         return self.call(EndpointPage, "GET", _ENDPOINTS)
 
     def disable_endpoint(self, endpoint_id: str) -> Plan[Endpoint]:
@@ -99,7 +99,7 @@ class CallbackPlans(BulkPlans):
         return self.call(Endpoint, "POST", f"{_endpoint(endpoint_id)}/disable")
 
     def enable_endpoint(self, endpoint_id: str) -> Plan[Endpoint]:
-        """Have callbacks sent to an endpoint again."""
+        """Have callbacks sent to an endpoint again, at once where it was held, also to one that requests named."""
         return self.call(Endpoint, "POST", f"{_endpoint(endpoint_id)}/enable")
 
     def remove_endpoint(self, endpoint_id: str) -> Plan[None]:

@@ -90,8 +90,8 @@ async def replay_dead(caller: Admin, form: Form, request: Request) -> Response:
     if standing == "disabled":
         raise callback_endpoints.disabled(form["endpoint"])
     since, shift = datetime.fromtimestamp(0, UTC), state.settings.clock_shift_seconds
-    replayed = await callbacks.replay_dead(state.database, tenant=caller.tenant, since=since, endpoint=key, shift=shift)
-    return render.go(f"/callbacks?replayed={replayed}")
+    sent = await callbacks.replay_dead(state.database, tenant=caller.tenant, since=since, endpoint=key, shift=shift)
+    return render.go(f"/callbacks?replayed={sent.replayed}")
 
 
 @router.post("/callbacks/{callback_id}/replay")

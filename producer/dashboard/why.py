@@ -83,8 +83,8 @@ def _of_waiting(callback: Callback) -> str:
         return "It waits until its secret opens: the callback process lacks the key."
     if callback.held_until is not None:
         until = words.clock(callback.held_until)
-        now = f" To try now: nightcourt callbacks enable {callback.endpoint_id}" if callback.endpoint_id else ""
-        return f"Nothing is tried at its receiver until {until}: it failed, or asked for time.{now}"
+        now = f"To try now: nightcourt callbacks enable {callback.endpoint_id}"
+        return f"Nothing is tried at its receiver until {until}: it failed, or asked for time. {now}"
     if not callback.attempts:
         return "It waits to be sent again." if callback.log else "It waits for its first attempt."
     reason = (callback.last_reason or "it failed").replace("_", " ")

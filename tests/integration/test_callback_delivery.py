@@ -372,10 +372,10 @@ class TestAnswers:
         assert desk.states() == ["dead"] * 3
         since = desk.one("SELECT now() - interval '1 h'")
         replay = {"tenant": "default", "since": since, "endpoint": None, "shift": 0.0}
-        assert desk.run(log_of_callbacks.replay_dead, **replay) == 0
+        assert desk.run(log_of_callbacks.replay_dead, **replay).replayed == 0
         inbox.answer = lambda _: 204
         desk.run(callback_endpoints.switch, tenant="default", endpoint=endpoint, enabled=True)
-        assert desk.run(log_of_callbacks.replay_dead, **replay) == 3
+        assert desk.run(log_of_callbacks.replay_dead, **replay).replayed == 3
         while desk.deliver():
             pass
         assert desk.states() == ["delivered"] * 3
@@ -431,5 +431,5 @@ class TestReplay:
         desk.do("UPDATE callbacks SET state = 'dead', ended_at = now()")
         middle = desk.one("SELECT at FROM callback_events ORDER BY at OFFSET 1 LIMIT 1")
         replay = {"tenant": "default", "endpoint": None, "shift": 0.0}
-        assert desk.run(log_of_callbacks.replay_dead, since=middle, **replay) == 2
-        assert desk.run(log_of_callbacks.replay_dead, since=middle - timedelta(days=1), **replay) == 1
+        assert desk.run(log_of_callbacks.replay_dead, since=middle, **replay).replayed == 2
+        assert desk.run(log_of_callbacks.replay_dead, since=middle - timedelta(days=1), **replay).replayed == 1
