@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from producer.cli.options import DataDir, Server, Yes, ask, finite, id_like, span
+from producer.cli.options import DataDir, Server, Yes, again, ask, finite, id_like, span
 from producer.cli.output import Exit, console, local_time, print_json, progress
 from producer.cli.server import connected
 from schemas.callback import Callback, CallbackState, Endpoint, EventType, Secret
@@ -65,7 +65,7 @@ def add(
 
 @app.command()
 def endpoints(server: Server = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """List the receivers that are registered, and how each has been doing.
+    """List the receivers that are registered, and those named by requests that fail or are held; how each is doing.
 
     Example: nightcourt callbacks endpoints
     """
@@ -73,13 +73,16 @@ def endpoints(server: Server = None, data_dir: DataDir = None, as_json: AsJson =
         found = client.endpoints().data
     for each in found:
         _show_endpoint(each, as_json=as_json)
+    if not found and not as_json:
+        progress.print("No receiver is registered, and none that requests named fails or is held.", soft_wrap=True)
 
 
 @app.command()
 def enable(endpoint: EndpointId, server: Server = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Send to a receiver again: after it was disabled, or at once where it is held since it failed or asked for time.
 
-    What died meanwhile is replayed by `callbacks replay --since`.
+    It may be registered, or named by requests: `callbacks show` tells its id. What died meanwhile is replayed by
+    `callbacks replay --since`.
 
     Example: nightcourt callbacks enable cep_0197f3c2a5d47b1c8e6f0a1b2c3d4e5f
     """
@@ -129,7 +132,7 @@ def list_(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """List callbacks, newest first.
+    """List callbacks, newest first. Those that fail or are held are among --status waiting.
 
     Example: nightcourt callbacks list --status dead
     """
@@ -137,8 +140,12 @@ def list_(
         page = client.callbacks(limit=limit, after=after, status=status, endpoint_id=endpoint, object_id=of)
     for each in page.data:
         _show(each, as_json=as_json)
-    if page.has_more and not as_json:
+    if as_json:
+        return
+    if page.has_more:
         progress.print(f"There are more: --after {page.last_id}", soft_wrap=True)
+    if not page.data:
+        progress.print("There is no such callback.")
 
 
 @app.command()
@@ -181,13 +188,29 @@ def replay(
         raise typer.BadParameter("give a callback's id, or --since")
     with connected(server, data_dir) as client:
         if callback is not None:
-            _show(client.replay(callback), as_json=as_json)
+            sent = client.replay(callback)
+            _show(sent, as_json=as_json)
+            if sent.held_until is not None:
+                until = local_time(sent.held_until)
+                progress.print(
+                    f"It is not sent before {until}: nothing is tried at its receiver, which failed or asked for time. "
+                    f"To try now: nightcourt callbacks enable {sent.endpoint_id}{again(server, data_dir)}",
+                    soft_wrap=True,
+                    markup=False,
+                )
             return
         replayed = client.replay_dead(_moment(since or ""), endpoint_id=endpoint)
     if as_json:
         print_json(replayed.model_dump(mode="json"))
     else:
         console.print(f"{replayed.replayed} callbacks go out again.")
+    if replayed.held:
+        progress.print(
+            f"{replayed.held} of them are held: `nightcourt callbacks endpoints{again(server, data_dir)}` tells until "
+            "when; `nightcourt callbacks enable` tries now.",
+            soft_wrap=True,
+            markup=False,
+        )
 
 
 @app.command("test")
@@ -253,7 +276,7 @@ def _show_endpoint(endpoint: Endpoint, *, as_json: bool) -> None:
     if as_json:
         print_json(endpoint.model_dump(mode="json"))
         return
-    wants = ", ".join(endpoint.events) or "everything"
+    wants = ", ".join(endpoint.events) or "everything" if endpoint.registered else "named by requests"
     how = endpoint.status if endpoint.disabled_reason is None else f"disabled ({endpoint.disabled_reason})"
     if endpoint.status == "enabled" and endpoint.failures:
         how += f", failed {endpoint.failures} times in a row"
@@ -270,21 +293,43 @@ def _show(callback: Callback, *, as_json: bool) -> None:
         f" ({callback.last_reason})" if callback.last_reason and callback.status is not CallbackState.DELIVERED else ""
     )
     console.print(
-        f"{callback.id}  {callback.status}{why}  {callback.type}  {callback.data.id}  {callback.url}",
+        f"{callback.id}  {callback.status}{why}  {callback.type}  {callback.data.id}  {callback.url}"
+        f"{_when(callback) if callback.log is None else ''}",
         soft_wrap=True,
         markup=False,
     )
+    if callback.log is not None:
+        _show_attempts(callback)
+
+
+def _when(callback: Callback) -> str:
+    """Tell of one in a list when it is tried next; what is new and not held is tried at once."""
+    if callback.held_until is not None:
+        return f"  held until {local_time(callback.held_until)} by {callback.endpoint_id}"
+    if callback.next_attempt_at is not None and callback.attempts:
+        return f"  next attempt at {local_time(callback.next_attempt_at)}"
+    return ""
+
+
+def _show_attempts(callback: Callback) -> None:
+    before = 0
     for each in callback.log or []:
+        if each.number <= before:
+            console.print("  sent again:")
+        before = each.number
         answer = f"{each.reason}" if each.status is None else f"{each.reason} {each.status}"
-        console.print(f"  {each.number:2}  {local_time(each.at)}  {each.seconds:6.2f} s  {answer}")
-    if callback.log is None or callback.next_attempt_at is None:
+        console.print(f"  {each.number:2}  {local_time(each.at)}  {each.seconds:6.2f} s  {answer}", soft_wrap=True)
+    if callback.next_attempt_at is None:
         return
+    stands = "to be sent again: " if before and not callback.attempts else ""
     when = local_time(callback.next_attempt_at)
     if callback.held_until is None:
-        console.print(f"  next attempt at {when}")
+        console.print(f"  {stands}next attempt at {when}", soft_wrap=True)
         return
-    tried = "" if callback.log else "nothing was tried: "
-    now = f"; `nightcourt callbacks enable {callback.endpoint_id}` tries now" if callback.endpoint_id else ""
     console.print(
-        f"  {tried}held until {when}, since its receiver failed or asked for time{now}", soft_wrap=True, markup=False
+        f"  {stands if before else 'nothing was tried: '}held until {when}, "
+        "since its receiver failed or asked for time; "
+        f"`nightcourt callbacks enable {callback.endpoint_id}` tries now",
+        soft_wrap=True,
+        markup=False,
     )

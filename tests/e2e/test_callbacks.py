@@ -54,7 +54,7 @@ def endpoint(client: Client, inbox: Inbox) -> Iterator[tuple[str, str]]:
 
 def own_callbacks(client: Client, object_id: str) -> list[Callback]:
     """The callbacks about something that go to its own callback_url."""
-    return [each for each in client.callbacks(object_id=object_id).data if each.endpoint_id is None]
+    return [each for each in client.callbacks(object_id=object_id).data if not each.registered]
 
 
 def arrival(inbox: Inbox, count: int = 1) -> list:
@@ -267,6 +267,49 @@ class TestCommands:
         cli("callbacks", "enable", added["id"], "--server", service.url)
         arrival(inbox, 2)
         cli("callbacks", "disable", added["id"], "--server", service.url)
+
+    def test_a_receiver_that_a_request_named_is_let_go_by_hand(
+        self, cli: Cli, service: Service, client: Client, inbox: Inbox, secret: str
+    ):
+        """What is held says so and what ends it, wherever it is looked at; then it is sent, and the log tells apart."""
+
+        def nightcourt(*arguments: object) -> Ended:
+            return cli("callbacks", *arguments, "--server", service.url)
+
+        inbox.answer = lambda _: (429, {"Retry-After": "3600"})
+        filed = client.submit(**QUESTION, callback_url=inbox.url)
+        arrival(inbox)
+        [callback] = own_callbacks(client, filed.id)
+        wait_until(lambda: client.callback(callback.id).log, within=60, what="the attempt is recorded")
+        assert "next attempt at" in nightcourt("list", "--status", "waiting", "--of", filed.id).out
+        replayed = nightcourt("replay", callback.id)
+        assert replayed.status == 0
+        assert "It is not sent before" in replayed.err
+        command = f"nightcourt callbacks enable {callback.endpoint_id} --server {service.url}"
+        assert command in replayed.err
+        assert "to be sent again: held until" in nightcourt("show", callback.id).out
+        listed = nightcourt("list", "--status", "waiting", "--of", filed.id).out
+        assert "held until" in listed
+        assert f"by {callback.endpoint_id}" in listed
+        [held] = [line for line in nightcourt("endpoints").out.splitlines() if callback.endpoint_id in line]
+        assert "named by requests" in held
+        assert "is registered: requests named" in nightcourt("disable", callback.endpoint_id).err
+        inbox.answer = lambda _: 204
+        assert cli(*command.split()[1:]).status == 0
+        arrival(inbox, 2)
+        wait_until(lambda: client.callback(callback.id).ended_at, within=60, what="it is delivered")
+        first, again, second = nightcourt("show", callback.id).out.splitlines()[1:]
+        assert first.endswith("throttled 429")
+        assert again == "  sent again:"
+        assert second.endswith("delivered 204")
+        assert callback.endpoint_id not in nightcourt("endpoints").out
+
+    def test_nothing_found(self, cli: Cli, service_at_rest: Service):
+        """Where there is no receiver and no callback that is said, and nothing is printed for a program to read."""
+        for command, said in (("endpoints", "No receiver is registered"), ("list", "There is no such callback.")):
+            found = cli("callbacks", command, "--server", service_at_rest.url, key=service_at_rest.key)
+            assert (found.status, found.out) == (0, "")
+            assert said in found.err
 
     def test_what_to_replay(self, cli: Cli, service: Service):
         """Neither an id nor a time, or a time that is none, is a command line that cannot be understood."""
