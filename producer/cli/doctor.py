@@ -245,7 +245,10 @@ def _what_postgres_logs(connection: Connection) -> Finding:
 
 
 def _callbacks(connection: Connection) -> Finding:
-    """Tell whether callbacks go out. A few seconds' delay is the ordinary way of things."""
+    """Tell whether callbacks go out. A few seconds' delay is the ordinary way of things.
+
+    What waits for receivers that fail, or that asked for time, is told of, and no fault of this service.
+    """
     row = connection.execute(
         text("""
             SELECT count(*) FILTER (WHERE c.state = 'dead') AS dead,
@@ -253,21 +256,33 @@ def _callbacks(connection: Connection) -> Finding:
                                     AND coalesce(e.open_until <= now(), true)) AS late,
                    extract(epoch FROM now() - min(c.due_at) FILTER (
                        WHERE c.state IN ('waiting', 'released') AND e.failures = 0)) AS oldest,
+                   count(DISTINCT e.id) FILTER (
+                       WHERE c.state <> 'dead' AND (e.failures > 0 OR e.open_until > now())) AS failing,
+                   count(DISTINCT e.id) FILTER (WHERE c.state <> 'dead' AND e.open_until > now()) AS held,
+                   count(*) FILTER (WHERE c.state <> 'dead' AND (e.failures > 0 OR e.open_until > now())) AS for_them,
                    count(*) FILTER (WHERE c.state = 'waiting' AND c.reason = 'secret_not_opened') AS sealed
             FROM callbacks c JOIN callback_endpoints e ON e.id = c.endpoint_id
-            WHERE c.state = 'waiting' OR c.state = 'released' OR c.state = 'dead'
+            WHERE c.state = 'waiting' OR c.state IN ('released', 'sending') OR c.state = 'dead'
         """)
     ).one()
-    dead = f"; {row.dead} are dead (`nightcourt callbacks list --status dead`)" if row.dead else ""
+    more = ""
+    if row.for_them:
+        those = "receiver that fails" if row.failing == 1 else "receivers that fail"
+        more = (
+            f"; {row.for_them} wait for {row.failing} {those} or asked for time, {row.held} of them held for now "
+            "(`nightcourt callbacks endpoints`)"
+        )
+    if row.dead:
+        more += f"; {row.dead} are dead (`nightcourt callbacks list --status dead`)"
     if row.late and row.oldest > _CALLBACKS_LATE:
         says = (
-            f"{row.late} are due, the oldest for {row.oldest:.0f} s: is a `nightcourt callbacks-worker` running?{dead}"
+            f"{row.late} are due, the oldest for {row.oldest:.0f} s: is a `nightcourt callbacks-worker` running?{more}"
         )
         return Finding("callbacks", ok=False, says=says)
     if row.sealed:
-        says = f"{row.sealed} wait for a secret that does not open: see `callback_secret_not_opened` in the log{dead}"
+        says = f"{row.sealed} wait for a secret that does not open: see `callback_secret_not_opened` in the log{more}"
         return Finding("callbacks", ok=False, says=says)
-    return Finding("callbacks", ok=True, says=f"{row.late} are due{dead}")
+    return Finding("callbacks", ok=True, says=f"{row.late} are due{more}")
 
 
 def doctor(

@@ -2,6 +2,7 @@
 
 import pytest
 from sqlalchemy import Connection, Engine, text
+from support.desk import Desk
 from support.dockets import batch
 from support.waiting import wait_until
 
@@ -72,3 +73,26 @@ def test_a_login_that_postgres_refuses_is_told_of_in_its_words(database_url: str
     [found] = doctor._database(roles.url_as(database_url, "api", "wrong"), within=60)
     assert not found.ok
     assert 'password authentication failed for user "nightcourt_api"' in found.says
+
+
+def test_receivers_that_fail_are_told_of_with_what_waits_for_them(desk: Desk):
+    """They are somebody else's fault, so nothing is wrong; and what waits for nobody is not spoken of."""
+
+    def said() -> str:
+        with desk.database.connect() as connection:
+            found = doctor._callbacks(connection)
+        assert found.ok
+        return found.says
+
+    for port in range(1, 4):
+        desk.tell(2, callback_url=f"http://127.0.0.1:{port}/nobody")
+    desk.fan_out()
+    assert said() == "6 are due"
+    desk.do("UPDATE callback_endpoints SET failures = 5, open_until = now() + interval '1 h' WHERE url LIKE '%1'")
+    desk.do("UPDATE callback_endpoints SET failures = 1, succeeded_at = NULL WHERE url LIKE '%2'")
+    among = "4 wait for 2 receivers that fail or asked for time, 1 of them held for now"
+    assert said() == f"2 are due; {among} (`nightcourt callbacks endpoints`)"
+    desk.claim_callback(desk.release()[0])
+    assert "; 4 wait" in said()
+    desk.do("UPDATE callbacks SET state = 'dead', ended_at = now(), lease_token = NULL, lease_until = NULL")
+    assert said() == "0 are due; 6 are dead (`nightcourt callbacks list --status dead`)"
