@@ -85,7 +85,7 @@ HTTP_SECONDS = _metric(
     route=(),
 )
 HTTP_UNDER_WAY = _metric("gauge", "http_requests_under_way", "Requests that are being answered now.", "api")
-UPLOADED_BYTES = _metric("counter", "uploaded_bytes_total", "Bytes of files that were taken in, unfolded.", "api")
+UPLOADED_BYTES = _metric("counter", "uploaded_bytes_total", "Bytes of files that were taken in, decompressed.", "api")
 FILED = _metric(
     "counter",
     "filed_comparisons_total",

@@ -28,7 +28,7 @@ _BROKEN = text("""
 
 
 def migrate(url: str, passwords: Mapping[str, str] | None = None, seals: Seals | None = None) -> None:
-    """Bring the tables to the newest form, and who may do what with them. Safe to run again, and by several at once.
+    """Bring the tables to the newest revision, and who may do what with them. Safe to run again, by several too.
 
     Those of a later release stay as they are: they serve this one too, which knows neither them nor what they allow.
 
@@ -50,11 +50,11 @@ def migrate(url: str, passwords: Mapping[str, str] | None = None, seals: Seals |
         with engine.begin() as connection:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
             heads = MigrationContext.configure(connection).get_current_heads()
-            if (form := max(heads, default="")) > newest_revision():
-                log.warning("tables_of_a_later_release", form=form, known=newest_revision())
+            if (revision := max(heads, default="")) > newest_revision():
+                log.warning("tables_of_a_later_release", revision=revision, known=newest_revision())
                 return
             ours = [index.name for table in Base.metadata.tables.values() for index in table.indexes]
-            if form < newest_revision() and (broken := connection.execute(_BROKEN, {"ours": ours}).scalar()):
+            if revision < newest_revision() and (broken := connection.execute(_BROKEN, {"ours": ours}).scalar()):
                 raise Problem(
                     UNAVAILABLE,
                     f"Not migrated: the CREATE INDEX CONCURRENTLY of {broken} failed, or is still under way. Wait for "

@@ -108,7 +108,7 @@ class Settings(BaseSettings):
     """Prompt tokens that may be judged for a tenant between one midnight UTC and the next before it may file no more;
     as many as there are when unset."""
     max_file_bytes: PositiveInt = 4 * 1024 * 1024 * 1024
-    """An uploaded file above this, unfolded where it is compressed, is refused."""
+    """An uploaded file above this, decompressed where it is compressed, is refused."""
     max_wait_seconds: PositiveFloat = 60.0
     """The longest that `Prefer: wait` may hold a request."""
 

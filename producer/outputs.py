@@ -57,7 +57,7 @@ def _comparison(label: str) -> str:
         || '","created_at":' || {_CREATED} || ',"decided_at":' || to_json(o.decided_at)
         || ',"custom_id":' || {_CUSTOM_ID}
         || ',"metadata":' || coalesce(({_METADATA})::text, '{{}}')
-        || ',"label"{label},"verdict":' || CASE WHEN o.tally IS NULL THEN 'null' ELSE
+        || '{label},"verdict":' || CASE WHEN o.tally IS NULL THEN 'null' ELSE
                {_OPEN_TALLY} || ',"judge":' || {_JUDGE} || ',"usage":{{"prompt_tokens":' || o.prompt_tokens
                || ',"cached_tokens":' || o.cached_tokens || ',"gpu_seconds":' || o.gpu_seconds
                || ',"reused":' || o.reused || '}}}}' END
@@ -70,8 +70,8 @@ def _comparison(label: str) -> str:
 _REQUEST = f"""'{{"id":"batch_req_' || {_HEX} || '_' || o.line || '","custom_id":'
     || {_CUSTOM_ID}"""
 
-_UNLABELLED = r"\:null"
-_LABELLED = f":' || chr({ord(_TEXT)}) || coalesce(c.body, '') || chr({ord(_TEXT)}) || '"
+_UNLABELLED = r',"label"\:null'
+_LABELLED = f",\"label\":' || chr({ord(_TEXT)}) || coalesce(c.body, '') || chr({ord(_TEXT)}) || '"
 
 
 def _lines(label: str) -> dict[Kind, tuple[str, str]]:
@@ -80,8 +80,8 @@ def _lines(label: str) -> dict[Kind, tuple[str, str]]:
     comparison = _comparison(label)
     return {
         "results": (comparison, "true"),
-        "asked": (
-            f"""'{{"line":' || o.line || ',"body":' || coalesce(c.body, 'null') || ',"comparison":' || {comparison}
+        "asked": (  # whose label is the body's
+            f"""'{{"line":' || o.line || ',"body":' || coalesce(c.body, 'null') || ',"comparison":' || {_comparison("")}
                 || '}}'""",
             "true",
         ),

@@ -231,7 +231,9 @@ def _check(tally: dict[str, int], limits: "Limits") -> None:
     if tally["bytes"] > limits.file_bytes:
         raise Problem(BODY_TOO_LARGE, f"The file is larger than the {limits.file_bytes} bytes that a file may have.")
     if tally["bytes"] > _RATIO_FREE and tally["bytes"] > _RATIO * tally["received"]:
-        raise Problem(BODY_TOO_LARGE, f"The file unfolds to more than {_RATIO} times its size; send it uncompressed.")
+        raise Problem(
+            BODY_TOO_LARGE, f"The file decompresses to more than {_RATIO} times its size; send it uncompressed."
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from infra import roster
 from producer import hours
-from schemas.batch import BatchStatus
+from schemas.batch import BatchStatus, Hours
 from schemas.ids import ComparisonKey
 from schemas.states import Lane, ShardState
 
@@ -47,7 +47,7 @@ _OF_BATCH = {
     Reason.WINDOW_CLOSED: "its window is closed; it opens at {opens}",
     Reason.ATTEMPT_FAILED: "the engine failed at what is left; it is tried again in {seconds:.0f} s",
     Reason.NO_WORKER: "no worker was heard of lately; start one",
-    Reason.NOT_HANDED_OUT: "it is about to be handed out; if that stays so, see that the dispatcher runs and reaches "
+    Reason.NOT_HANDED_OUT: "it waits to be handed out; if that stays so, see that the dispatcher runs and reaches "
     "Redis",
     Reason.WORKERS_BUSY: "workers are busy with other work",
 }
@@ -184,7 +184,8 @@ def _held_back(row: Row[Any], status: str | None) -> Iterable[tuple[bool, Reason
 
 def _hours(row: Row[Any]) -> dict[str, Any]:
     """Give what a sentence says of the times in which a batch may run."""
-    opens = "{start:.5} {timezone}".format_map(row.window or {"start": "", "timezone": ""})
+    window = None if row.window is None else Hours.model_validate(row.window)
+    opens = window and f"{window.start.isoformat('seconds').removesuffix(':00')} {window.timezone}"
     return {"not_before": row.not_before and row.not_before.astimezone(UTC), "opens": opens}
 
 

@@ -74,7 +74,7 @@ class Service:
                 where=self.where,
                 ends_service=self.own,
                 fresh=self.fresh,
-                name=self.name if round_number is None else f"{self.name}, round {round_number}",
+                name=self.name if round_number is None else f"round {round_number} of {self.name}",
             )
             with filed(self.client, asked) as (made, _):
                 batch = following.follow(self.client, made)

@@ -1,5 +1,6 @@
 """What the commands of `nightcourt eval` do: read, have judged, count, show, write. Imports the statistics."""
 
+import textwrap
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
@@ -71,7 +72,9 @@ class Asked:
             options={name: value for name, value in options.items() if value is not None},
             where=again(self.server, self.data_dir),
             fresh=self.fresh,
-            name=" ".join(each.name if isinstance(each, Path) else each for each in named),
+            name=textwrap.shorten(
+                " ".join(str(getattr(each, "name", each)) for each in named), 200, placeholder=" ..."
+            ),
         )
 
 

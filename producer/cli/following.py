@@ -1,6 +1,7 @@
 """Following a batch: bars for what is sent, judged and read back; plain lines where there is no terminal."""
 
 import math
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
@@ -28,6 +29,9 @@ _SOON, _OFTEN = 0.1, 1.0
 _AWAY = 3.0
 _PLAIN_SECONDS, _WAITING_SECONDS = 30.0, 600.0
 """How often a line is printed where nobody sees a bar, and how often the same reason for waiting."""
+
+_NUMBERS = re.compile(r"\d+")
+"""Of a reason for waiting that counts down: it is the same one."""
 
 _T = TypeVar("_T")
 
@@ -80,7 +84,7 @@ def follow(client: Client, batch: Batch) -> Batch:
         TimeElapsedColumn(),
         TextColumn("{task.fields[told]}", markup=False),
     )
-    every, quiet_until = _SOON, 0.0
+    every, spoken_at = _SOON, -math.inf
     said: str | None = None
     before: str | None = None
     began, had = time.monotonic(), batch.progress.decided
@@ -89,13 +93,13 @@ def follow(client: Client, batch: Batch) -> Batch:
         while not batch.status.final:
             told = describe(batch, seen=(batch.progress.decided - had) / max(time.monotonic() - began, 0.001))
             bar.update(task, completed=batch.progress.decided, told=told)
-            waits = batch.progress.waiting_for
+            waits = _NUMBERS.sub("", batch.progress.waiting_for or "") or None
             stays = waits == before and waits != said  # a reason that is gone at the next glance is none
-            if bar.disable and every == _OFTEN and (stays or time.monotonic() > quiet_until):
+            quiet = _PLAIN_SECONDS if waits is None or waits != said else _WAITING_SECONDS
+            if bar.disable and every == _OFTEN and (stays or time.monotonic() > spoken_at + quiet):
                 counts = f"{batch.progress.decided} of {batch.request_counts.total} judged"
                 progress.print(f"{counts}{'; ' if told else ''}{told}", markup=False, soft_wrap=True)
-                quiet_until = time.monotonic() + (_PLAIN_SECONDS if waits is None else _WAITING_SECONDS)
-                said = waits
+                spoken_at, said = time.monotonic(), waits
             before = waits
             time.sleep(every)
             every = min(2 * every, _OFTEN)

@@ -214,15 +214,17 @@ def _zipped(file: Path, baseline: Path) -> Iterator[dict[str, Any]]:
         (_, nth), number = next(iter(unmatched.items()))  # in the order of the file
         raise bad(
             baseline,
-            f"{_missing(number, nth, file)}, and so it is with {len(unmatched)} of {len(answers)} rows; "
-            "both must be of the same set",
+            f"{_missing(number, nth, file)}; it lacks {len(unmatched)} of {len(answers)} rows, and both must be of the "
+            "same set",
         )
 
 
 def _missing(row: int, nth: int, other: Path) -> str:
     """Say that a row's instruction, which stood so often before it, does not stand once more in the other file."""
     said = f"the instruction of row {row}"
-    return f"{said} stands in {other} {nth} times only" if nth else f"{said} is not in {other}"
+    if nth:
+        return f"{said} is in {other} only {'once' if nth == 1 else f'{nth} times'}"
+    return f"{said} is not in {other}"
 
 
 def same_name(file: Path, other: Path, name: str) -> Problem:

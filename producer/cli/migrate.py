@@ -18,7 +18,7 @@ _NOT_ALLOWED = "42501"
 
 
 def migrate() -> None:
-    """Bring the tables to the newest form, and who may do what with them. Safe to run again.
+    """Bring the tables to the newest revision, and who may do what with them. Safe to run again.
 
     Example: NIGHTCOURT_DATABASE_URL=postgresql://... nightcourt migrate
     """

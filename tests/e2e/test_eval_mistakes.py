@@ -131,7 +131,7 @@ class TestWhatDoesNotFit:
         ours, theirs = outputs(tmp_path / "a.jsonl", 3, "a"), outputs(tmp_path / "b.jsonl", 30, "b")
         ended = run("versus", ours, theirs)
         assert ended.exit_code == 1
-        assert f"{theirs}: the instruction of row 4 is not in {ours}, and so it is with 27 of 30 rows" in problem(ended)
+        assert f"{theirs}: the instruction of row 4 is not in {ours}; it lacks 27 of 30 rows" in problem(ended)
 
     def test_two_systems_of_one_name(self, tmp_path: Path):
         """A report could not tell them apart."""

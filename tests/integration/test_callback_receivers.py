@@ -41,7 +41,7 @@ def pour(call: Call) -> None:
 
 
 def bomb(call: Call) -> None:
-    """Answer 200 with a little that unfolds to a hundred megabytes."""
+    """Answer 200 with a little that decompresses to a hundred megabytes."""
     call.read()
     call.say(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(BOMB) + BOMB)
 

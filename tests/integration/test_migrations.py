@@ -70,7 +70,7 @@ def constraints(connection: Connection) -> dict[str, set[str | None]]:
 
 
 def stands_at_head(connection: Connection) -> bool:
-    """Whether a database is at the newest form, by its own account."""
+    """Whether a database is at the newest revision, by its own account."""
     script = ScriptDirectory.from_config(configuration())
     return set(MigrationContext.configure(connection).get_current_heads()) == set(script.get_heads())
 

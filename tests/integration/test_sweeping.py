@@ -54,7 +54,7 @@ def test_the_room_is_what_the_workers_have(desk: Desk, dispatching: dispatcher.D
     """A hint for each slot, or eight where no worker is known of; of batches fewer, and some to spare for newcomers."""
 
     def let_go() -> int:
-        return dispatcher.release(dispatching, dispatcher.see(dispatching))
+        return dispatcher.release(dispatching, dispatcher.look_around(dispatching))
 
     for _ in range(20):
         desk.file()
@@ -129,7 +129,7 @@ def test_a_sweep_brings_back_what_was_lost(desk: Desk, dispatching: dispatcher.D
 def test_a_deadline_is_seen_to_where_there_are_no_batches(desk: Desk, dispatching: dispatcher.Desk):
     """A comparison whose time is up has ended after the next turn."""
     desk.file(deadline_in=0)
-    dispatcher.see_to(dispatching, dispatcher.see(dispatching))
+    dispatcher.tend(dispatching, dispatcher.look_around(dispatching))
     assert desk.rows("SELECT status FROM outcomes") == [("expired",)]
 
 
@@ -139,7 +139,7 @@ def test_cancellations_end_a_few_shards_at_a_time(desk: Desk, dispatching: dispa
         batch(connection, 41)
     desk.do("UPDATE batches SET status = 'cancelling', open = false")
     for expected in (1, 0):
-        dispatcher.see_to(dispatching, dispatcher.see(dispatching))
+        dispatcher.tend(dispatching, dispatcher.look_around(dispatching))
         assert desk.one("SELECT count(*) FROM shards WHERE state = 'waiting'") == expected
 
 

@@ -10,7 +10,7 @@ from support.waiting import wait_until
 from infra.database import await_tables, newest_revision
 
 OLDER = "0001"
-FORM = text("UPDATE alembic_version SET version_num = :form")
+REVISION = text("UPDATE alembic_version SET version_num = :revision")
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_the_api_is_ready_on_its_tables_and_on_later_ones(
 def test_other_processes_wait_for_their_tables(database: Engine):
     """They look again and again, and go on once the tables are there."""
     with database.begin() as connection:
-        connection.execute(FORM, {"form": OLDER})
+        connection.execute(REVISION, {"revision": OLDER})
     looked = threading.Semaphore(0)
     waiting = threading.Thread(
         target=await_tables, args=(database, threading.Event()), kwargs={"meanwhile": looked.release}
@@ -47,14 +47,14 @@ def test_other_processes_wait_for_their_tables(database: Engine):
         assert looked.acquire(timeout=30)
     assert waiting.is_alive()
     with database.begin() as connection:
-        connection.execute(FORM, {"form": newest_revision()})
+        connection.execute(REVISION, {"revision": newest_revision()})
     wait_until(lambda: not waiting.is_alive(), within=30, what="it goes on")
 
 
 def test_who_waits_for_tables_can_be_told_to_end(database: Engine):
     """A process that is stopped meanwhile waits no longer."""
     with database.begin() as connection:
-        connection.execute(FORM, {"form": OLDER})
+        connection.execute(REVISION, {"revision": OLDER})
     stop = threading.Event()
     stop.set()
     await_tables(database, stop)

@@ -169,10 +169,10 @@ def stands(database_url: str, filing: UUID, within: float = 30) -> str | None:
     ("change", "reason"),
     [
         (CLOSED, "its window is closed"),
-        (OPEN, "it is about to be handed out; if that stays so, see that the dispatcher runs"),
+        (OPEN, "it waits to be handed out; if that stays so, see that the dispatcher runs"),
         (UNKNOWN, "its window is closed"),
-        ("open = false", "it is about to be handed out; if that stays so, see that the dispatcher runs"),
-        ("open = true", "it is about to be handed out; if that stays so, see that the dispatcher runs"),
+        ("open = false", "it waits to be handed out; if that stays so, see that the dispatcher runs"),
+        ("open = true", "it waits to be handed out; if that stays so, see that the dispatcher runs"),
     ],
 )
 def test_a_batch(connection: Connection, single: UUID, database_url: str, change: str, reason: str):

@@ -25,7 +25,7 @@ LINES = "".join(
 COMPRESS = {"gzip": gzip.compress, "zstd": zstandard.ZstdCompressor(write_checksum=True).compress}
 
 
-def unfolded(file: Path) -> bytes:
+def decompressed(file: Path) -> bytes:
     """All of a file, read by lines."""
     with opened(file) as lines:
         return b"".join(lines)
@@ -50,7 +50,7 @@ def damaged(data: bytes) -> bytes:
 def test_what_is_whole_comes_out_as_it_was(tmp_path: Path, form: Callable[[bytes], bytes], data: bytes):
     """Plain or compressed, in one part or in several, to the last byte."""
     (file := tmp_path / "pairs").write_bytes(form(data))
-    assert unfolded(file) == data
+    assert decompressed(file) == data
     assert is_empty(file) == (not data)
 
 
@@ -69,7 +69,7 @@ def test_what_is_not_whole_is_told(tmp_path: Path, kind: str, hurt: Callable[[by
     """The lines before the fault are never taken for all of them."""
     (file := tmp_path / "pairs").write_bytes(hurt(COMPRESS[kind](LINES)))
     with pytest.raises(Problem, match=says) as raised:
-        unfolded(file)
+        decompressed(file)
     assert str(file) in raised.value.detail
 
 
@@ -146,4 +146,4 @@ def test_a_row_that_is_not_json(tmp_path: Path, text: str):
 def test_a_file_that_is_not_there(tmp_path: Path):
     """It is named, with what is the matter with it."""
     with pytest.raises(Problem, match="none: No such file or directory"):
-        unfolded(tmp_path / "none")
+        decompressed(tmp_path / "none")

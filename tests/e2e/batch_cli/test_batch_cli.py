@@ -143,7 +143,7 @@ class TestRun:
         assert ended.status == 1
         assert f"the instruction of row 4 is not in {baseline}" in " ".join(ended.err.split())
         ended = cli("batch", "run", write(other, [*ours, ours[0]]), "--baseline", baseline)
-        assert f"the instruction of row 4 stands in {baseline} 2 times only" in " ".join(ended.err.split())
+        assert f"the instruction of row 4 is in {baseline} only 2 times" in " ".join(ended.err.split())
         ended = cli("batch", "run", "-")
         assert "save it in a file first" in " ".join(ended.err.split())
 

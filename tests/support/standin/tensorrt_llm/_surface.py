@@ -1,7 +1,7 @@
 """What the real library's classes take, as a table: names, types and defaults of TensorRT-LLM around 1.2.1.
 
 Facts, taken down from NVIDIA's API stability references and from argument classes on both sides of 1.2.1;
-`tests/contract/test_tensorrt_llm_standin.py` holds them to that data where it is at hand. `...` is a value that has to
+`tests/contract/test_tensorrt_llm_api.py` holds them to that data where it is at hand. `...` is a value that has to
 be given, `Any` a type that only the real library has.
 """
 
