@@ -18,7 +18,7 @@ from celery.exceptions import SecurityWarning
 from kombu.entity import Queue
 from kombu.transport import redis, virtual
 from redis.connection import parse_url
-from redis.exceptions import RedisError
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 from infra.roles import KEY_PREFIX
 from infra.signals import threaded_handler
@@ -59,15 +59,29 @@ class _Channel(redis.Channel):
                 self._ours = self._pool, client
         yield client
 
+    def _brpop_read(self, **options: Any) -> Any:
+        try:
+            return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
+        except ResponseError as error:
+            if not str(error).startswith("UNBLOCKED"):
+                raise
+            # A server that becomes a replica answers so those that wait for its lists, and closes their connections.
+            raise ReadOnlyError(str(error)) from error
+
 
 class Transport(redis.Transport):
     """Kombu's transport for Redis; the app below names it in its settings.
 
     It calls `on_turn`, one of its options, each second that a worker's event loop runs, and at each attempt to reach
     Redis, since no loop runs while Redis is away.
+
+    A Redis that became a replica, which takes no writes, counts as one that is away: a worker connects until it reaches
+    one that takes them. Kombu takes that answer for an error of the channel, for which Celery would end the worker, and
+    a model would be loaded for nothing. Other answers (no permission, no memory) do end it: connecting mends none.
     """
 
     Channel = _Channel
+    connection_errors = (*redis.Transport.connection_errors, ReadOnlyError)
 
     def establish_connection(self) -> Any:
         """Reach Redis."""
@@ -141,9 +155,6 @@ def make_celery(redis_url: str, *, name: str, patient: bool = True) -> Celery:
         worker_soft_shutdown_timeout=0,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        # What became a replica refuses to be written to, and ends who waits there: it is to be reached anew, as what is
-        # away. Celery would end the worker, and a model would be loaded for nothing.
-        broker_channel_error_retry=True,
         broker_pool_acquire_timeout=5,
         task_publish_retry=False,  # the dispatcher's loop is the retry
         broker_transport_options={

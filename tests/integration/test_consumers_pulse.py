@@ -137,3 +137,17 @@ def test_a_redis_that_becomes_a_replica_ends_no_consumer(
         assert consumer.child.wait(0) is None
     finally:
         server.stop()
+
+
+def test_a_redis_that_refuses_a_consumer_for_good_ends_it(start: Start, tmp_path: Path):
+    """Connecting anew would mend nothing, and a pulse that beats meanwhile would hide it."""
+    server = start_redis(tmp_path / "redis")
+    try:
+        consumer = start("worker.callbacks_app", server.url)
+        with redis.from_url(server.url) as client:
+            wait_until(lambda: "brpop" in {each["cmd"] for each in client.client_list()}, within=60, what="it waits")
+            client.execute_command("ACL", "SETUSER", "default", "-brpop")
+        assert consumer.child.wait(60) not in {None, 0}
+        assert "NoPermissionError" in (tmp_path / "log").read_text()
+    finally:
+        server.stop()
