@@ -54,6 +54,7 @@ WELL = {
     'nightcourt_http_request_seconds_bucket{route="/v1/files",le="+Inf"}': "0+100x160",
     "nightcourt_oldest_callback_seconds": STEADY,
     'nightcourt_callback_attempts_total{result="delivered"}': RISING,
+    'nightcourt_callback_attempts_total{result="timeout"}': STEADY,
     'nightcourt_callback_first_try_seconds_bucket{le="1.0"}': RISING,
     'nightcourt_callback_first_try_seconds_bucket{le="300.0"}': RISING,
     'nightcourt_callback_first_try_seconds_bucket{le="+Inf"}': RISING,
@@ -156,6 +157,14 @@ DAYS: dict[str, tuple[list[str], dict[str, str]]] = {
         },
     ),
     "a large batch tells of each of its lines": ([], {"nightcourt_oldest_callback_seconds": "0+15x160"}),
+    "a receiver that is down is tried again and again, and others wait": (
+        ["NightcourtCallbacksLate"],
+        {
+            "nightcourt_oldest_callback_seconds": "90x160",
+            _SENT: "500x160",
+            'nightcourt_callback_attempts_total{result="timeout"}': RISING,
+        },
+    ),
 }
 """The same for days."""
 
