@@ -14,6 +14,8 @@ PROCESSES: tuple[Process, ...] = get_args(Process)
 
 KEY_PREFIX = "nightcourt:"
 """What every key in Redis begins with."""
+PROBE_KEY = f"{KEY_PREFIX}probe"
+"""Written to by who wants to know whether Redis takes writes: a replica, or one that is full, answers a PING."""
 REDIS_USER = "nightcourt"
 REDIS_RULES = (
     *(f"~{KEY_PREFIX}*", "resetchannels", "+@all", "-@admin", "-@dangerous"),

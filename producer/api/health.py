@@ -5,12 +5,13 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from sqlalchemy.exc import SQLAlchemyError
 
 from infra import docket, roster
 from infra.database import is_migrated, takes_writes
 from infra.meters import CONTENT_TYPE
+from infra.roles import PROBE_KEY
 
 router = APIRouter(tags=["health"])
 
@@ -66,7 +67,7 @@ async def _look(state: Any) -> Readiness:
     workers = 0
     usable = False  # whether anything can be served
     writes = True
-    database = redis = "ok"
+    database = "ok"
     wrong: list[str] = []
     try:
         async with asyncio.timeout(_PATIENCE), state.database.connect() as connection:
@@ -96,13 +97,24 @@ async def _look(state: Any) -> Readiness:
                 f"an interactive comparison has been due for {waits:.0f} s and nobody hands it out: see that the "
                 "dispatcher runs and reaches Redis"
             )
-    try:
-        async with asyncio.timeout(_PATIENCE):
-            await state.redis.ping()
-    except (RedisError, TimeoutError, OSError):
-        redis = "cannot be reached: comparisons are taken, and judged once it is back"
-        wrong.append("Redis cannot be reached, so what is filed waits: start it, or see NIGHTCOURT_REDIS_URL")
+    redis = await _look_at_redis(state, wrong)
     if not usable:
         return Readiness(status="unavailable", database=database, redis=redis, workers=workers, wrong=wrong)
     status: Literal["ready", "degraded"] = "degraded" if wrong else "ready"
     return Readiness(status=status, database=database, redis=redis, workers=workers, wrong=wrong)
+
+
+async def _look_at_redis(state: Any, wrong: list[str]) -> str:
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            await state.redis.set(PROBE_KEY, "", ex=60)
+    except ResponseError as error:
+        wrong.append(
+            f"Redis takes no writes ({type(error).__name__}), so what is filed waits: see whether it became a replica, "
+            "or is full"
+        )
+        return "takes no writes: comparisons are taken, and judged once it does"
+    except (RedisError, TimeoutError, OSError):
+        wrong.append("Redis cannot be reached, so what is filed waits: start it, or see NIGHTCOURT_REDIS_URL")
+        return "cannot be reached: comparisons are taken, and judged once it is back"
+    return "ok"

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from psycopg.errors import InsufficientPrivilege
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from rich.markup import escape
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
@@ -123,7 +123,12 @@ def _api(at: Address) -> str:
 def _redis(url: str) -> str:
     with Redis.from_url(url, socket_timeout=3, socket_connect_timeout=3) as redis:
         try:
-            redis.ping()
+            redis.set(roles.PROBE_KEY, "", ex=60)
+        except ResponseError as error:
+            raise OSError(
+                f"takes no writes ({type(error).__name__}): see whether it became a replica, or is full; comparisons "
+                "are taken, and judged once it does"
+            ) from None
         except RedisError as error:
             raise OSError(
                 f"cannot be reached ({type(error).__name__}): comparisons are taken, and judged once it is back"

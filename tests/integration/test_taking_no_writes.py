@@ -1,11 +1,18 @@
-"""A Postgres that takes no writes, as one whose disk is full is made to be: what is stored can be read meanwhile."""
+"""Stores that take no writes: a Postgres whose disk is full, a Redis that is full or became a replica."""
 
+from pathlib import Path
+
+import pytest
+import redis
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine, text
 from support.service import QUESTION
 from support.waiting import wait_until
 
 from infra.database import at_once
+from infra.local.redis import start_redis
+from infra.settings import Settings
+from producer.api.app import create_app
 from producer.cli import doctor
 
 _END_OTHERS = text("""
@@ -47,3 +54,23 @@ def test_doctor_says_so(database: Engine, database_url: str):
     found = {each.part: each for each in doctor._database(database_url, within=60)}
     assert not found["postgres"].ok
     assert "takes no writes" in found["postgres"].says
+
+
+@pytest.mark.parametrize("cause", [("REPLICAOF", "127.0.0.1", "9"), ("CONFIG", "SET", "maxmemory", "1")])
+def test_a_redis_that_takes_none_is_told_of(database_url: str, tmp_path: Path, cause: tuple[str, ...]):
+    """It answers a PING, and nothing is handed out by it."""
+    server = start_redis(tmp_path / "redis")
+    try:
+        settings = Settings(database_url=database_url, redis_url=server.service_url)
+        with TestClient(create_app(settings)) as http, redis.from_url(server.url) as owner:
+            assert http.get("/readyz").json()["redis"] == "ok"
+            assert doctor._redis(server.service_url) == "answers"
+            owner.execute_command(*cause)
+            ready = http.get("/readyz")
+            assert (ready.status_code, ready.json()["status"]) == (200, "degraded")
+            assert ready.json()["redis"].startswith("takes no writes")
+            assert "Redis takes no writes" in ready.json()["wrong"][-1]
+            with pytest.raises(OSError, match="takes no writes"):
+                doctor._redis(server.service_url)
+    finally:
+        server.stop()
