@@ -139,7 +139,9 @@ def _install_for_postgres(app: FastAPI) -> None:
 
     async def _unavailable(request: Request, error: Exception) -> Response:
         log.warning("database_unreachable", error=type(error).__name__)
-        detail = "The database cannot be reached. Send the request again, with the same Idempotency-Key."
+        detail = (
+            "The database cannot be reached, or takes no writes. Send the request again, with the same Idempotency-Key."
+        )
         return answer(request, Problem(UNAVAILABLE, detail, headers={"Retry-After": "1"}))
 
     async def _refused(request: Request, error: Exception) -> Response:
