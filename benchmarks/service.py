@@ -19,10 +19,10 @@ def make_key(database_url: str, *, tenant: str) -> str:
 
 
 def wait_until(done: Callable[[], bool], *, within: float, what: str) -> None:
-    """Ask again and again whether something is done.
+    """Wait until something is done, looking ten times a second.
 
     Raises:
-        RuntimeError: it is not done `within` seconds.
+        RuntimeError: it is still not done after so many seconds.
     """
     deadline = time.monotonic() + within
     while not done():

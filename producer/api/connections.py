@@ -13,7 +13,7 @@ _HEAD_SECONDS = 10.0
 _HEAD_BYTES = 64 * 1024
 """How many bytes a head may have, or anything else that is not a body: line breaks between requests, or trailers."""
 _REST_SECONDS = 60.0
-"""How long a client may take, after its answer, to begin the next request or send the next part of a refused body."""
+"""How long who sent anything after an answer may take to make a request of it, or to send more of a refused body."""
 _REST_BYTES = 64 * 1024
 """How many bytes such a part has: a refused body is read to its end if it comes at about a kilobyte a second."""
 _UNREAD_SECONDS = 300.0
