@@ -18,6 +18,7 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
+from psycopg.errors import ReadOnlySqlTransaction
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -71,13 +72,13 @@ def sqlalchemy_errors(what: str) -> Iterator[None]:
         what: what is copied, for the message.
 
     Raises:
-        sqlalchemy.exc.OperationalError: Postgres went away.
+        sqlalchemy.exc.OperationalError: Postgres went away, or takes no writes, which counts as away.
         sqlalchemy.exc.DBAPIError: Postgres refused the rows.
     """
     try:
         yield
     except psycopg.Error as error:
-        gone = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+        gone = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | ReadOnlySqlTransaction)
         raise (OperationalError if gone else DBAPIError)(f"COPY {what}", None, error, hide_parameters=True) from error
 
 
@@ -112,30 +113,38 @@ class Copying:
             rows: what `packed` gives, one after the other.
 
         Raises:
-            sqlalchemy.exc.OperationalError: Postgres went away.
+            sqlalchemy.exc.OperationalError: Postgres went away, or takes no writes.
             sqlalchemy.exc.DBAPIError: Postgres refused them.
         """
         secured = self._is_secured(connection)
         driver: Any = connection.connection.driver_connection
-        with sqlalchemy_errors(self._table), driver.cursor() as cursor:
-            if secured:
-                cursor.execute(self._make_staging)
-            with cursor.copy(self._copy_to_staging if secured else self._copy) as copy:
-                for part in (_BEGINNING, rows, _END):
-                    copy.write(part)
-            if secured:
-                cursor.execute(self._insert_from_staging)
+        try:
+            with sqlalchemy_errors(self._table), driver.cursor() as cursor:
+                if secured:
+                    cursor.execute(self._make_staging)
+                with cursor.copy(self._copy_to_staging if secured else self._copy) as copy:
+                    for part in (_BEGINNING, rows, _END):
+                        copy.write(part)
+                if secured:
+                    cursor.execute(self._insert_from_staging)
+        except OperationalError:  # whoever comes next connects anew, and may find a server that takes writes
+            connection.invalidate()
+            raise
 
     async def store_async(self, connection: AsyncConnection, rows: bytes | bytearray) -> None:
         """Store rows; see `store`."""
         secured = await connection.run_sync(self._is_secured)
         driver: Any = (await connection.get_raw_connection()).driver_connection
-        with sqlalchemy_errors(self._table):
-            async with driver.cursor() as cursor:
-                if secured:
-                    await cursor.execute(self._make_staging)
-                async with cursor.copy(self._copy_to_staging if secured else self._copy) as copy:
-                    for part in (_BEGINNING, rows, _END):
-                        await copy.write(part)
-                if secured:
-                    await cursor.execute(self._insert_from_staging)
+        try:
+            with sqlalchemy_errors(self._table):
+                async with driver.cursor() as cursor:
+                    if secured:
+                        await cursor.execute(self._make_staging)
+                    async with cursor.copy(self._copy_to_staging if secured else self._copy) as copy:
+                        for part in (_BEGINNING, rows, _END):
+                            await copy.write(part)
+                    if secured:
+                        await cursor.execute(self._insert_from_staging)
+        except OperationalError:  # as above
+            await connection.invalidate()
+            raise

@@ -1,15 +1,19 @@
 """Stores that take no writes: a Postgres whose disk is full, a Redis that is full or became a replica."""
 
+import asyncio
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import redis
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import OperationalError
 from support.service import QUESTION
 from support.waiting import wait_until
 
-from infra.database import at_once
+from infra.copying import NULL, Copying, integer, key, packed, string
+from infra.database import at_once, connect, connect_async
 from infra.local.redis import start_redis
 from infra.settings import Settings
 from producer.api.app import create_app
@@ -54,6 +58,34 @@ def test_doctor_says_so(database: Engine, database_url: str):
     found = {each.part: each for each in doctor._database(database_url, within=60)}
     assert not found["postgres"].ok
     assert "takes no writes" in found["postgres"].says
+
+
+def test_who_copies_rows_in_connects_anew(database: Engine, database_url: str):
+    """A COPY goes past what sees to other statements; its connection is as useless, and is not kept."""
+    copying = Copying("bad_lines", "file_id, line, custom_id, code, message, param")
+    row = packed(key(uuid4()), integer(1), NULL, string("no_json"), string("It is none."), NULL)
+    take_no_writes(database)
+    pool = connect(database_url, application="test", pool_size=1, overflow=0, ping=False)
+    with pytest.raises(OperationalError, match="read-only"), pool.begin() as connection:
+        copying.store(connection, row)
+
+    async def come_again() -> str:
+        edge = connect_async(database_url, application="test", pool_size=1)
+        try:
+            with pytest.raises(OperationalError, match="read-only"):
+                async with edge.begin() as connection:
+                    await copying.store_async(connection, row)
+            with at_once(database) as owner:
+                owner.execute(text(f'ALTER DATABASE "{database.url.database}" RESET default_transaction_read_only'))
+            async with edge.connect() as connection:
+                return (await connection.execute(text("SHOW transaction_read_only"))).scalar_one()
+        finally:
+            await edge.dispose()
+
+    assert asyncio.run(come_again()) == "off"
+    with pool.connect() as connection:
+        assert connection.execute(text("SHOW transaction_read_only")).scalar_one() == "off"
+    pool.dispose()
 
 
 @pytest.mark.parametrize("cause", [("REPLICAOF", "127.0.0.1", "9"), ("CONFIG", "SET", "maxmemory", "1")])
