@@ -49,9 +49,10 @@ _REQUESTS_OF_A_KEY = 750
 """So that no key keeps all others out. Beyond the half that may be held there is room for answers that come at once."""
 _STREAMS_OF_A_KEY = 50
 
-_KEEP_ALIVE_SECONDS = 75.0
-"""How long a connection stays open after an answer: longer than proxies keep theirs, which is a minute as a rule. Where
-it were shorter, a request of theirs might meet its end, and whoever sent it would read 502."""
+_KEEP_ALIVE_SECONDS = 620.0
+"""How long a connection stays open after an answer if nothing follows. Proxies keep theirs for a minute as a rule, and
+load balancers of clouds for up to ten. The side in front has to close first: else it may send a request just as the
+connection is closed here, and whoever sent that reads 502."""
 
 _DESCRIPTORS = 65_536
 """Open files at the most, those of idle connections among them: each takes memory, too."""

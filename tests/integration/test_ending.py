@@ -1,5 +1,6 @@
 """How the HTTP edge ends: whoever it holds is answered first."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
@@ -41,3 +42,14 @@ def test_whoever_is_held_is_answered_first(database_url: str, connection: Connec
         assert held.result().status_code == 202
         for each in streams:
             assert list(each), "the stream ends, and is not cut off"
+
+
+def test_a_connection_that_is_idle_is_not_waited_for(database_url: str):
+    """A proxy keeps many, and for minutes."""
+    settings = Settings(database_url=database_url, redis_url="redis://127.0.0.1:1")
+    how = {**serving(settings), "timeout_graceful_shutdown": GRACE}
+    with httpx2.Client(timeout=60, trust_env=False) as http:
+        with served(create_app(settings), **how) as url:
+            assert http.get(f"{url}/livez").status_code == 200
+            began = time.monotonic()
+        assert time.monotonic() - began < GRACE / 2
