@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 from celery import Celery
 from pydantic import ValidationError
+from sqlalchemy import Engine as Database
 from sqlalchemy.exc import SQLAlchemyError
 
 from infra import logs, pulse, traces
@@ -15,7 +16,7 @@ from infra.addresses import Allowed
 from infra.broker import make_celery, run_worker, worker_name
 from infra.database import await_tables, connect
 from infra.meters import Meters
-from infra.settings import load
+from infra.settings import Settings, load
 from schemas.message import CALLBACK_QUEUE, CALLBACK_TASK, CallbackHint
 from schemas.problems import Problem
 from worker.callbacks import Courier, deliver
@@ -25,6 +26,11 @@ log = structlog.get_logger()
 
 _DATABASE_CONNECTIONS = 8
 """Fewer than threads: nearly all of these wait for receivers, and hold no connection meanwhile."""
+
+
+def open_database(settings: Settings) -> Database:
+    """Make the connections of all threads."""
+    return connect(settings.database_url.get_secret_value(), application="callbacks", pool_size=_DATABASE_CONNECTIONS)
 
 
 def register(app: Celery, courier: Courier) -> None:
@@ -54,9 +60,7 @@ def main() -> None:
     logs.configure(process="callbacks", level=settings.log_level, style=settings.log_format)
     pulse.begin(settings.pulse_file)
     stop = threading.Event()
-    database = connect(
-        settings.database_url.get_secret_value(), application="callbacks", pool_size=_DATABASE_CONNECTIONS
-    )
+    database = open_database(settings)
     meters = Meters("callbacks")
     meters.serve(settings.metrics_host, settings.metrics_port)
     spans = traces.begin("callbacks", endpoint=settings.traces_endpoint, share=settings.traces_share)

@@ -41,6 +41,11 @@ def api(
     serve(settings.load(host=host, port=port))
 
 
+def open_dispatchers(chosen: settings.Settings) -> Database:
+    """Make the dispatcher's connections: its loop's, and those of what surveys and what deletes."""
+    return connect(chosen.database_url.get_secret_value(), application="dispatcher", pool_size=3, ping=False)
+
+
 def dispatcher() -> None:
     """Release due work from Postgres into Redis. Several may run.
 
@@ -50,7 +55,7 @@ def dispatcher() -> None:
     logs.configure(process="dispatcher", level=chosen.log_level, style=chosen.log_format)
     pulse.begin(chosen.pulse_file)
     stop = told_to_end()
-    database = connect(chosen.database_url.get_secret_value(), application="dispatcher", pool_size=3, ping=False)
+    database = open_dispatchers(chosen)
     app = make_celery(chosen.redis_url.get_secret_value(), name="dispatcher", patient=False)  # its loop is the retry
     pace = dispatching.Pace(
         poll_seconds=chosen.poll_seconds,

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable
 
 import pytest
 from sqlalchemy import Engine
@@ -11,7 +12,9 @@ from support.deployed import ROOT
 from infra.database import connect_async
 from infra.local.tree import CONNECTIONS
 from infra.settings import Settings
+from producer.cli.processes import open_dispatchers
 from worker.app import open_databases
+from worker.callbacks_app import open_database
 
 PAGE = (ROOT / "docs" / "deployment.md").read_text()
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -38,6 +41,12 @@ def test_a_judge_opens_as_many_as_the_page_says(slots: int):
 def test_the_api_opens_as_many_as_the_page_says():
     """Its one pool, with what is opened under load."""
     assert most(connect_async(URL, application="test").sync_engine) == CONNECTIONS["api"]
+
+
+@pytest.mark.parametrize(("process", "opens"), [("dispatcher", open_dispatchers), ("callbacks", open_database)])
+def test_others_open_as_many_as_the_page_says(process: str, opens: Callable[[Settings], Engine]):
+    """Each has one pool."""
+    assert most(opens(Settings(database_url=URL))) == CONNECTIONS[process]
 
 
 def test_the_page_adds_up():
