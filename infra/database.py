@@ -64,8 +64,8 @@ def with_psycopg(url: str) -> URL:
         raise ValueError(wanted) from None
 
 
-def _connect_args(application: str, *, statement_seconds: int = STATEMENT_SECONDS) -> dict[str, object]:
-    return {
+def _connect_args(url: URL, application: str, *, statement_seconds: int = STATEMENT_SECONDS) -> dict[str, object]:
+    ours = {
         "application_name": f"nightcourt-{application}",
         "connect_timeout": 3,
         # A standby is nowhere to work, and is still there for a while under the name of what it was before.
@@ -76,9 +76,12 @@ def _connect_args(application: str, *, statement_seconds: int = STATEMENT_SECOND
         "tcp_user_timeout": _UNHEARD,  # the kernel's own is a quarter of an hour
         "options": (
             f"-c statement_timeout={statement_seconds}s -c idle_in_transaction_session_timeout=30000 "
-            f"{_SERVER_KEEPALIVES}"
+            f"{_SERVER_KEEPALIVES} {url.query.get('options', '')}"  # of two that set the same, the later holds
         ),
     }
+    # What the URL says is somebody's choice; the process's name is not one, as `doctor` goes by it.
+    named = ("application_name", "options")
+    return {name: value for name, value in ours.items() if name in named or name not in url.query}
 
 
 def connect(
@@ -93,21 +96,22 @@ def connect(
     """Make a pool of synchronous connections. None is opened before it is needed.
 
     Args:
-        url: libpq's URL form, `postgresql://user:password@host:port/database`.
+        url: libpq's URL form, `postgresql://user:password@host:port/database`. What its query says holds before ours.
         application: which process this is, as Postgres will show it.
         pool_size: connections kept.
         overflow: how many more are opened under load, and closed after.
         ping: whether a connection is tried before it is lent. Who polls and tries again anyway may go without.
         statement_seconds: how long a statement may take; 0 for as long as it takes.
     """
+    where = with_psycopg(url)
     engine = create_engine(
-        with_psycopg(url),
+        where,
         pool_size=pool_size,
         max_overflow=overflow,
         pool_timeout=5,
         hide_parameters=True,  # an error message quotes no row
         pool_pre_ping=ping,  # a restart of Postgres costs a reconnect, not an error
-        connect_args=_connect_args(application, statement_seconds=statement_seconds),
+        connect_args=_connect_args(where, application, statement_seconds=statement_seconds),
     )
     event.listen(engine, "handle_error", _be_away)
     return engine
@@ -122,14 +126,15 @@ def at_once(database: Engine) -> Iterator[Connection]:
 
 def connect_async(url: str, *, application: str, pool_size: int = 8) -> AsyncEngine:
     """Make a pool of asynchronous connections, whose transactions are each of the `tenant` at hand; see `connect`."""
+    where = with_psycopg(url)
     engine = create_async_engine(
-        with_psycopg(url),
+        where,
         pool_size=pool_size,
         max_overflow=8,
         pool_timeout=5,
         hide_parameters=True,
         pool_pre_ping=True,
-        connect_args=_connect_args(application),
+        connect_args=_connect_args(where, application),
     )
     event.listen(engine.sync_engine, "begin", _be_of_tenant)
     event.listen(engine.sync_engine, "handle_error", _be_away)

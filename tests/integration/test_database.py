@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -94,3 +95,19 @@ def test_who_waits_for_postgres_says_why(database_url: str):
         await_tables(database, stop, meanwhile=stop.set)
     assert [each["event"] for each in logs] == ["database_unreachable"]
     assert 'password authentication failed for user "nightcourt_worker"' in logs[0]["reason"]
+
+
+def test_what_the_url_says_holds(database_url: str):
+    """Whoever writes it there means it; what it does not speak of is ours, and so is the process's name."""
+    said = {"target_session_attrs": "read-write", "connect_timeout": "7", "application_name": "theirs"}
+    options = "-c work_mem=8MB -c statement_timeout=7s"
+    url = make_url(database_url).update_query_dict({**said, "options": options})
+    pool = connect(url.render_as_string(hide_password=False), application="test")
+    with pool.connect() as connection:
+        driver: Any = connection.connection.driver_connection
+        told = driver.info.get_parameters()
+        names = ("work_mem", "statement_timeout", "idle_in_transaction_session_timeout", "application_name")
+        shown = [connection.execute(text(f"SHOW {name}")).scalar_one() for name in names]
+    pool.dispose()
+    assert (told["target_session_attrs"], told["connect_timeout"]) == ("read-write", "7")
+    assert shown == ["8MB", "7s", "30s", "nightcourt-test"]
