@@ -179,6 +179,13 @@ def reason(error: SQLAlchemyError) -> str:
     return " ".join(str(getattr(error, "orig", None) or error).split())
 
 
+def reason_or_kind(error: SQLAlchemyError) -> str:
+    """Tell why Postgres cannot be reached; of any other error only its kind, as what it says may quote a row."""
+    # libpq's own errors have no SQLSTATE: they come of connecting, or of a connection that is lost.
+    away = isinstance(error, OperationalError) and error.statement is None and not getattr(error.orig, "sqlstate", None)
+    return reason(error) if away else type(error).__name__
+
+
 def takes_writes(connection: Connection) -> bool:
     """Tell whether the server takes writes."""
     return not connection.execute(_READ_ONLY).scalar_one()

@@ -7,7 +7,7 @@ import typer
 from sqlalchemy.exc import SQLAlchemyError
 
 from infra import settings
-from infra.database import connect
+from infra.database import connect, reason_or_kind
 from infra.environment import forget_libpq
 from infra.local.folder import StackInfo, running_stack
 from producer import sessions
@@ -55,5 +55,5 @@ def dashboard(
         console.print(invitation(info), soft_wrap=True)
     except SQLAlchemyError as error:
         raise Problem(
-            UNAVAILABLE, f"The stack's Postgres cannot be used just now ({type(error).__name__}): try again."
+            UNAVAILABLE, f"The stack's Postgres cannot be used just now ({reason_or_kind(error)}): try again."
         ) from None

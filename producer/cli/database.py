@@ -8,7 +8,7 @@ from sqlalchemy import Engine as Database
 from sqlalchemy.exc import SQLAlchemyError
 
 from infra import settings
-from infra.database import STATEMENT_SECONDS, connect
+from infra.database import STATEMENT_SECONDS, connect, reason_or_kind
 from infra.environment import forget_libpq
 from infra.local.folder import running_stack
 from producer.cli.options import no_stack
@@ -37,7 +37,7 @@ def open_database(
     except SQLAlchemyError as error:
         raise Problem(
             UNAVAILABLE,
-            f"The database cannot be used ({type(error).__name__}). Is NIGHTCOURT_DATABASE_URL right, is Postgres "
+            f"The database cannot be used ({reason_or_kind(error)}). Is NIGHTCOURT_DATABASE_URL right, is Postgres "
             "there, and has `nightcourt migrate` run?",
         ) from None
     finally:

@@ -6,7 +6,7 @@ import structlog
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from infra import logs, migrating, settings
-from infra.database import connect
+from infra.database import connect, reason_or_kind
 from infra.local.folder import write_private
 from producer import keys
 from schemas.keys import Scope
@@ -43,7 +43,7 @@ def migrate() -> None:
             ) from None
         raise Problem(
             UNAVAILABLE,
-            f"The tables could not be migrated ({type(error).__name__}). Is NIGHTCOURT_DATABASE_URL right, and is "
+            f"The tables could not be migrated ({reason_or_kind(error)}). Is NIGHTCOURT_DATABASE_URL right, and is "
             "Postgres there?",
         ) from None
     except OSError as error:

@@ -7,11 +7,11 @@ from typing import Any
 import psycopg
 import pytest
 from sqlalchemy import Connection, Engine, make_url, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from structlog.testing import capture_logs
 
 from infra import roles
-from infra.database import Begin, at_once, await_tables, connect, persist
+from infra.database import Begin, at_once, await_tables, connect, persist, reason_or_kind
 from infra.local.postgres import start_postgres
 
 EXPECTED = {
@@ -111,3 +111,14 @@ def test_what_the_url_says_holds(database_url: str):
     pool.dispose()
     assert (told["target_session_attrs"], told["connect_timeout"]) == ("read-write", "7")
     assert shown == ["8MB", "7s", "30s", "nightcourt-test"]
+
+
+def test_only_who_cannot_connect_is_told_why(database: Engine):
+    """What Postgres says of a statement may quote what was sent."""
+    away = connect("postgresql://nobody@127.0.0.1:1/nothing", application="test")
+    with pytest.raises(OperationalError) as refused, away.connect():
+        pass
+    assert "port 1 failed" in reason_or_kind(refused.value)
+    with pytest.raises(SQLAlchemyError) as failed, database.connect() as connection:
+        connection.execute(text("SELECT 'secret'::int"))
+    assert reason_or_kind(failed.value) == type(failed.value).__name__
