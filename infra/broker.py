@@ -18,7 +18,7 @@ from celery.exceptions import SecurityWarning
 from kombu.entity import Queue
 from kombu.transport import redis, virtual
 from redis.connection import parse_url
-from redis.exceptions import ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 
 from infra.roles import KEY_PREFIX
 from infra.signals import threaded_handler
@@ -75,13 +75,14 @@ class Transport(redis.Transport):
     It calls `on_turn`, one of its options, each second that a worker's event loop runs, and at each attempt to reach
     Redis, since no loop runs while Redis is away.
 
-    A Redis that became a replica, which takes no writes, counts as one that is away: a worker connects until it reaches
-    one that takes them. Kombu takes that answer for an error of the channel, for which Celery would end the worker, and
-    a model would be loaded for nothing. Other answers (no permission, no memory) do end it: connecting mends none.
+    A Redis that takes no writes, as it became a replica or is full, counts as one that is away: a worker connects until
+    it reaches one that takes them, and `/readyz` tells of it. Kombu takes that answer for an error of the channel, for
+    which Celery would end the worker, and a model would be loaded for nothing. Other answers (no permission, another
+    type) do end it: waiting mends none.
     """
 
     Channel = _Channel
-    connection_errors = (*redis.Transport.connection_errors, ReadOnlyError)
+    connection_errors = (*redis.Transport.connection_errors, ReadOnlyError, OutOfMemoryError)
 
     def establish_connection(self) -> Any:
         """Reach Redis."""

@@ -15,6 +15,7 @@ from infra.broker import make_celery
 from infra.environment import child_environment
 from infra.local.child import Child, start_child
 from infra.local.redis import Redis, start_redis
+from infra.roles import KEY_PREFIX
 from schemas.message import CALLBACK_QUEUE, CALLBACK_TASK, JUDGE_TASK, QUEUES
 from schemas.states import Lane
 
@@ -133,6 +134,29 @@ def test_a_redis_that_becomes_a_replica_ends_no_consumer(
             consumer.beats()
             client.execute_command("REPLICAOF", "NO", "ONE")
         make_celery(server.url, name="test").send_task(task, kwargs=message, queue=queue)
+        wait_until(consumer.stands_still.exists, within=60, what="the hint is taken")
+        assert consumer.child.wait(0) is None
+    finally:
+        server.stop()
+
+
+def test_a_full_redis_ends_no_consumer(start: Start, tmp_path: Path):
+    """A hint that came before is taken from its list, cannot be noted as taken, and the consumer is there after it."""
+    server = start_redis(tmp_path / "redis")
+    app, aside = make_celery(server.url, name="test"), QUEUES[Lane.INTERACTIVE]
+    hint = {"v": 1, "callback": "0" * 32}
+    try:
+        consumer = start("worker.callbacks_app", server.url)
+        with redis.from_url(server.url) as client:
+            wait_until(lambda: "brpop" in {each["cmd"] for each in client.client_list()}, within=60, what="it waits")
+            app.send_task(CALLBACK_TASK, kwargs=hint, queue=aside)
+            client.config_set("maxmemory", "1")
+            client.rename(f"{KEY_PREFIX}{aside}", f"{KEY_PREFIX}{CALLBACK_QUEUE}")  # takes no memory, and so is let
+            log = tmp_path / "log"
+            wait_until(lambda: "OutOfMemoryError" in log.read_text(), within=60, what="it is refused")
+            consumer.beats()
+            client.config_set("maxmemory", "0")
+        app.send_task(CALLBACK_TASK, kwargs=hint, queue=CALLBACK_QUEUE)
         wait_until(consumer.stands_still.exists, within=60, what="the hint is taken")
         assert consumer.child.wait(0) is None
     finally:
