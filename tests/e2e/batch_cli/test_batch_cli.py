@@ -289,7 +289,7 @@ class TestEnds:
         assert re.search("0 of 1 decided, waiting: .*time", cli("batch", "resume", batch_id).out)
         listed = cli("batch", "list", "--limit", 1)
         stands = "in_progress  later.jsonl  0 of 1 decided, waiting"
-        assert re.match(rf"{batch_id}  \d{{4}}-\d\d-\d\d \d\d:\d\d  {stands}", listed.out)
+        assert re.match(rf"{batch_id}  \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\S+  {stands}", listed.out)
         assert f"--after {batch_id}" in listed.err
         assert cli("batch", "cancel", batch_id, "--json").objects[0]["status"] == "cancelling"
         wait_until(lambda: service.batch(batch_id)["status"] == "cancelled", within=60, what="it is cancelled")
