@@ -16,7 +16,7 @@ from schemas.states import Lane
 
 [SCALED] = [each["spec"] for each in rendered(KUBERNETES / "gpu") if each["kind"] == "ScaledObject"]
 QUERY = SCALED["triggers"][0]["metadata"]["query"]
-[GRANTS] = re.findall(r"```sql\n(.*?)```", (ROOT / "docs" / "deployment.md").read_text(), re.DOTALL)
+[GRANTS] = re.findall(r"```sql\n(CREATE ROLE keda.*?)```", (ROOT / "docs" / "deployment.md").read_text(), re.DOTALL)
 
 
 @pytest.fixture
