@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import redis
+from celery import Celery
 from support.waiting import wait_until
 
 from infra.broker import make_celery
@@ -44,12 +45,24 @@ class Consumer:
     child: Child
     pulse: Path
     stands_still: Path
+    log: Path
 
     def beats(self) -> None:
         """Wait for a beat from now on."""
         wait_until(self.pulse.exists, within=60, what="a beat")
         os.utime(self.pulse, (1, 1))
         wait_until(lambda: self.pulse.stat().st_mtime > 1, within=60, what="another beat")
+
+    def is_refused(self, error: str) -> None:
+        """Wait until Redis answered with an error, and until it beats after that."""
+        wait_until(lambda: error in self.log.read_text(), within=60, what="it is refused")
+        self.beats()
+
+    def takes(self, app: Celery, task: str, queue: str, message: dict[str, Any]) -> None:
+        """Send it a hint, and wait until it is taken by the process that was there all the time."""
+        app.send_task(task, kwargs=message, queue=queue)
+        wait_until(self.stands_still.exists, within=60, what="the hint is taken")
+        assert self.child.wait(0) is None
 
 
 Start = Callable[[str, str], Consumer]
@@ -73,11 +86,24 @@ def start(database_url: str, tmp_path: Path) -> Iterator[Start]:
         command = [sys.executable, "-P", "-c", PROGRAM, module, str(stands_still)]
         log = tmp_path / "log"
         begun.append(start_child(module, command, log=log, environment=child_environment(variables)))
-        return Consumer(begun[-1], pulse, stands_still)
+        return Consumer(begun[-1], pulse, stands_still, log)
 
     yield start
     for child in begun:
         child.kill()
+
+
+@pytest.fixture
+def spoilt(tmp_path: Path) -> Iterator[Redis]:
+    """A Redis of the test's own, to be spoilt."""
+    server = start_redis(tmp_path / "redis")
+    yield server
+    server.stop()
+
+
+def await_consumer(client: redis.Redis) -> None:
+    """Wait until somebody waits for hints."""
+    wait_until(lambda: "brpop" in {each["cmd"] for each in client.client_list()}, within=60, what="it waits")
 
 
 EACH = pytest.mark.parametrize(
@@ -120,58 +146,38 @@ def test_a_consumer_that_waits_for_redis_has_a_pulse(start: Start, module: str):
 
 @EACH
 def test_a_redis_that_becomes_a_replica_ends_no_consumer(
-    start: Start, tmp_path: Path, module: str, task: str, queue: str, message: dict[str, Any]
+    start: Start, spoilt: Redis, module: str, task: str, queue: str, message: dict[str, Any]
 ):
     """As where a server is failed over: whoever waits there is refused, goes on asking, and is there after it."""
-    server = start_redis(tmp_path / "redis")
-    try:
-        consumer = start(module, server.url)
-        with redis.from_url(server.url) as client:
-            wait_until(lambda: "brpop" in {each["cmd"] for each in client.client_list()}, within=60, what="it waits")
-            client.execute_command("REPLICAOF", "127.0.0.1", "9")
-            log = tmp_path / "log"
-            wait_until(lambda: "ReadOnlyError" in log.read_text(), within=60, what="it is refused")
-            consumer.beats()
-            client.execute_command("REPLICAOF", "NO", "ONE")
-        make_celery(server.url, name="test").send_task(task, kwargs=message, queue=queue)
-        wait_until(consumer.stands_still.exists, within=60, what="the hint is taken")
-        assert consumer.child.wait(0) is None
-    finally:
-        server.stop()
+    consumer = start(module, spoilt.url)
+    with redis.from_url(spoilt.url) as client:
+        await_consumer(client)
+        client.execute_command("REPLICAOF", "127.0.0.1", "9")
+        consumer.is_refused("ReadOnlyError")
+        client.execute_command("REPLICAOF", "NO", "ONE")
+    consumer.takes(make_celery(spoilt.url, name="test"), task, queue, message)
 
 
-def test_a_full_redis_ends_no_consumer(start: Start, tmp_path: Path):
+def test_a_full_redis_ends_no_consumer(start: Start, spoilt: Redis):
     """A hint that came before is taken from its list, cannot be noted as taken, and the consumer is there after it."""
-    server = start_redis(tmp_path / "redis")
-    app, aside = make_celery(server.url, name="test"), QUEUES[Lane.INTERACTIVE]
+    app, aside = make_celery(spoilt.url, name="test"), QUEUES[Lane.INTERACTIVE]
     hint = {"v": 1, "callback": "0" * 32}
-    try:
-        consumer = start("worker.callbacks_app", server.url)
-        with redis.from_url(server.url) as client:
-            wait_until(lambda: "brpop" in {each["cmd"] for each in client.client_list()}, within=60, what="it waits")
-            app.send_task(CALLBACK_TASK, kwargs=hint, queue=aside)
-            client.config_set("maxmemory", "1")
-            client.rename(f"{KEY_PREFIX}{aside}", f"{KEY_PREFIX}{CALLBACK_QUEUE}")  # takes no memory, and so is let
-            log = tmp_path / "log"
-            wait_until(lambda: "OutOfMemoryError" in log.read_text(), within=60, what="it is refused")
-            consumer.beats()
-            client.config_set("maxmemory", "0")
-        app.send_task(CALLBACK_TASK, kwargs=hint, queue=CALLBACK_QUEUE)
-        wait_until(consumer.stands_still.exists, within=60, what="the hint is taken")
-        assert consumer.child.wait(0) is None
-    finally:
-        server.stop()
+    consumer = start("worker.callbacks_app", spoilt.url)
+    with redis.from_url(spoilt.url) as client:
+        await_consumer(client)
+        app.send_task(CALLBACK_TASK, kwargs=hint, queue=aside)
+        client.config_set("maxmemory", "1")
+        client.rename(f"{KEY_PREFIX}{aside}", f"{KEY_PREFIX}{CALLBACK_QUEUE}")  # takes no memory, and so is let
+        consumer.is_refused("OutOfMemoryError")
+        client.config_set("maxmemory", "0")
+    consumer.takes(app, CALLBACK_TASK, CALLBACK_QUEUE, hint)
 
 
-def test_a_redis_that_refuses_a_consumer_for_good_ends_it(start: Start, tmp_path: Path):
+def test_a_redis_that_refuses_a_consumer_for_good_ends_it(start: Start, spoilt: Redis):
     """Connecting anew would mend nothing, and a pulse that beats meanwhile would hide it."""
-    server = start_redis(tmp_path / "redis")
-    try:
-        consumer = start("worker.callbacks_app", server.url)
-        with redis.from_url(server.url) as client:
-            wait_until(lambda: "brpop" in {each["cmd"] for each in client.client_list()}, within=60, what="it waits")
-            client.execute_command("ACL", "SETUSER", "default", "-brpop")
-        assert consumer.child.wait(60) not in {None, 0}
-        assert "NoPermissionError" in (tmp_path / "log").read_text()
-    finally:
-        server.stop()
+    consumer = start("worker.callbacks_app", spoilt.url)
+    with redis.from_url(spoilt.url) as client:
+        await_consumer(client)
+        client.execute_command("ACL", "SETUSER", "default", "-brpop")
+    assert consumer.child.wait(60) not in {None, 0}
+    assert "NoPermissionError" in consumer.log.read_text()

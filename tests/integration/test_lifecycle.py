@@ -138,6 +138,16 @@ class TestWhatSomebodyIsAt:
         assert connection.execute(opened).scalars().all() == [held, other]
 
 
+def one_shard_begun(connection: Connection, lines: int) -> docket.Claim:
+    """File a batch whose one shard has ten bytes a line, and decide the second of its lines."""
+    batch(connection, lines)
+    connection.execute(text("DELETE FROM shards WHERE first_line > 1"))
+    connection.execute(text("UPDATE shards SET last_line = :lines, bytes = 10 * :lines"), {"lines": lines})
+    held = claim_one(connection)
+    docket.record(connection, held.lease, [an_outcome(2, good=True)], lease_seconds=60)
+    return held
+
+
 class TestNotesOfProgress:
     def test_an_open_batch_is_noted_once_in_a_while(self, connection):
         """The first turn notes where a batch stands; a turn right after it notes nothing."""
@@ -150,22 +160,14 @@ class TestNotesOfProgress:
 
     def test_lines_are_counted_before_their_shard_has_ended(self, connection):
         """A batch whose one shard has a third of its lines decided is a third done."""
-        batch(connection, 3)
-        connection.execute(text("DELETE FROM shards WHERE first_line > 1"))
-        connection.execute(text("UPDATE shards SET last_line = 3, bytes = 30"))
-        held = claim_one(connection)
-        docket.record(connection, held.lease, [an_outcome(2, good=True)], lease_seconds=60)
+        one_shard_begun(connection, 3)
         progress.sample(connection)
         [[_, lines, done]] = samples(connection)
         assert (lines, done) == (1, 10.0)
 
     def test_a_split_changes_nothing(self, connection):
         """What was judged of a shard that is split counts on, and its halves have the text of their own lines alone."""
-        batch(connection, 4)
-        connection.execute(text("DELETE FROM shards WHERE first_line > 1"))
-        connection.execute(text("UPDATE shards SET last_line = 4, bytes = 40"))
-        held = claim_one(connection)
-        docket.record(connection, held.lease, [an_outcome(2, good=True)], lease_seconds=60)
+        held = one_shard_begun(connection, 4)
         docket.split(connection, held.lease)
         progress.sample(connection)
         [[_, lines, done]] = samples(connection)
