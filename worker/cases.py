@@ -3,10 +3,8 @@
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any
 
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from infra.filed import Filed
 from infra.outcomes import Outcome
@@ -33,24 +31,11 @@ class Case:
 
 def digest(comparison: Filed) -> bytes:
     """Hash what is asked: the same comparison under the same judge is not computed twice for one tenant."""
-    texts = _spelt(comparison.prompt), _spelt(comparison.response_a), _spelt(comparison.response_b)
-    return hashlib.blake2b(
-        b"".join([*texts, _how(comparison.orders, comparison.profile, comparison.tie_margin)]), digest_size=16
-    ).digest()
-
-
-def _spelt(part: Any) -> bytes:
-    if isinstance(part, str):
-        data = part.encode()
-        return b"%d:%b" % (len(data), data)
-    data = repr(part).encode()
-    return b"%d;%b" % (len(data), data)  # a conversation is not the text that spells it
-
-
-@lru_cache(typed=True)  # a margin of 0 is not spelt as one of 0.0 is
-def _how(orders: str, profile: str, tie_margin: float | None) -> bytes:
-    """The rest of a question, which is the same in most."""
-    return _spelt(orders) + _spelt(profile) + _spelt(repr(tie_margin))
+    asked = (
+        *(comparison.prompt, comparison.response_a, comparison.response_b),
+        *(comparison.orders, comparison.profile, comparison.tie_margin),
+    )
+    return hashlib.sha256(to_json(asked)).digest()[:16]
 
 
 def tell_twins(comparisons: Sequence[Filed], digests: dict[int, bytes]) -> tuple[list[Filed], dict[int, list[Filed]]]:
