@@ -49,7 +49,7 @@ _SEVEN_BITS = bytes(byte & 0x7F for byte in range(256))
 _SCALE = 2.0 * sqrt(3) / pi
 """Of the logistic distribution whose standard deviation is 2."""
 _STEP_TOKENS = 8192
-_FREE_STEP_TOKENS = 65_536
+_FREE_STEP_TOKENS = 524_288
 """Of a device that takes no time: nobody waits for a step, and every step has its price in turns and counts."""
 _FIBONACCI = 0x9E3779B97F4A7C15
 """2^64 / the golden ratio: multiplied by it, and cut to 64 bits, all bits of a checksum change the topmost ones."""
