@@ -27,7 +27,7 @@ _BEGINNING = b"PGCOPY\n\xff\r\n\0" + bytes(8)  # no flags, no extension
 _END = b"\xff\xff"
 NULL = b"\xff\xff\xff\xff"
 TRUE, FALSE = b"\0\0\0\1\1", b"\0\0\0\1\0"
-_NUMBER = struct.Struct(">id")
+_INTEGER, _NUMBER = struct.Struct(">ii"), struct.Struct(">id")
 
 
 def octets(value: bytes) -> bytes:
@@ -44,9 +44,9 @@ def integer(value: int) -> bytes:
     """Give a column of the type integer.
 
     Raises:
-        OverflowError: it has more than 32 bits.
+        struct.error: it has more than 32 bits.
     """
-    return b"\0\0\0\4" + value.to_bytes(4, signed=True)
+    return _INTEGER.pack(4, value)
 
 
 def number(value: float) -> bytes:

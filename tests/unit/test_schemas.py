@@ -164,8 +164,8 @@ class TestAPlainRequest:
         )
     )
     def test_it_is_a_good_one_whatever_it_says(self, fields):
-        """But for NUL nothing passes as plain that is refused where each text is looked at; others may yet be good."""
-        if is_plain(fields) and not any("\0" in text for text in fields.values()):
+        """What is plain passes where each text is looked at, but for NUL, and half a pair, which no line has."""
+        if is_plain(fields) and not any({"\0", "\ud800"} & {*text} for text in fields.values()):
             ComparisonRequest.model_validate(fields)
 
     @given(
@@ -194,7 +194,7 @@ class TestAPlainRequest:
         assert passes(lambda: read_line(line.encode())) == good
 
     @pytest.mark.parametrize("field", [*GOOD, "custom_id"])
-    @pytest.mark.parametrize("value", ["\ud800", None, 5, ["x"], [USER], {"x": 1}])
+    @pytest.mark.parametrize("value", [None, 5, ["x"], [USER], {"x": 1}])
     def test_nothing_is_plain_that_is_no_text(self, field, value):
         """It is left to who can say what is wrong with it."""
         assert not is_plain(GOOD | {field: value})
