@@ -79,7 +79,8 @@ def read_line(raw: bytes) -> Line:
     """
     row = parse(raw)
     line = unwrap(row)
-    nul = b"\\u0000" in raw  # as JSON spells it; as itself it stands in none
+    # As JSON spells it; as itself it stands in none. One character is found in a twentieth of the time.
+    nul = b"\\" in raw and b"\\u0000" in raw
     if not nul and is_plain(line.request):
         return line
     try:

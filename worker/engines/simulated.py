@@ -45,7 +45,6 @@ _END = struct.pack("I", _TEXT_IDS + 3)
 _VERDICT_TOKENS = VerdictTokens(a=_TEXT_IDS + 4, b=_TEXT_IDS + 5)
 _BYTES_PER_TOKEN = 4
 _PADDING = tuple(b" " * short for short in range(_BYTES_PER_TOKEN))
-_SEVEN_BITS = bytes(byte & 0x7F for byte in range(256))
 _SCALE = 2.0 * sqrt(3) / pi
 """Of the logistic distribution whose standard deviation is 2."""
 _STEP_TOKENS = 8192
@@ -220,10 +219,9 @@ def faults(
 def _text(text: str) -> bytes:
     """Four bytes a token: nothing like a real tokenizer, but as many tokens as English text would have.
 
-    The topmost bit of every byte is cleared, which ASCII has clear already: ids from a token's limit on are control.
+    They are ASCII's, with the topmost bit clear: ids from a token's limit on are control.
     """
-    data = text.encode("utf-8", "replace")
-    return data if text.isascii() else data.translate(_SEVEN_BITS)
+    return text.encode("ascii", "backslashreplace")
 
 
 @lru_cache  # all prompts of a profile are opened alike
