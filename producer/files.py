@@ -1,10 +1,10 @@
 """Uploaded files: listing them, reading them back, and deleting them. `uploads.py` takes them in."""
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from producer import retention
@@ -13,11 +13,18 @@ from schemas import ids
 from schemas.batch import File, FilePage
 from schemas.problems import INVALID_REQUEST, Problem
 
+Order = Literal["asc", "desc"]
+"""By when files were taken in: oldest first, or newest first."""
+
 _READ = text("SELECT * FROM files WHERE tenant = :tenant AND id = :id AND state = 'processed'")
-_PAGE = text("""
+_PAGE = """
     SELECT * FROM files WHERE tenant = :tenant AND state = 'processed'
-      AND (CAST(:after AS uuid) IS NULL OR id < :after) ORDER BY id DESC LIMIT :limit
-""")
+      AND (CAST(:after AS uuid) IS NULL OR id {beyond} :after) ORDER BY id {order} LIMIT :limit
+"""
+_PAGES: dict[Order, TextClause] = {
+    "desc": text(_PAGE.format(beyond="<", order="DESC")),
+    "asc": text(_PAGE.format(beyond=">", order="ASC")),
+}
 _SPANS = text(by_size(":id"))
 _BODIES = text("""
     SELECT string_agg(body || chr(10), '' ORDER BY line) FROM comparisons
@@ -44,10 +51,12 @@ async def read(connection: AsyncConnection, *, tenant: str, file_id: UUID) -> An
     return (await connection.execute(_READ, {"tenant": tenant, "id": file_id})).one_or_none()
 
 
-async def page(database: AsyncEngine, *, tenant: str, after: UUID | None, limit: int) -> FilePage:
-    """List a tenant's files that are taken in, newest first, from the one that follows `after`."""
+async def page(
+    database: AsyncEngine, *, tenant: str, after: UUID | None, limit: int, order: Order = "desc"
+) -> FilePage:
+    """List a tenant's files that are taken in, in an order, from the one that follows `after` in it."""
     async with database.connect() as connection:
-        rows = (await connection.execute(_PAGE, {"tenant": tenant, "after": after, "limit": limit + 1})).all()
+        rows = (await connection.execute(_PAGES[order], {"tenant": tenant, "after": after, "limit": limit + 1})).all()
     return FilePage.of([as_file(row) for row in rows], limit)
 
 

@@ -95,15 +95,16 @@ async def page(
     request: Request,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=10000)] = 100,
+    order: Annotated[files.Order, Query(description="Newest first, or oldest first")] = "desc",
     purpose: Annotated[str | None, Query(description="Only files of this one; all of them have `batch`")] = None,
 ) -> FilePage:
-    """List uploaded files, newest first. Output and error files are not among them: each batch names its own."""
+    """List uploaded files. Output and error files are not among them: each batch names its own."""
     key = None if after is None else ids.parse_prefixed(after, "file-")
     if after is not None and key is None:
         raise _no_such_file()
     if purpose not in {None, _PURPOSE}:
         return FilePage.of([], limit)
-    return await files.page(request.app.state.database, tenant=caller.tenant, after=key, limit=limit)
+    return await files.page(request.app.state.database, tenant=caller.tenant, after=key, limit=limit, order=order)
 
 
 @router.get("/{file_id}")

@@ -56,8 +56,12 @@ def list_(
             print_json(batch.model_dump(mode="json"))
         else:
             console.print(f"{batch.id}  {local_time(batch.created_at)}  {_line(batch)}", soft_wrap=True, markup=False)
-    if page.has_more and not as_json:
+    if as_json:
+        return
+    if page.has_more:
         progress.print(f"There are more: --after {page.last_id}", soft_wrap=True)
+    if not page.data:
+        progress.print("There is no older batch." if after else "There is no batch.")
 
 
 @app.command()

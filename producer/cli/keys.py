@@ -1,5 +1,6 @@
 """`nightcourt keys`: who may use the service. For its operator, on a host that reaches the database."""
 
+from dataclasses import asdict
 from typing import Annotated
 from uuid import UUID
 
@@ -97,6 +98,8 @@ def list_(
         found = keys.listing(connection, tenant=tenant)
     for each in found:
         _show(each, as_json=as_json)
+    if not found and not as_json:
+        progress.print("There is no such key." if tenant else "There is no key.")
 
 
 @app.command()
@@ -149,8 +152,9 @@ def _show(key: Key, *, as_json: bool) -> None:
         return
     until = "" if key.expires_at is None else f"  until {local_time(key.expires_at)}"
     replaces = "" if key.replaces is None else f"  in place of {key.replaces}"
+    own = "".join([f"  {name}={limit:,}" for name, limit in asdict(key.limits).items() if limit is not None])
     console.print(
-        f"{key.id}  {key.status}  {key.tenant}  {','.join(key.scopes)}  {key.name or '-'}{until}{replaces}",
+        f"{key.id}  {key.status}  {key.tenant}  {','.join(key.scopes)}  {key.name or '-'}{until}{replaces}{own}",
         soft_wrap=True,
         markup=False,
     )

@@ -34,6 +34,17 @@ def test_commands_find_it(service: Service, tmp_path: Path):
     assert cli("batch", "list", server=service.url, key=service.key).status == 0
 
 
+def test_a_list_tells_a_keys_own_limits(service: Service, tmp_path: Path):
+    """What a key was given for itself stands behind it; a list of nothing says so."""
+    cli = Cli(tmp_path)
+    limits = ("--requests-per-second", "2.5", "--tokens-per-day", "1000000")
+    cli("keys", "create", "--tenant", "limited", "--name", "nightly", *limits, data_dir=service.folder)
+    listed = cli("keys", "list", "--tenant", "limited", data_dir=service.folder)
+    assert listed.out.rstrip().endswith("  nightly  requests_per_second=2.5  tokens_per_day=1,000,000")
+    none = cli("keys", "list", "--tenant", "nobody", data_dir=service.folder)
+    assert (none.status, none.out, none.err) == (0, "", "There is no such key.\n")
+
+
 def test_the_client_takes_it_from_the_environment(service: Service, monkeypatch: pytest.MonkeyPatch):
     """A program that says nothing of keys sends the one of NIGHTCOURT_KEY; what it says itself comes first."""
     monkeypatch.setenv("NIGHTCOURT_KEY", service.key)

@@ -44,6 +44,16 @@ def test_a_list_is_of_one_purpose(client: openai.OpenAI):
     assert [each.id for each in client.files.list()] == [file]
 
 
+def test_a_list_has_an_order(client: openai.OpenAI):
+    """Newest first or oldest first, page by page."""
+    oldest, *_ = made = [upload(client) for _ in range(3)]
+    assert [each.id for each in client.files.list(limit=2)] == made[::-1]
+    assert [each.id for each in client.files.list(order="asc", limit=2)] == made
+    assert [each.id for each in client.files.list(order="asc", after=oldest).data] == made[1:]
+    with pytest.raises(openai.UnprocessableEntityError, match="order"):
+        client.files.list(order="largest")
+
+
 def test_an_output_file_is_a_view_of_its_batch(client: openai.OpenAI):
     """It is as old as the batch, and cannot be deleted without it."""
     batch = client.batches.create(input_file_id=upload(client), endpoint="/v1/comparisons", completion_window="24h")

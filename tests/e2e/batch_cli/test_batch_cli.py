@@ -291,6 +291,8 @@ class TestEnds:
         stands = "in_progress  later.jsonl  0 of 1 decided, waiting"
         assert re.match(rf"{batch_id}  \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\S+  {stands}", listed.out)
         assert f"--after {batch_id}" in listed.err
+        *_, oldest = cli("batch", "list", "--limit", 100, "--json").objects
+        assert cli("batch", "list", "--after", oldest["id"]).err == "There is no older batch.\n"
         assert cli("batch", "cancel", batch_id, "--json").objects[0]["status"] == "cancelling"
         wait_until(lambda: service.batch(batch_id)["status"] == "cancelled", within=60, what="it is cancelled")
         problem = json.loads(cli("batch", "pause", batch_id, "--json").err)
