@@ -330,6 +330,12 @@ FIRST_TRY_SECONDS = _metric(
     "callbacks",
     buckets=_LONG,
 )
+CALLBACKS_PUT_BACK = _metric(
+    "counter",
+    "callbacks_put_back_total",
+    "Callbacks that were due and not sent, as their secret did not open: the process lacks the key.",
+    "callbacks",
+)
 CALLBACKS_DEAD = _metric(
     "counter",
     "callbacks_dead_total",

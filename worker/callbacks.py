@@ -65,6 +65,7 @@ def deliver(courier: Courier, callback: UUID) -> None:
             callbacks.put_back(
                 connection, claim, reason=AttemptReason.SECRET_NOT_OPENED, shift=courier.clock_shift_seconds
             )
+            courier.meters.add(metrics.CALLBACKS_PUT_BACK)
             return
         traceparent = _traceparent(connection, claim) if courier.traces.on else None
     body = event_body(claim.event_id, claim.type, claim.at, claim.subject_id, claim.line)

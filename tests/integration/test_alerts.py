@@ -62,6 +62,7 @@ WELL = {
     'nightcourt_callback_circuits{state="half_open"}': STEADY,
     "nightcourt_callback_endpoints_disabled_total": STEADY,
     "nightcourt_callbacks_dead_total": STEADY,
+    "nightcourt_callbacks_put_back_total": STEADY,
     "nightcourt_callbacks_buried_total": STEADY,
 }
 """Forty minutes in which all is well, a value each 15 seconds, in promtool's notation."""
@@ -95,6 +96,7 @@ ILL: dict[str, dict[str, str]] = {
     "NightcourtHttpSlow": {'nightcourt_http_request_seconds_bucket{route="/v1/comparisons",le="0.1"}': STEADY},
     "NightcourtCallbacksLate": {"nightcourt_oldest_callback_seconds": "90x160", _SENT: "500x160"},
     "NightcourtCallbacksSlow": {'nightcourt_callback_first_try_seconds_bucket{le="1.0"}': STEADY},
+    "NightcourtCallbackSecrets": {"nightcourt_callbacks_put_back_total": "0+1x160"},
     "NightcourtCircuitOpen": {'nightcourt_callback_circuits{state="open"}': "1x160"},
     "NightcourtReceiverDisabled": {"nightcourt_callback_endpoints_disabled_total": "0x100 1x60"},
     "NightcourtCallbacksGivenUp": {"nightcourt_callbacks_buried_total": "0x100 1x60"},

@@ -5,22 +5,24 @@ from dataclasses import replace
 from structlog.testing import capture_logs
 from support.desk import Desk
 from support.inbox import Inbox
+from support.series import series
 
 from infra.callbacks import PUT_BACK_SECONDS, SCHEDULE
 from infra.sealing import Seals
 from producer.cli import doctor
-from worker.callbacks import deliver
+from worker.callbacks import Courier, deliver
 
 STRANGE = Seals(["89abcdef01234567" * 4])
 
 
-def try_without_the_key(desk: Desk, shift: float = 0.0) -> None:
+def try_without_the_key(desk: Desk, shift: float = 0.0) -> Courier:
     """Deliver what is due by a process that has another key, and do what the dispatcher does about lost leases."""
     courier = replace(desk.courier(shift), seals=STRANGE)
     for callback in desk.release(shift):
         deliver(courier, callback)
     desk.do("UPDATE callbacks SET lease_until = now() - interval '1 s' WHERE state = 'sending'")
     desk.sweep(shift)
+    return courier
 
 
 def test_it_waits_until_its_secret_opens(desk: Desk, inbox: Inbox):
@@ -60,3 +62,11 @@ def test_operators_are_told(desk: Desk, inbox: Inbox):
         found = doctor._callbacks(connection)
     assert not found.ok
     assert "1 wait for a secret that does not open" in found.says
+
+
+def test_each_time_is_counted(desk: Desk, inbox: Inbox):
+    """An alert goes by the count, since what is put back is never due for long."""
+    desk.tell(callback_url=inbox.url)
+    desk.fan_out()
+    counted = series(try_without_the_key(desk).meters)
+    assert counted["nightcourt_callbacks_put_back_total", ()] == 1
