@@ -219,9 +219,10 @@ BOARD: Mapping[str, tuple[Panel, ...]] = {
         Panel("Due longest", "s", {"to a closed circuit": _largest("nightcourt_oldest_callback_seconds")}),
         Panel("Circuits of receivers", "short", {"{{state}}": _largest("nightcourt_callback_circuits", "state")}),
         Panel(
-            "Given up",
+            "Put back or given up",
             "ops",
             {
+                "no secret": _rate("nightcourt_callbacks_put_back_total"),
                 "last attempt": _rate("nightcourt_callbacks_dead_total"),
                 "without an answer": _rate("nightcourt_callbacks_buried_total"),
                 "receivers disabled": _rate("nightcourt_callback_endpoints_disabled_total"),
