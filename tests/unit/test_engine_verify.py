@@ -1,5 +1,6 @@
 """Verifying and measuring an engine: a good one passes, and each fault is found by the check that is for it."""
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 from support.checkpoints import make_checkpoint, write_pairs
-from support.gpu import build_engine, gpu_host
+from support.gpu import build_engine, gpu_host, opened
 
 from infra.engine_folder import REPORT, build_of, is_verified, read_manifest
 from infra.settings import Settings
@@ -330,6 +331,19 @@ class TestPairs:
             bytes(prompt) if isinstance(prompt, bytes) else tuple(prompt) for _ in range(100) for prompt in next(steps)
         ]
         assert len(set(asked)) == 200
+
+    def test_a_pair_too_long_to_be_tokenised_is_left_out(self, built: Path, tmp_path: Path):
+        """What the engine refuses by its length alone fails neither a check nor a measurement: it is too long."""
+        file = write_pairs(tmp_path / "pairs.jsonl", 40)
+        with file.open("a") as out:
+            out.write(json.dumps({"prompt": "Why?", "response_a": "word " * 60_000, "response_b": "So."}) + "\n")
+        pairs = read_pairs(file)
+        with opened(built / "engine") as engine:
+            found = checks.check_agreement(engine, pairs, 4, nobody)
+            as_they_are, cut = (list(itertools.islice(steps_of(engine, pairs, at), 60)) for at in (None, 1024))
+        assert (found["pairs"], found["too_long"]) == (40, 1)
+        assert len(as_they_are) == len(cut) == 60
+        assert max(len(prompt) for step in cut for prompt in step) <= 1024 + 16
 
     def test_pairs_that_fit_nowhere_are_refused(self, built: Path):
         """An engine with too little room is told so, and nothing goes round for ever."""

@@ -8,7 +8,7 @@ from typing import Any
 from schemas.engine import BenchOrder
 from schemas.problems import BAD_INPUT_FILE, Problem
 from worker.commands.load import Step, drive
-from worker.commands.pairs import Pair, both_orders, of_length, read_pairs
+from worker.commands.pairs import Pair, both_orders, both_within, of_length, read_pairs
 from worker.commands.saying import Say
 from worker.engines.base import Engine
 
@@ -54,7 +54,7 @@ def steps_of(engine: Engine, pairs: Sequence[Pair], length: int | None) -> Itera
         made = [pair.comparison for pair in pairs if isinstance(pair.comparison.prompt, str)]
     else:
         made = list(itertools.islice(of_length(pairs, min(length, limit), engine.encode), _DIFFERENT))
-    fitting = [each for each in made if max(map(len, both_orders(each, engine.encode))) <= limit]
+    fitting = [each for each in made if both_within(each, engine.encode, limit)]
     if not fitting:
         raise Problem(
             BAD_INPUT_FILE,

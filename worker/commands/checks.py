@@ -32,7 +32,7 @@ from schemas.problems import ENGINE_UNFIT, Problem
 from worker import ballots
 from worker.commands.bench import steps_of
 from worker.commands.load import Step, drive
-from worker.commands.pairs import Pair, both_orders
+from worker.commands.pairs import Pair, both_within
 from worker.commands.saying import Say
 from worker.engines.base import Engine, Score, VerdictTokens, is_number
 
@@ -131,8 +131,8 @@ def check_agreement(engine: Engine, pairs: Sequence[Pair], in_flight: int, say: 
     limit = engine.card.max_prompt_tokens
     steps = {}
     for pair in pairs:
-        ids = both_orders(pair.comparison, engine.encode)
-        if max(map(len, ids)) <= limit:
+        ids = both_within(pair.comparison, engine.encode, limit)
+        if ids is not None:
             steps[id(ids)] = (ids, pair.label)
     say(f"agreement of both orders: {len(steps)} pairs")
     counted = _Agreement(labels={key: label for key, (_, label) in steps.items()})

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from infra.filed import Filed, from_request
 from schemas.lines import BadLineError, read_line
 from schemas.problems import BAD_INPUT_FILE, Problem
 from worker import prompts
-from worker.engines.base import Prompt
+from worker.engines.base import Prompt, PromptTooLongError
 
 Encode = Callable[[Prompt], Sequence[int]]
 
@@ -58,6 +59,18 @@ def both_orders(comparison: Filed, encode: Encode) -> tuple[Sequence[int], Seque
     return encode(prompts.build(comparison, "ab")), encode(prompts.build(comparison, "ba"))
 
 
+def both_within(comparison: Filed, encode: Encode, limit: int) -> tuple[Sequence[int], Sequence[int]] | None:
+    """The prompts of a comparison in both orders; None where one has more than `limit` tokens.
+
+    An engine refuses to tokenise a text that is far too long, and that is no failure of the engine.
+    """
+    try:
+        ids = both_orders(comparison, encode)
+    except PromptTooLongError:
+        return None
+    return ids if max(map(len, ids)) <= limit else None
+
+
 def of_length(pairs: Sequence[Pair], tokens: int, encode: Encode) -> Iterator[Filed]:
     """Make comparisons, without end, whose prompts are nearly `tokens` long: within 5 % below.
 
@@ -97,7 +110,10 @@ def _with(comparison: Filed, first: str, second: str) -> Filed:
 
 
 def _length(comparison: Filed, encode: Encode) -> int:
-    return len(encode(prompts.build(comparison, "ab")))
+    try:
+        return len(encode(prompts.build(comparison, "ab")))
+    except PromptTooLongError:
+        return sys.maxsize
 
 
 def _as_texts(comparison: Filed) -> tuple[str, str, str]:
