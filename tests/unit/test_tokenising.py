@@ -122,6 +122,30 @@ class TestFromAFolder:
         with pytest.raises(UnsafeTokenizerError, match="is no tokenizer"):
             tokenising.from_folder(folder)
 
+    @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+    @pytest.mark.parametrize(
+        ("content", "says"),
+        [
+            (b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 9085657\n", "pointer of git-lfs"),
+            (b'{"added_tok', "cut short"),
+            (b"[]", "no JSON object"),
+            (b"\xff\xfe", "no text"),
+        ],
+    )
+    def test_a_file_that_is_another_is_named(self, tmp_path, name: str, content: bytes, says: str):
+        """Whoever reads the refusal is told which file it is about, and no traceback."""
+        folder = write_tokenizer(tmp_path / "t")
+        (folder / name).write_bytes(content)
+        with pytest.raises(UnsafeTokenizerError, match=rf"{name} .*{says}"):
+            tokenising.from_folder(folder)
+
+    def test_a_tokenizer_without_a_model_is_refused(self, tmp_path):
+        """JSON of another kind is no tokenizer, whatever it leaves out."""
+        folder = write_tokenizer(tmp_path / "t")
+        (folder / "tokenizer.json").write_text("{}")
+        with pytest.raises(UnsafeTokenizerError, match="is no tokenizer"):
+            tokenising.from_folder(folder)
+
 
 class TestLengths:
     """Of 4 MiB that nobody can judge a tokenizer makes gigabytes; they are refused by their length."""

@@ -129,11 +129,12 @@ def from_folder(folder: Path) -> PromptTokenizer:
         ChatTemplateError: the chat template cannot be used.
     """
     source = _read(folder / "tokenizer.json")
-    configuration = json.loads(_read(folder / "tokenizer_config.json"))
+    described = _object(folder / "tokenizer.json", source)
+    configuration = _object(folder / "tokenizer_config.json", _read(folder / "tokenizer_config.json"))
     template = _template(folder, configuration)
     # Nothing may be cut, filled up or put around a text behind our back.
-    settled = json.loads(source) | {"truncation": None, "padding": None, "post_processor": None}
-    added = settled["added_tokens"]
+    settled = described | {"truncation": None, "padding": None, "post_processor": None}
+    added = settled.get("added_tokens") or []
     try:
         whole = Tokenizer.from_str(json.dumps(settled))
         plain = Tokenizer.from_str(json.dumps(settled | {"added_tokens": []}))
@@ -210,6 +211,19 @@ def _read(path: Path) -> str:
             f"{path} cannot be read ({error.strerror}): NIGHTCOURT_ENGINE_TOKENIZER takes the folder of the model's "
             "tokenizer.json and tokenizer_config.json"
         ) from None
+    except UnicodeDecodeError:
+        raise UnsafeTokenizerError(f"{path} is no text") from None
+
+
+def _object(path: Path, text: str) -> dict[str, Any]:
+    """What a file of JSON holds. Where git fetched no large files, a few lines that stand for it are in its place."""
+    try:
+        content = json.loads(text)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise UnsafeTokenizerError(f"{path} holds no JSON object: it may be a pointer of git-lfs, or cut short")
+    return content
 
 
 def _template(folder: Path, configuration: dict[str, Any]) -> str:
