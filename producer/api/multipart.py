@@ -36,19 +36,22 @@ class Upload:
         self._parts = 0
         self._in_file = False
         self._ended = False
-        self._parser = MultipartParser(
-            options[b"boundary"],
-            {
-                "on_part_begin": self._part_begin,
-                "on_header_field": lambda data, start, end: self._add_header(0, data[start:end]),
-                "on_header_value": lambda data, start, end: self._add_header(1, data[start:end]),
-                "on_header_end": self._header_end,
-                "on_headers_finished": self._headers_finished,
-                "on_part_data": self._part_data,
-                "on_part_end": self._part_end,
-                "on_end": self._end,
-            },
-        )
+        try:
+            self._parser = MultipartParser(
+                options[b"boundary"],
+                {
+                    "on_part_begin": self._part_begin,
+                    "on_header_field": lambda data, start, end: self._add_header(0, data[start:end]),
+                    "on_header_value": lambda data, start, end: self._add_header(1, data[start:end]),
+                    "on_header_end": self._header_end,
+                    "on_headers_finished": self._headers_finished,
+                    "on_part_data": self._part_data,
+                    "on_part_end": self._part_end,
+                    "on_end": self._end,
+                },
+            )
+        except FormParserError:
+            raise Problem(MALFORMED_UPLOAD, "The boundary of the form is too long.") from None
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Give the file's bytes as they arrive.

@@ -128,6 +128,9 @@ REQUESTS = {
     "a cancellation of nothing": post(f"/v1/comparisons/{NO_COMPARISON}/cancel", b"", 404, "not_found"),
     "no form": upload(b"{}", 400, "malformed_upload", JSON),
     "a form of no boundary": upload(b"", 400, "malformed_upload", {"Content-Type": "multipart/form-data"}),
+    "a form of an endless boundary": upload(
+        b"", 400, "malformed_upload", {"Content-Type": f"multipart/form-data; boundary={'x' * 1000}"}
+    ),
     "a form of no parts": upload(b"--edge--\r\n", 400, "malformed_upload"),
     "a form that is none": upload(b"prompt=p", 400, "malformed_upload"),
     "a form that ends in the middle": upload(form(_PURPOSE)[:-12], 400, "malformed_upload"),
