@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from producer.evals.numbers import FEWEST, Frozen, Number, Result, Where, common, mean, select, share
+from producer.evals.numbers import FEWEST, SWAYED, Frozen, Number, Result, Where, common, mean, select, share
 from producer.evals.rows import Judged, Pair, Row
 
 OWN = "own rows"
@@ -140,8 +140,8 @@ def count(judged: Judged) -> Audit:
     both: Where = {**own, "both": True}
     labelled: Where = {**own, "labelled": True}
     flip_rate = share(rows, both, {"consistent": False})
-    first_slot = share(rows, {**both, "consistent": False}, {"first_slot": True})
-    same_first = share(rows, {"subset": SAME, "first_slot": [True, False]}, {"first_slot": True})
+    first_slot = share(rows, {**own, **SWAYED}, {"first_slot": True})
+    same_first = share(rows, {"subset": SAME, **SWAYED}, {"first_slot": True})
     found = [_controlled(judged, change) for change in CHANGES if change.name != SAME]
     return Audit(
         **common("audit", judged),

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from producer.evals.numbers import Frozen, Number, Result, Where, common, mean, share
+from producer.evals.numbers import SWAYED, Frozen, Number, Result, Where, common, mean, share
 from producer.evals.rows import Judged, Pair, Row, subsets
 
 Format = Literal["dpo", "kto", "reward"]
@@ -192,7 +192,7 @@ def count(judged: Judged, rules: Rules, *, source: File, written: File, form: Fo
         ],
         agreement=share(rows, {"labelled": True}, {"correct": True}),
         consistent=share(rows, both, {"consistent": True}),
-        first_slot=share(rows, {**both, "consistent": False}, {"first_slot": True}),
+        first_slot=share(rows, SWAYED, {"first_slot": True}),
         longer_before=share(rows, {**_DECIDED, "label_longer": [True, False]}, {"label_longer": True}),
         longer_after=share(rows, {**_WRITTEN, "chosen_longer": [True, False]}, {"chosen_longer": True}),
         margin=mean(rows, _WRITTEN, "margin"),

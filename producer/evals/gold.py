@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import Field
 from scipy import special
 
-from producer.evals.numbers import Floats, Frozen, Number, Result, Where, common, mean, select, share
+from producer.evals.numbers import SWAYED, Floats, Frozen, Number, Result, Where, common, mean, select, share
 from producer.evals.rows import BINS, Judged, Row, subsets
 
 _LABELLED: Where = {"labelled": True}
@@ -74,7 +74,7 @@ def count(judged: Judged) -> Gold:
         accuracy_average=averaged,
         accuracy_both=_orders(rows, "both"),
         consistent=share(rows, _BOTH, {"consistent": True}),
-        first_slot=share(rows, {**_BOTH, "consistent": False}, {"first_slot": True}),
+        first_slot=share(rows, SWAYED, {"first_slot": True}),
         position_bias=mean(rows, {"odds": True}, "position_bias"),
         agreement=alpha([(row.winner, row.label) for row in select(rows, _LABELLED)]),
         agreement_of_orders=alpha([(row.vote_ab, row.vote_ba) for row in rows]),

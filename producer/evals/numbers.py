@@ -30,6 +30,10 @@ _ROOM = 20_000_000
 """Numbers that a bootstrap holds at a time."""
 
 
+SWAYED: Where = {"first_slot": [True, False]}
+"""Rows whose votes are for different responses. Odds that are even in one order agree with none, but have a vote."""
+
+
 class Frozen(BaseModel):
     """A part of a result."""
 

@@ -10,6 +10,7 @@ from producer.evals import logistic
 from producer.evals.numbers import (
     FEWEST,
     LEVEL,
+    SWAYED,
     Floats,
     Frozen,
     Number,
@@ -112,7 +113,7 @@ def count(judged: Judged, system: str, baseline: str) -> Versus:
         discrete_win_rate=_halves([row.winner for row in decided]),
         agreed_win_rate=_halves([row.agreed for row in select(rows, _BOTH)]),
         consistent=share(rows, _BOTH, {"consistent": True}),
-        first_slot=share(rows, {**_BOTH, "consistent": False}, {"first_slot": True}),
+        first_slot=share(rows, SWAYED, {"first_slot": True}),
         position_bias=mean(rows, {"odds": True}, "position_bias"),
         length_adjusted=adjust_for_length(decided),
         subsets=[_part(name, part) for name, part in subsets(rows).items()],

@@ -14,7 +14,7 @@ from scipy import special, stats
 from support.judged import FAILED, JUDGE, a_row, as_fields, chance, drawn, numbers, sized, untraceable
 from support.program import ROOT
 
-from producer.evals import calibrating, gold, rewardbench, versus
+from producer.evals import audit, calibrating, gold, rewardbench, versus
 from producer.evals.numbers import interval_over_groups, mean, share, wilson
 from producer.evals.rows import Judged, Pair, Row, judged
 from producer.evals.style import style
@@ -262,6 +262,15 @@ class TestVersus:
         assert found.consistent.value == 0.6
         assert (found.first_slot.hits, found.first_slot.n) == (1, 2)
         assert found.length_adjusted is None
+
+    def test_odds_that_are_even_in_one_order_prefer_no_slot(self):
+        """Such votes name the same response, though no winner that both orders bear out: they are no leaning."""
+        even = {"consistent": False, "vote_ab": "A", "vote_ba": "A", "log_odds_ab": 0.0, "subset": audit.OWN}
+        first = even | {"vote_ba": "B"}
+        rows = [a_row(n, **even) for n in range(3)] + [a_row(n, **first) for n in range(3, 5)]
+        judged = Judged(rows, [JUDGE])
+        for found in (versus.count(judged, "ours", "theirs"), gold.count(judged), audit.count(judged)):
+            assert (found.first_slot.hits, found.first_slot.n) == (2, 2)
 
     @pytest.mark.parametrize(
         ("p", "real", "words"),
