@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csgraph
 
 from producer.evals import logistic
-from producer.evals.numbers import FEWEST, SEED, Floats, expanded
+from producer.evals.numbers import FEWEST, SEED, Floats, expanded, percentiles
 from producer.evals.rows import Row
 
 POINTS = 400.0 / log(10.0)
@@ -84,12 +84,22 @@ def strengths(wins: Floats) -> Floats:
     return np.asarray(logs - logs.mean())
 
 
+def prompts_met(wins: Floats) -> list[int]:
+    """Count the prompts on which each system has a match.
+
+    Args:
+        wins: prompts by winner by loser.
+    """
+    return [int(each) for each in (wins + wins.transpose(0, 2, 1)).any(axis=2).sum(axis=0)]
+
+
 def surely_above(wins: Floats, drawn: Floats) -> NDArray[np.bool_]:
     """Tell which systems are surely above which others; none is by fewer than `FEWEST` prompts.
 
-    Within a league: where the interval of the difference is over zero. Between leagues a bootstrap draws the same
-    winner again and again, however few matches there were; there it takes `FEWEST` prompts on which the one beat the
-    other, which chance would do once in 512 times. What is above a system is above what that one is above.
+    Within a league: where the interval of the difference is over zero; of two systems it takes the prompts of the one
+    that has fewer, since a bootstrap knows as little of their difference as those tell. Between leagues a bootstrap
+    draws the same winner again and again, however few matches there were; there it takes `FEWEST` prompts on which the
+    one beat the other, which chance would do once in 512 times. What is above a system is above what that one is above.
 
     Args:
         wins: prompts by winner by loser.
@@ -98,15 +108,17 @@ def surely_above(wins: Floats, drawn: Floats) -> NDArray[np.bool_]:
     Returns:
         Above by below.
     """
-    groups, count, _ = wins.shape
+    count = wins.shape[1]
     sure = np.zeros((count, count), dtype=bool)
-    if groups < FEWEST:
-        return sure
-    edge = 50.0 * (1.0 - expanded(groups))
+    prompts = np.array(prompts_met(wins))
     league = np.array(leagues(wins.sum(axis=0)))
     beaten = ((wins > 0) & (wins.transpose(0, 2, 1) == 0)).sum(axis=0)
     for system in range(count):
-        over = np.percentile(drawn[:, [system]] - drawn, edge, axis=0) > 0
+        fewer = np.minimum(prompts, prompts[system])
+        over = [
+            each >= FEWEST and percentiles(drawn[:, system] - drawn[:, other], expanded(each))[0] > 0
+            for other, each in enumerate(fewer)
+        ]
         sure[system] = np.where(league == league[system], over, beaten[system] >= FEWEST)
     for middle in range(count):
         sure |= np.outer(sure[:, middle], sure[middle])
@@ -138,6 +150,8 @@ class StyleFit:
     """By style: log-odds for a difference of the usual size (root mean square)."""
     drawn_strengths: Floats
     drawn_coefficients: Floats
+    prompts: list[int]
+    """By style: on how many prompts it differs."""
 
 
 def fit_with_style(rows: Sequence[Row], systems: Sequence[str]) -> StyleFit | None:
@@ -175,4 +189,5 @@ def fit_with_style(rows: Sequence[Row], systems: Sequence[str]) -> StyleFit | No
         coefficients=fitted[count:],
         drawn_strengths=drawn[:, :count] - drawn[:, :count].mean(axis=1, keepdims=True),
         drawn_coefficients=drawn[:, count:],
+        prompts=[len({row.group for row, each in zip(rows, style, strict=True) if each}) for style in differences.T],
     )

@@ -88,7 +88,8 @@ class StyleEffect(Frozen):
 
     style: str
     points: Number = Described(
-        description="For as much more of it than the other answer has as is usual (root mean square)"
+        description="For as much more of it than the other answer has as is usual (root mean square); "
+        "null where it never differs"
     )
 
 
@@ -126,7 +127,8 @@ class _Ranking:
 
     rows: Sequence[Row]
     systems: Sequence[str]
-    prompts: int
+    prompts: Sequence[int]
+    """On how many each system has a match."""
     strength: Floats
     drawn: Floats
     leagues: Sequence[int]
@@ -274,7 +276,7 @@ def _rank(rows: Sequence[Row], systems: Sequence[str]) -> _Ranking:
     return _Ranking(
         rows=rows,
         systems=met,
-        prompts=len(wins),
+        prompts=ratings.prompts_met(wins),
         strength=ratings.strengths(wins.sum(axis=0)),
         drawn=drawn,
         leagues=ratings.leagues(wins.sum(axis=0)),
@@ -289,7 +291,8 @@ def _standing(ranking: _Ranking, index: int, fit: ratings.StyleFit | None) -> St
     lengths = [row.length_a if row.system_a == name else row.length_b for row in own]
 
     def rating(strength: float, drawn: Floats) -> Number:
-        low, high = _interval(ranking, MEAN + POINTS * drawn, bounded=len(set(ranking.leagues)) == 1)
+        prompts = ranking.prompts[index] if len(set(ranking.leagues)) == 1 else 0
+        low, high = _interval(MEAN + POINTS * drawn, prompts)
         return Number(value=MEAN + POINTS * float(strength), low=low, high=high, n=len(own), where=where)
 
     return Standing(
@@ -304,19 +307,17 @@ def _standing(ranking: _Ranking, index: int, fit: ratings.StyleFit | None) -> St
     )
 
 
-def _interval(ranking: _Ranking, drawn: Floats, *, bounded: bool) -> tuple[float | None, float | None]:
-    if not bounded or ranking.prompts < FEWEST:
-        return None, None
-    return percentiles(drawn, expanded(ranking.prompts))
+def _interval(drawn: Floats, prompts: int) -> tuple[float | None, float | None]:
+    """Make the interval of what so many prompts tell, which too few do not."""
+    return (None, None) if prompts < FEWEST else percentiles(drawn, expanded(prompts))
 
 
 def _gaps(ranking: _Ranking) -> list[Gap]:
     gaps = []
     strength, drawn, leagues = ranking.strength, ranking.drawn, ranking.leagues
     for above, below in pairwise(np.argsort(-strength)):
-        low, high = _interval(
-            ranking, POINTS * (drawn[:, above] - drawn[:, below]), bounded=leagues[above] == leagues[below]
-        )
+        prompts = min(ranking.prompts[above], ranking.prompts[below]) if leagues[above] == leagues[below] else 0
+        low, high = _interval(POINTS * (drawn[:, above] - drawn[:, below]), prompts)
         apart = POINTS * float(strength[above] - strength[below])
         gaps.append(
             Gap(
@@ -343,8 +344,9 @@ def _meeting(rows: Sequence[Row], one: str, other: str) -> Meeting:
 def _styles(ranking: _Ranking, fit: ratings.StyleFit) -> list[StyleEffect]:
     effects = []
     for index, style in enumerate(STYLES):
-        low, high = _interval(ranking, POINTS * fit.drawn_coefficients[:, index], bounded=True)
-        value = POINTS * float(fit.coefficients[index])
+        low, high = _interval(POINTS * fit.drawn_coefficients[:, index], fit.prompts[index])
+        # What never differs has a coefficient of zero, which is no finding.
+        value = POINTS * float(fit.coefficients[index]) if fit.prompts[index] else None
         points = Number(value=value, low=low, high=high, n=len(ranking.rows), where=_DECIDED)
         effects.append(StyleEffect(style=style, points=points))
     return effects

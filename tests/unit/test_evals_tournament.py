@@ -148,6 +148,30 @@ class TestWhatIsNotKnown:
         assert [gap.real for gap in found.gaps] == [False, False]
         assert found.standings[0].rank_high == 3
 
+    @pytest.mark.parametrize(("matches", "sure"), [("AAAABAAAA", False), ("AAAABAAAAA", True)])
+    def test_a_system_with_few_verdicts_is_no_surer_for_the_prompts_of_others(self, matches: str, sure: bool):
+        """Most of its matches failed: nine tell no interval of it, however many the others have."""
+        rows = won("a", "b", matches + "." * 91) + won("b", "c", "AB" * 50)
+        found = count(Judged(rows, []), a_field(100, ("a", "b", "c")), Plan())
+        of = {each.system: each for each in found.standings}
+        assert found.standings[0].system == "a"
+        assert (of["a"].rating.low is not None, found.gaps[0].difference.low is not None) == (sure, sure)
+        assert (found.gaps[0].real, of["a"].rank_high == 1) == (sure, sure)
+        assert of["c"].rating.low is not None
+
+    def test_a_style_that_hardly_ever_differs_is_not_known_to_be_worth_nothing(self):
+        """None that never differs has a worth, and none that differs on nine prompts has an interval; on ten it has."""
+        rows = [
+            replace(row, style_a=Style(100 + n % 7, 0, int(n < 9), int(n < 10)), style_b=Style(103 - n % 5, 0, 0, 0))
+            for n, row in enumerate(won("a", "b", "AABAB" * 12))
+        ]
+        found = count(Judged(rows, []), a_field(60, ("a", "b")), Plan())
+        length, headers, lists, bold = (each.points for each in found.styles)
+        assert (headers.value, headers.low) == (None, None)
+        assert lists.value is not None
+        assert lists.low is None
+        assert None not in {length.low, bold.low}
+
     def test_above_what_is_above_is_above(self):
         """Two that never met have an order where each met a third and everything went one way."""
         rows = won("a", "b", "A" * 12) + won("b", "c", "A" * 12)
