@@ -91,6 +91,16 @@ def _copied(folder: Path, to: Path) -> Path:
     return copy
 
 
+class TestLibrary:
+    def test_an_engine_that_the_library_does_not_load_is_refused_in_a_sentence(self, folder: Path):
+        """A GPU with too little room is told apart, as what helps there is another thing."""
+        with (
+            pytest.raises(Problem, match=r"out of memory\).*nvidia-smi.*MEMORY_SHARE"),
+            opened(folder, no_room_to_load=1),
+        ):
+            pass
+
+
 class TestVocabulary:
     def test_no_content_becomes_a_control_token(self, folder: Path):
         """A candidate that spells control tokens gets the ids of plain text."""

@@ -110,17 +110,20 @@ class TensorRtLlmEngine:
         torch.set_num_threads(1)
         self._sampling_params = SamplingParams
         self._request_error = RequestError
-        self._llm = LLM(
-            model=str(folder),
-            skip_tokenizer_init=True,
-            gather_generation_logits=True,
-            enable_chunked_prefill=True,
-            max_batch_size=self.manifest.limits.max_batch_size,
-            max_num_tokens=self.manifest.limits.max_num_tokens,
-            kv_cache_config=KvCacheConfig(enable_block_reuse=reuse, free_gpu_memory_fraction=memory_share),
-            # A prompt is let in once all of it fits. With one token to write, that costs nothing.
-            scheduler_config=SchedulerConfig(capacity_scheduler_policy=CapacitySchedulerPolicy.GUARANTEED_NO_EVICT),
-        )
+        try:
+            self._llm = LLM(
+                model=str(folder),
+                skip_tokenizer_init=True,
+                gather_generation_logits=True,
+                enable_chunked_prefill=True,
+                max_batch_size=self.manifest.limits.max_batch_size,
+                max_num_tokens=self.manifest.limits.max_num_tokens,
+                kv_cache_config=KvCacheConfig(enable_block_reuse=reuse, free_gpu_memory_fraction=memory_share),
+                # A prompt is let in once all of it fits. With one token to write, that costs nothing.
+                scheduler_config=SchedulerConfig(capacity_scheduler_policy=CapacitySchedulerPolicy.GUARANTEED_NO_EVICT),
+            )
+        except Exception as error:
+            raise Problem(ENGINE_FOLDER, _not_loaded(folder, error)) from error
         self.statistics = Statistics()
         self._drain = threading.Thread(target=self._keep_draining, name="engine-statistics", daemon=True)
         self._drain.start()
@@ -341,6 +344,14 @@ def _check(manifest: Manifest, gpu: Gpu, *, prompt: str, tokenizer: str) -> None
         raise Problem(
             ENGINE_FOLDER, f"Tokenizer and chat template are not those that the engine was built with. {again}"
         )
+
+
+def _not_loaded(folder: Path, error: Exception) -> str:
+    """Say why TensorRT-LLM does not load an engine. No prompt was put to it yet that its words could quote."""
+    said = f"TensorRT-LLM could not load {folder} ({type(error).__name__}: {str(error)[:500]})."
+    if _is_out_of_memory(error):
+        return f"{said} Look at `nvidia-smi` for what else is on the GPU, or lower NIGHTCOURT_ENGINE_MEMORY_SHARE."
+    return f"{said} Its own lines above say more."
 
 
 def _is_out_of_memory(error: Exception) -> bool:

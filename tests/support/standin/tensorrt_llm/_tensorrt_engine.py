@@ -265,6 +265,8 @@ class LLM:
                 raise
         elif not (folder / "rank0.engine").stat().st_size:
             raise RuntimeError("the engine cannot be deserialized")
+        elif behaviour().get("no_room_to_load"):
+            raise RuntimeError("CUDA runtime error in cudaMalloc: out of memory")
         self._engine_dir = folder
         self._executor: _Executor | None = _Executor(folder, self._args)
 
