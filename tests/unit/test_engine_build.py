@@ -15,7 +15,7 @@ from infra.engine_folder import MANIFEST, build_of, check_files, describe, read_
 from schemas.engine import BuildOrder, Limits, Manifest
 from schemas.problems import Problem
 from worker import prompts
-from worker.commands.build import build
+from worker.commands.build import build, hash_weights, weight_files
 
 PAIRS = 20
 
@@ -179,6 +179,32 @@ class TestCheckpoints:
         with pytest.raises(Problem, match="not whole"):
             run(order())
 
+    @pytest.mark.parametrize("whole", [True, False])
+    def test_weights_in_pytorchs_own_format_are_taken(self, order: Any, checkpoint: Path, whole: bool):
+        """The critic is published in it: files that an index names, and all of them have to be there."""
+        (checkpoint / "model.safetensors.index.json").unlink()
+        for at, part in enumerate(sorted(checkpoint.glob("*.safetensors")), start=1):
+            part.rename(checkpoint / f"pytorch_model-0000{at}-of-00002.bin")
+        index = {"weight_map": {f"layer.{at}": f"pytorch_model-0000{at}-of-00002.bin" for at in (1, 2)}}
+        (checkpoint / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+        first, second = weight_files(checkpoint)
+        if whole:
+            built = run(order()).weights
+            second.write_bytes(b"others")
+            assert hash_weights(checkpoint) != built
+        else:
+            first.unlink()
+            with pytest.raises(Problem, match=first.name):
+                run(order())
+
+    def test_a_checkpoint_without_any_weights_is_refused(self, order: Any, checkpoint: Path):
+        """The sentence says how they would be named."""
+        for each in checkpoint.glob("model*"):
+            each.unlink()
+        (checkpoint / "training_args.bin").write_bytes(b"none of them")
+        with pytest.raises(Problem, match=r"\*\.safetensors or pytorch_model\*\.bin"):
+            run(order())
+
     def test_another_architecture_is_refused(self, order: Any, tmp_path: Path):
         """Only Llama is built here, and the sentence says what else there is."""
         other = make_checkpoint(tmp_path / "other", architectures=["QwenForCausalLM"])
@@ -206,6 +232,12 @@ class TestWholeOrNotAtAll:
         with pytest.raises(Problem, match="quantisation: fp8 there, bf16 wanted"):
             run(order(quantisation="bf16"))
         assert read_manifest(order().folder) == first
+
+    def test_a_place_that_cannot_be_written_to_is_named(self, order: Any, tmp_path: Path):
+        """In a sentence, before anything is built."""
+        (tmp_path / "file").write_text("no folder")
+        with pytest.raises(Problem, match="file cannot be written to"):
+            run(order(folder=tmp_path / "file" / "engine"))
 
     def test_a_folder_with_something_else_is_never_touched(self, order: Any):
         """Somebody's files are no engine, and stay."""

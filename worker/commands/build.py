@@ -68,7 +68,6 @@ def build(order: BuildOrder, say: Say) -> Manifest:
         built_at=datetime.now(UTC).isoformat(timespec="seconds"),
         files={},
     )
-    target.parent.mkdir(parents=True, exist_ok=True)
     with _alone(target) as part:
         there = _already_there(target, part, wanted)
         if there is not None:
@@ -112,6 +111,8 @@ def find_checkpoint(name: str, say: Say) -> Path:
 
         try:
             folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.jinja", "*.safetensors"]))
+            if not any(folder.glob("*.safetensors")):
+                folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.jinja", "pytorch_model*.bin"]))
         except Exception as error:
             raise Problem(
                 ENGINE_BUILD,
@@ -133,18 +134,24 @@ def find_checkpoint(name: str, say: Say) -> Path:
 def weight_files(checkpoint: Path) -> list[Path]:
     """The files of a checkpoint's weights, all of those that its index names.
 
+    Where there are safetensors they are what is loaded, here and by transformers. The critic is published in PyTorch's
+    own format.
+
     Raises:
         Problem: one is missing or empty.
     """
-    index = checkpoint / "model.safetensors.index.json"
-    if index.is_file():
-        named = sorted(set(_json(index).get("weight_map", {}).values()))
-        files = [checkpoint / name for name in named]
-    else:
-        files = sorted(checkpoint.glob("*.safetensors"))
+    files: list[Path] = []
+    for name, pattern in (("model.safetensors", "*.safetensors"), ("pytorch_model.bin", "pytorch_model*.bin")):
+        index = checkpoint / f"{name}.index.json"
+        if index.is_file():
+            files = [checkpoint / each for each in sorted(set(_json(index).get("weight_map", {}).values()))]
+        else:
+            files = sorted(checkpoint.glob(pattern))
+        if files:
+            break
     missing = [path.name for path in files if not path.is_file() or not path.stat().st_size]
     if missing or not files:
-        what = ", ".join(missing[:3]) or "files that end in .safetensors"
+        what = ", ".join(missing[:3]) or "its weights, *.safetensors or pytorch_model*.bin"
         raise Problem(ENGINE_BUILD, f"{checkpoint} lacks {what}: the download is not whole. Give the command again.")
     return files
 
@@ -216,7 +223,14 @@ def _calibration(order: BuildOrder, quantisation: Quantisation, vocabulary: Voca
 @contextmanager
 def _alone(target: Path) -> Iterator[Path]:
     """Hold the hidden folder beside the target, so that two builds never write to the same."""
-    with (target.parent / f".{target.name}.lock").open("w") as lock:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        held = (target.parent / f".{target.name}.lock").open("w")
+    except OSError as error:
+        raise Problem(
+            ENGINE_BUILD, f"{target.parent} cannot be written to ({error.strerror}). Choose another folder."
+        ) from None
+    with held as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
