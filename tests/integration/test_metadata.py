@@ -81,6 +81,17 @@ def test_what_stands_between_pairs_is_not_theirs(client: TestClient, court: Cour
     assert len(answer.content) < 2000
 
 
+@pytest.mark.parametrize("letter", "metad")
+def test_a_key_that_is_spelled_by_numbers(client: TestClient, court: Court, letter: str):
+    """JSON may spell a letter of the key as an escape, and it is the same key."""
+    key = "metadata".replace(letter, f"\\u{ord(letter):04x}")
+    batch = file_batch(client, f'{json.dumps(TEXTS)[:-1]}, "{key}": {{"k": "v"}}}}\n')
+    judge_batches(court)
+    (result,) = objects(client.get(f"/v1/batches/{batch}/results"))
+    assert result["metadata"] == {"k": "v"}
+    assert client.get(f"/v1/comparisons/{result['id']}").json()["metadata"] == {"k": "v"}
+
+
 @pytest.mark.parametrize("older", [False, True])
 def test_no_line_has_any(client: TestClient, court: Court, connection: Connection, older: bool):
     """Whatever else its lines say; the same where an earlier release took the file in, and did not note it."""
