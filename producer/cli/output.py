@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.console import Console
+from rich.text import Text
 
 from schemas.problems import BAD_OUTPUT_FILE, NO_SERVER, NOT_DECIDED, UNAVAILABLE, Problem, ProblemDocument
 
@@ -38,10 +39,26 @@ _EXITS = {
     NOT_DECIDED.code: Exit.NOT_DECIDED,
 }
 
+_SHOWN = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"}
+_SHOWN |= dict.fromkeys(range(0x7F, 0xA0), 0xFFFD)
+"""What a terminal would obey instead of showing it, and what is shown for it."""
+
+
+class Screen(Console):
+    """A console on which text cannot command a terminal: names and columns of a data set may be anybody's.
+
+    What goes into a file or a pipe stays as it is.
+    """
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """Make what is printed of a string, with pictures of control characters that came with it."""
+        return super().render_str(text.translate(_SHOWN) if self.is_terminal else text, **how)
+
+
 # A name such as eval:cat:1 is somebody's own, and no picture of a cat.
-console = Console(highlight=False, emoji=False)
+console = Screen(highlight=False, emoji=False)
 """Standard output: results."""
-progress = Console(stderr=True, highlight=False, emoji=False)
+progress = Screen(stderr=True, highlight=False, emoji=False)
 """Standard error: everything else."""
 
 

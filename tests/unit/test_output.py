@@ -1,5 +1,9 @@
-"""What is printed is what there is: no text of a user's is rewritten on its way to the screen or into a pipe."""
+"""What is printed is what there is: no text of a user's is rewritten on its way to the screen or into a pipe.
 
+But for what a terminal would obey instead of showing it.
+"""
+
+import io
 import json
 import os
 import time
@@ -9,9 +13,10 @@ from pathlib import Path
 
 import pytest
 from rich.markup import escape
+from rich.table import Table
 
 from producer.cli import eval_show
-from producer.cli.output import console, fail, is_stream, local_time, progress, screen, write_lines
+from producer.cli.output import Screen, console, fail, is_stream, local_time, progress, screen, write_lines
 from producer.cli.pairs import Pair
 from producer.cli.submit import print_filed
 from producer.cli.verdicts import Decided, print_line
@@ -64,6 +69,22 @@ def test_a_name_stays_as_it_is(say: Callable[[], None], capsys: pytest.CaptureFi
     say()
     said = capsys.readouterr()
     assert NAMED in said.out + said.err
+
+
+@pytest.mark.parametrize("terminal", [True, False], ids=["a terminal", "a pipe"])
+def test_a_name_commands_no_terminal(terminal: bool):
+    """Of a row's name or column only a pipe gets control characters; on a screen they are seen and do nothing."""
+    out = Screen(file=io.StringIO(), force_terminal=terminal, no_color=True, highlight=False)
+    name = "\x1b]52;c;eA==\x1b\\ \x9b2J\x7fé"
+    out.print(f"[bold]{escape(name)}[/]", soft_wrap=True)
+    (table := Table.grid()).add_row(escape(name))
+    out.print(table)
+    said = out.file.getvalue()  # type: ignore[attr-defined]
+    assert said.count("é") == 2
+    assert (name in said) is not terminal
+    assert ("\x1b]52" in said, "\x9b" in said, "\x7f" in said) == (not terminal,) * 3
+    assert ("\u241b]52;c;eA==\u241b\\ \ufffd2J\ufffdé" in said) is terminal
+    assert ("\x1b[1m" in said) is terminal
 
 
 def test_what_cannot_be_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
