@@ -10,8 +10,8 @@ from pydantic_core import from_json
 
 from schemas.lines import BadLineError, unwrap
 
-# Most lines have no metadata, and looking for the word costs a fraction of parsing the line. JSON may spell any letter of
-# it by its number (U+0061 to U+0074), which hardly anything else does with letters.
+# Most lines have no metadata, and looking for the word costs a fraction of parsing the line. JSON may spell any letter
+# of it by its number (U+0061 to U+0074), which hardly anything else does with letters.
 METADATA = r"""
     CASE WHEN position('"metadata"' IN c.body) > 0
         OR position('\u006' IN c.body) > 0 OR position('\u007' IN c.body) > 0 THEN (
