@@ -256,7 +256,9 @@ def _tournament(result: Tournament) -> Page:
         for each in result.meetings
     ]
     styles: list[list[Cell]] = [
-        [each.style, Figure(f"More {each.style}", each.points, "points", 0.0)] for each in result.styles
+        [each.style, Figure(f"More {each.style}", each.points, "points", 0.0)]
+        for each in result.styles
+        if each.points.value is not None
     ]
     columns = ["system", "rating", "rank", "matches", "won", "tied", "mean length", "at equal style"]
     first = result.standings[0]
