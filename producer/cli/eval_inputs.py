@@ -142,7 +142,7 @@ def read_verdicts(file: Path) -> dict[str, Comparison]:
         By `custom_id`, or else by the number of the line that they were filed from.
 
     Raises:
-        Problem: the file cannot be read, or a line is no comparison object.
+        Problem: the file cannot be read, a line is no comparison object, or two are of one pair and differ.
     """
     found: dict[str, Comparison] = {}
     with inputs.opened(file) as lines:
@@ -156,5 +156,10 @@ def read_verdicts(file: Path) -> dict[str, Comparison]:
                     file, f"line {number} is no comparison object, as `nightcourt batch results` writes them"
                 ) from None
             key = parse_comparison_id(comparison.id)
-            found[comparison.custom_id or str(key.line if key else number)] = comparison
+            name = comparison.custom_id or str(key.line if key else number)
+            # Results of two batches in one file: which of the two is meant, nobody said.
+            if found.setdefault(name, comparison) != comparison:
+                raise inputs.bad(
+                    file, f"line {number}: another line has a different verdict of {name}; keep one of them"
+                )
     return found

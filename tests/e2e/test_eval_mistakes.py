@@ -12,7 +12,7 @@ from support.rows import write
 from typer.testing import CliRunner
 
 from producer.cli.app import make_app
-from producer.cli.eval_inputs import read_pairs
+from producer.cli.eval_inputs import read_pairs, read_verdicts
 from producer.cli.eval_judging import Given
 from producer.evals.rows import Pair
 from schemas.comparison import Comparison, ComparisonError, ComparisonStatus
@@ -190,6 +190,14 @@ class TestVerdictsOfOtherTexts:
     def test_plain_names_go_by_position(self):
         """Verdicts of `batch run` have no mark, and are taken at their word."""
         assert len(self.verdicts(self.PAIRS, "id")(list(self.PAIRS)).rows) == 3
+
+    def test_two_verdicts_of_one_pair(self, tmp_path: Path):
+        """Of results of two batches in one file, neither is taken for the other; the same line twice is one."""
+        file = write(tmp_path / "v.jsonl", [(one := answer("x").model_dump(mode="json")), one])
+        assert list(read_verdicts(file)) == ["x"]
+        write(file, [one, one | {"error": {"code": "unparseable", "message": "It said neither."}}])
+        with pytest.raises(Problem, match="line 2: another line has a different verdict of x"):
+            read_verdicts(file)
 
     def test_a_pair_that_has_none(self):
         """What was never judged is told as such."""
