@@ -135,7 +135,7 @@ class Report:
             "prompt_tokens": self.prompt_tokens,
             "cached_tokens": self.cached_tokens,
             "judge": judge,
-            "caveat": judge["caveat"] if judge else None,
+            "caveat": " ".join(dict.fromkeys(each["caveat"] for each in self.judges if each["caveat"])) or None,
             "other_judges": self.judges[1:],
         }
 

@@ -14,6 +14,7 @@ from support.rows import write
 
 from producer import reports
 from producer.cli.eval_inputs import read_pairs
+from producer.cli.report import Report
 from producer.evals import gold
 from producer.evals.rows import judged
 from schemas.comparison import Comparison
@@ -75,3 +76,15 @@ def test_the_same_verdicts_give_the_same_figures_both_ways(prompt, tmp_path: Pat
     on_the_command_line = gold.count(judged(read_pairs(write(tmp_path / "pairs.jsonl", rows)), comparisons))
     assert over_http == on_the_command_line
     assert over_http.position_bias.width > 0
+
+
+def test_what_to_mind_of_any_judge_is_in_the_summary_of_a_batch():
+    """Where the first verdict is of a model and a later one simulated, the summary does not pass as the model's."""
+    real = JUDGE.model_copy(update={"simulated": False, "caveat": None})
+    report = Report()
+    for number, judge in enumerate((real, JUDGE, JUDGE)):
+        comparison = decided(number).model_dump(mode="json")
+        comparison["verdict"]["judge"] = judge.model_dump(mode="json")
+        report.add(comparison, None, None)
+    assert JUDGE.caveat
+    assert report.as_json()["caveat"] == JUDGE.caveat
