@@ -1,5 +1,7 @@
 """How results of evals are shown on a terminal: what their page says above the pairs, and whose verdicts they are."""
 
+from dataclasses import replace
+
 from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
@@ -23,10 +25,12 @@ def conclude(result: Result, *, as_json: bool) -> None:
     if laid_out.headline:
         _say(laid_out.headline, bold=True)
     _show_figures([each for each in laid_out.figures if each.number.n])
+    laid_out = replace(laid_out, tables=[each for each in laid_out.tables if not each.looked_up])
     for each in laid_out.tables:
-        if not each.looked_up:
-            _show_table(each)
+        _show_table(each)
     console.print()
+    if any(layout.interval(each) for each in layout.figures(laid_out) if not each.brief):
+        _say("Intervals, in brackets, are 95 %.")
     for note in laid_out.notes:
         _say(note)
     _provenance(result)

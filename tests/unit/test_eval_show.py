@@ -155,6 +155,15 @@ def test_where_pairs_without_a_verdict_are_counted_is_said_as_it_is(count, words
     assert f"(unparseable) and {words}" in page
 
 
+def test_which_intervals_they_are_is_said_where_there_are_any(monkeypatch: pytest.MonkeyPatch):
+    """What stands in brackets beside a figure could be a standard error, or any other interval."""
+    said_aloud = "Intervals, in brackets, are 95 %."
+    [one, other, third, temperature, last] = RESULTS
+    assert all(said_aloud in shown(result, 80, monkeypatch) for result in (one, other, third, last))
+    assert temperature.temperature.low is None
+    assert not any(said_aloud in shown(result, 80, monkeypatch) for result in (temperature, gold.count(Judged([], []))))
+
+
 def test_what_nothing_was_counted_of_is_left_out(monkeypatch: pytest.MonkeyPatch):
     """A figure of no rows says nothing: where nothing is labelled, there is no accuracy."""
     bare = [replace(row, label=None) for row in rows()]
