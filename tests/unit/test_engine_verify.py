@@ -1,7 +1,9 @@
 """Verifying and measuring an engine: a good one passes, and each fault is found by the check that is for it."""
 
+import _thread
 import itertools
 import json
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 from support.checkpoints import make_checkpoint, write_pairs
 from support.gpu import build_engine, gpu_host, opened
+from support.waiting import wait_until
 
 from infra.engine_folder import REPORT, build_of, is_verified, read_manifest
 from infra.settings import Settings
@@ -22,7 +25,7 @@ from worker.commands.checks import Reference, Tolerance, compare
 from worker.commands.load import drive
 from worker.commands.pairs import both_orders, of_length, read_pairs
 from worker.commands.verify import unfit, verify
-from worker.engines.base import EngineError, Score
+from worker.engines.base import EngineError, Prompt, Score
 from worker.engines.simulated import SimulatedEngine
 from worker.engines.tensorrt_llm.device_time import DeviceTime
 from worker.engines.tensorrt_llm.engine import TensorRtLlmEngine
@@ -351,6 +354,19 @@ class TestPairs:
             steps_of(SimulatedEngine(max_prompt_tokens=100), read_pairs(built / "pairs.jsonl"), None)
 
 
+class FailingAtTexts(SimulatedEngine):
+    """An engine that after some texts has no tokenizer any more."""
+
+    left = 1 << 30
+
+    def encode(self, prompt: Prompt) -> bytes:
+        """Fail at the first that is too many."""
+        self.left -= 1
+        if not self.left:
+            raise EngineError("there is no tokenizer")
+        return super().encode(prompt)
+
+
 class TestBench:
     def test_it_measures_what_the_engine_does(self, built: Path):
         """An engine that does 50,000 tokens a second is measured at that, and judgements follow from it."""
@@ -372,6 +388,27 @@ class TestBench:
         steps = steps_of(engine, read_pairs(built / "pairs.jsonl"), None)
         with pytest.raises(EngineError, match="no more"):
             drive(engine, steps, threads=4, seconds=5)
+
+    def test_an_engine_that_fails_at_a_text_ends_the_load(self, built: Path):
+        """A server that tokenises may fail at that: a shorter measurement would be taken for a whole one."""
+        engine = FailingAtTexts()
+        steps = steps_of(engine, read_pairs(built / "pairs.jsonl"), None)
+        engine.left = 20
+        with pytest.raises(EngineError, match="no tokenizer"):
+            drive(engine, steps, threads=4, seconds=30)
+
+    def test_an_interruption_ends_the_load(self, built: Path):
+        """No thread goes on asking, which would keep the program from ending."""
+        asked = itertools.count()
+        engine = SimulatedEngine(on_score=lambda _: _thread.interrupt_main() if next(asked) == 20 else None)
+        steps = steps_of(engine, read_pairs(built / "pairs.jsonl"), None)
+        with pytest.raises(KeyboardInterrupt):
+            drive(engine, steps, threads=2, seconds=600)
+        wait_until(
+            lambda: not [each for each in threading.enumerate() if each.name.startswith("load-")],
+            within=10,
+            what="all end",
+        )
 
 
 class TestDeviceTime:

@@ -71,13 +71,13 @@ def drive(
 
     def work() -> None:
         while not failures and time.monotonic() - began < seconds:
-            with lock:
-                step = next(steps, None)
-            if step is None:
-                return
-            tokens = sum(len(prompt) for prompt in step)
-            asked_at = time.monotonic()
             try:
+                with lock:
+                    step = next(steps, None)  # which asks the engine, too: for the ids of texts
+                if step is None:
+                    return
+                tokens = sum(len(prompt) for prompt in step)
+                asked_at = time.monotonic()
                 with gate.admit(tokens, Lane.BULK):
                     scores = engine.score(step, salt=secrets.token_hex(8) if apart else "")
                 with lock:
@@ -90,10 +90,14 @@ def drive(
                 return
 
     workers = [threading.Thread(target=work, name=f"load-{number}") for number in range(threads)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    try:
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    except KeyboardInterrupt as interruption:
+        failures.append(interruption)  # so that no more calls begin, for which the process would stay
+        raise
     load.seconds = time.monotonic() - began
     if failures:
         raise failures[0]
