@@ -1,6 +1,7 @@
 """What evals read: pairs with what is known of them, outputs of several systems, and verdicts given before."""
 
 from collections.abc import Iterator, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from producer.evals.schedule import Field, Prompt
 from schemas.comparison import Comparison
 from schemas.ids import parse_comparison_id
 from schemas.lines import BadLineError, Line, group_of, parse, read_line, subset_of
+from schemas.verdict import Verdict
 
 _OPTIONS = ("order", "profile", "tie_margin")
 """Fields of a line that say how it is judged."""
@@ -142,7 +144,8 @@ def read_verdicts(file: Path) -> dict[str, Comparison]:
         By `custom_id`, or else by the number of the line that they were filed from.
 
     Raises:
-        Problem: the file cannot be read, a line is no comparison object, or two are of one pair and differ.
+        Problem: the file cannot be read, a line is no comparison object or has odds that cannot be, or two are of one
+            pair and differ.
     """
     found: dict[str, Comparison] = {}
     with inputs.opened(file) as lines:
@@ -155,6 +158,8 @@ def read_verdicts(file: Path) -> dict[str, Comparison]:
                 raise inputs.bad(
                     file, f"line {number} is no comparison object, as `nightcourt batch results` writes them"
                 ) from None
+            if comparison.verdict is not None and not _is_possible(comparison.verdict):
+                raise inputs.bad(file, f"line {number}: its odds must be finite, and its probability from 0 to 1")
             key = parse_comparison_id(comparison.id)
             name = comparison.custom_id or str(key.line if key else number)
             # Results of two batches in one file: which of the two is meant, nobody said.
@@ -163,3 +168,10 @@ def read_verdicts(file: Path) -> dict[str, Comparison]:
                     file, f"line {number}: another line has a different verdict of {name}; keep one of them"
                 )
     return found
+
+
+def _is_possible(verdict: Verdict) -> bool:
+    """Tell whether a verdict's figures can be counted: a file may have been through other hands."""
+    odds = [verdict.position_bias, *(each.log_odds for each in verdict.ballots)]
+    chance = verdict.probability_a
+    return all(each is None or isfinite(each) for each in odds) and (chance is None or 0.0 <= chance <= 1.0)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,11 +14,12 @@ from support.judged import JUDGE, chance
 from support.rows import write
 
 from producer import reports
-from producer.cli.eval_inputs import read_pairs
+from producer.cli.eval_inputs import read_pairs, read_verdicts
 from producer.cli.report import Report
 from producer.evals import gold
 from producer.evals.rows import judged
 from schemas.comparison import Comparison
+from schemas.problems import Problem
 from schemas.verdict import Ballot, Usage, Verdict
 
 PROMPTS = {
@@ -88,3 +90,14 @@ def test_what_to_mind_of_any_judge_is_in_the_summary_of_a_batch():
         report.add(comparison, None, None)
     assert JUDGE.caveat
     assert report.as_json()["caveat"] == JUDGE.caveat
+
+
+@pytest.mark.parametrize("figure", ["probability_a", "position_bias", "log_odds"])
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-1e999"])
+def test_verdicts_with_odds_that_cannot_be_are_refused(figure: str, value: str, tmp_path: Path):
+    """No figure is made of what is no number: the line is named instead."""
+    line = decided(1).model_dump_json()
+    file = tmp_path / "verdicts.jsonl"
+    file.write_text(line + "\n" + re.sub(rf'("{figure}":)[-0-9.e]+', rf"\g<1>{value}", line) + "\n")
+    with pytest.raises(Problem, match="line 2: its odds must be finite, and its probability from 0 to 1"):
+        read_verdicts(file)
