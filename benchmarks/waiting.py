@@ -37,7 +37,7 @@ def _p99_of_posts(http: httpx2.Client, name: str, rounds: int) -> float:
 def measure() -> dict[str, Any]:
     """Measure idle and under load, in one run on one stack."""
     chosen = settings.load(engine="simulated", simulated_tokens_per_second=_TOKENS_PER_SECOND, log_level="warning")
-    step_seconds = SimulatedEngine().card.step_tokens / _TOKENS_PER_SECOND
+    step_seconds = SimulatedEngine(tokens_per_second=_TOKENS_PER_SECOND).card.step_tokens / _TOKENS_PER_SECOND
     with (
         tempfile.TemporaryDirectory() as folder,
         Stack(chosen, Path(folder) / "data", port=0) as stack,

@@ -13,15 +13,15 @@ from schemas import ids
 from schemas.batch import File, FilePage
 from schemas.problems import INVALID_REQUEST, Problem
 
-Order = Literal["asc", "desc"]
-"""By when files were taken in: oldest first, or newest first."""
+ListOrder = Literal["asc", "desc"]
+"""By when their uploads began: oldest first, or newest first."""
 
 _READ = text("SELECT * FROM files WHERE tenant = :tenant AND id = :id AND state = 'processed'")
 _PAGE = """
     SELECT * FROM files WHERE tenant = :tenant AND state = 'processed'
       AND (CAST(:after AS uuid) IS NULL OR id {beyond} :after) ORDER BY id {order} LIMIT :limit
 """
-_PAGES: dict[Order, TextClause] = {
+_PAGES: dict[ListOrder, TextClause] = {
     "desc": text(_PAGE.format(beyond="<", order="DESC")),
     "asc": text(_PAGE.format(beyond=">", order="ASC")),
 }
@@ -52,7 +52,7 @@ async def read(connection: AsyncConnection, *, tenant: str, file_id: UUID) -> An
 
 
 async def page(
-    database: AsyncEngine, *, tenant: str, after: UUID | None, limit: int, order: Order = "desc"
+    database: AsyncEngine, *, tenant: str, after: UUID | None, limit: int, order: ListOrder = "desc"
 ) -> FilePage:
     """List a tenant's files that are taken in, in an order, from the one that follows `after` in it."""
     async with database.connect() as connection:

@@ -211,4 +211,4 @@ class File(Listed):
 
 
 class FilePage(Page[File]):
-    """A page of uploaded files, newest first. Ask for the next with `after=last_id`."""
+    """A page of uploaded files, in the order that was asked for. Ask for the next with `after=last_id`."""

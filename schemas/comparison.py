@@ -133,10 +133,10 @@ class ComparisonRequest(_Strict):
 
 
 def is_plain(parsed: dict[str, Any]) -> bool:
-    """Tell whether what a line says is three texts, with a name or none.
+    """Tell whether what `schemas.lines.parse` gave is three texts, with a name or none.
 
-    If there is no NUL in it, it is surely a `ComparisonRequest`, since JSON as lines are parsed has no half of a
-    surrogate pair. Most lines of large files are, and it takes a fraction of the time to see.
+    If there is no NUL in it, it is surely a `ComparisonRequest`: half of a surrogate pair does not pass there. Most
+    lines of large files are such, and it takes a fraction of the time to see.
     """
     texts = parsed.get("prompt"), parsed.get("response_a"), parsed.get("response_b")
     name = parsed.get("custom_id", "none")

@@ -95,7 +95,7 @@ async def page(
     request: Request,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=10000)] = 100,
-    order: Annotated[files.Order, Query(description="Newest first, or oldest first")] = "desc",
+    order: Annotated[files.ListOrder, Query(description="Newest first, or oldest first")] = "desc",
     purpose: Annotated[str | None, Query(description="Only files of this one; all of them have `batch`")] = None,
 ) -> FilePage:
     """List uploaded files. Output and error files are not among them: each batch names its own."""

@@ -10,15 +10,14 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy import Engine, text
 from support.databases import own_database
 from support.filed import file_batch
 from support.keys import a_key, bearer
-from support.reading import rows_read
+from support.reading import explaining, rows_read
 from support.rows import PAIR
 
 from infra import roles
@@ -105,20 +104,8 @@ def crowded(postgres: Postgres, template: str) -> Iterator[tuple[TestClient, Eng
 def counting() -> Iterator[Counter[str]]:
     """Count the rows of each table that statements read, of all that come by until the block ends."""
     read: Counter[str] = Counter()
-
-    def count(connection: Connection, _: Any, statement: str, parameters: Any, *__: Any) -> None:
-        if statement.split(None, 1)[0] not in {"SELECT", "WITH", "INSERT", "UPDATE", "DELETE"}:
-            return
-        connection.exec_driver_sql("SAVEPOINT counting")
-        [plan] = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters).scalar_one()
-        connection.exec_driver_sql("ROLLBACK TO SAVEPOINT counting")
-        read.update(rows_read(plan["Plan"]))
-
-    event.listen(Engine, "before_cursor_execute", count)
-    try:
+    with explaining(lambda plan: read.update(rows_read(plan))):
         yield read
-    finally:
-        event.remove(Engine, "before_cursor_execute", count)
 
 
 def ids(owner: Engine) -> dict[str, str]:

@@ -1,9 +1,11 @@
 """How many rows of tables a statement reads, by Postgres' own account."""
 
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import Connection, Engine, TextClause, event, text
 
 _SCANS = ("Seq Scan", "Index Scan", "Index Only Scan", "Bitmap Heap Scan", "Tid Scan")
 
@@ -21,6 +23,31 @@ def rows_read(plan: dict[str, Any]) -> Counter[str]:
     for part in plan.get("Plans", ()):
         read.update(rows_read(part))
     return read
+
+
+@contextmanager
+def explaining(tell: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    """Have the plan told of each statement that comes by until the block ends, as it was carried out."""
+
+    def explain(connection: Connection, _: Any, statement: str, parameters: Any, *__: Any) -> None:
+        if statement.split(None, 1)[0] not in {"SELECT", "WITH", "INSERT", "UPDATE", "DELETE"}:
+            return
+        connection.exec_driver_sql("SAVEPOINT explaining")
+        [plan] = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters).scalar_one()
+        connection.exec_driver_sql("ROLLBACK TO SAVEPOINT explaining")
+        tell(plan["Plan"])
+
+    event.listen(Engine, "before_cursor_execute", explain)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "before_cursor_execute", explain)
+
+
+def scans_of(plan: dict[str, Any], table: str) -> int:
+    """Count how many times a plan that was carried out looked into a table."""
+    own = plan["Actual Loops"] if plan["Node Type"] in _SCANS and plan["Relation Name"] == table else 0
+    return own + sum(scans_of(part, table) for part in plan.get("Plans", ()))
 
 
 def read_by(connection: Connection, statement: TextClause, parameters: dict[str, Any]) -> Counter[str]:

@@ -43,6 +43,45 @@ def test_opinions_are_spread_like_a_judges() -> None:
     assert 1.9 < statistics.stdev(odds) < 2.1
     assert all(math.isfinite(value) for value in odds)
     assert all(0.95 <= score.mass <= 1 for score in scores)
+    assert max(score.mass for score in scores) - min(score.mass for score in scores) > 0.04
+    # Of a logistic distribution: a normal one of this deviation would have 0.7 % beyond.
+    assert 0.008 < statistics.fmean(abs(value) > 5.4 for value in odds) < 0.022
+
+
+def test_orders_and_seeds_have_nothing_to_do_with_each_other() -> None:
+    """The same two answers in another order are another prompt, and another seed is another judge, line by line."""
+    engine, other = SimulatedEngine(), SimulatedEngine(seed=1)
+    lines = [f"question {number:04}" for number in range(4000)]
+    one = [engine.encode(ask(f"{line}: the left, or the right one?")) for line in lines]
+    turned = [engine.encode(ask(f"{line}: the right one, or the left?")) for line in lines]
+    odds, turned_odds, others = (
+        [score.log_odds for score in asked.score(prompts)]
+        for asked, prompts in ((engine, one), (engine, turned), (other, one))
+    )
+    assert 0.45 < statistics.fmean(a * b < 0 for a, b in zip(odds, turned_odds, strict=True)) < 0.55
+    assert abs(statistics.correlation(odds, turned_odds)) < 0.1
+    assert abs(statistics.correlation(odds, others)) < 0.1
+
+
+def test_an_opinion_belongs_to_a_build() -> None:
+    """Verdicts of one build are used again: where opinions change, its number has to."""
+    engine = SimulatedEngine()
+    [score] = engine.score([engine.encode(ask("Warum? 为什么"))])
+    assert (engine.card.engine_build, round(score.log_odds, 6), round(score.mass, 6)) == ("2", 0.686501, 0.952881)
+
+
+def test_a_step_is_of_the_speed() -> None:
+    """A device that takes its time has steps that people can wait for; one that takes none has fewer, larger ones."""
+    assert SimulatedEngine(tokens_per_second=1.0).card.step_tokens == 8192
+    assert SimulatedEngine().card.step_tokens == 32 * 8192
+
+
+def test_texts_of_other_alphabets_are_told_apart() -> None:
+    """Each has ids of its own, and about as many as its bytes in UTF-8 would be tokens."""
+    engine = SimulatedEngine()
+    left, right = (engine.encode(ask(text * 100)) for text in ("你好吗, 朋友", "我很好, 谢谢"))
+    assert list(left) != list(right)
+    assert 425 < len(left) == len(right) < 435
 
 
 def test_tokens_are_about_four_bytes_and_share_beginnings() -> None:

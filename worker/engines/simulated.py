@@ -44,14 +44,17 @@ _ROLES = {role: struct.pack("I", _TEXT_IDS + number) for number, role in enumera
 _END = struct.pack("I", _TEXT_IDS + 3)
 _VERDICT_TOKENS = VerdictTokens(a=_TEXT_IDS + 4, b=_TEXT_IDS + 5)
 _BYTES_PER_TOKEN = 4
+_SEVEN_BITS = bytes(byte & 0x7F for byte in range(256))
 _PADDING = tuple(b" " * short for short in range(_BYTES_PER_TOKEN))
 _SCALE = 2.0 * sqrt(3) / pi
 """Of the logistic distribution whose standard deviation is 2."""
 _STEP_TOKENS = 8192
-_FREE_STEP_TOKENS = 524_288
-"""Of a device that takes no time: nobody waits for a step, and every step has its price in turns and counts."""
+_FREE_STEP_TOKENS = 262_144
+"""Of a device that takes no time: a step is over at once, and each has its price in turns and counts."""
 _FIBONACCI = 0x9E3779B97F4A7C15
-"""2^64 / the golden ratio: multiplied by it, and cut to 64 bits, all bits of a checksum change the topmost ones."""
+"""2^64 / the golden ratio: multiplied by it, and cut to 64 bits, all bits of a checksum change the topmost ones. The
+checksum alone would not do: the same change of two texts, as of the order of the same two answers, changes the same
+bits of it."""
 
 
 class SimulatedEngine:
@@ -219,9 +222,10 @@ def faults(
 def _text(text: str) -> bytes:
     """Four bytes a token: nothing like a real tokenizer, but as many tokens as English text would have.
 
-    They are ASCII's, with the topmost bit clear: ids from a token's limit on are control.
+    The topmost bit of every byte is cleared, which ASCII has clear already: ids from a token's limit on are control.
     """
-    return text.encode("ascii", "backslashreplace")
+    data = text.encode("utf-8", "replace")
+    return data if text.isascii() else data.translate(_SEVEN_BITS)
 
 
 @lru_cache  # all prompts of a profile are opened alike
