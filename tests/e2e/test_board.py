@@ -44,6 +44,7 @@ QUIET = {
     metrics.ENGINE_STATE.name: "TensorRT-LLM alone tells",
     metrics.CACHED_TOKENS.name: "the simulated engine keeps nothing",
     metrics.OLDEST_CALLBACK.name: "what waits, waits for its receiver's circuit",
+    metrics.CALLBACKS_PUT_BACK.name: "no key was taken away",
     metrics.CALLBACKS_BURIED.name: "takes a day",
     metrics.CALLBACKS_DEAD.name: "takes a day",
     metrics.ENDPOINTS_DISABLED.name: "takes a day",

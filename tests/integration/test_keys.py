@@ -186,7 +186,7 @@ class TestCommands:
         listed = command("list", "--tenant", "beta").output
         assert caller.key_id in listed
         assert parse_key(key).secret not in listed
-        assert command("list", "--tenant", "alpha").output == ""
+        assert command("list", "--tenant", "alpha").stdout == ""
 
     def test_json_for_a_program(self, command):
         """With --json each command prints objects, one a line, that read back as what they tell of."""
