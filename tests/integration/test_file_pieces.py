@@ -144,3 +144,31 @@ def test_a_report_counts_the_lines_that_are_no_comparison(database_url: str):
         batch = http.post("/v1/batches", json={**asked, "on_bad_line": "skip"}, headers=headers).json()
         report = http.get(f"/v1/batches/{batch['id']}/report", headers=headers).json()
     assert (report["pairs"], report["without_verdict"]) == (3, {"bad_line": 3})
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a", "a"],
+        ["a", "b", "a"],
+        ["b", "a", "c", "b", "b"],
+        ["line-9", "line-10", "line-9"],
+        ["line-10", "line-9", "line-10"],
+        [None, "a", None, "b", "a"],
+        ["e", "é", "e\u0301", "é"],
+        [f"{number}" for number in range(5_000)],
+        [*(f"{number}" for number in range(5_000)), "0"],
+        [*(f"{number}" for number in range(5_000)), "4999"],
+    ],
+    ids=lambda names: f"{len(names)} names to {names[-1]!a}",
+)
+def test_a_name_stands_once(database_url: str, connection: Connection, names: list[str | None]):
+    """Whatever order they come in, the first line keeps its name and the others are bad ones; of none two are alike."""
+    lines = [{"prompt": "Q", "response_a": "a", "response_b": "b", "custom_id": name} for name in names]
+    headers = bearer(a_key(database_url))
+    with open_edge(database_url) as http:
+        data = "".join(json.dumps(line) + "\n" for line in lines)
+        sent = http.post("/v1/files", files={"file": ("f", data)}, data={"purpose": "batch"}, headers=headers).json()
+    again = [number for number, name in enumerate(names, 1) if name is not None and name in names[: number - 1]]
+    assert (sent["lines"], sent["bad_lines"]) == (len(names) - len(again), len(again))
+    assert list(connection.execute(text("SELECT line FROM bad_lines ORDER BY line")).scalars()) == again
