@@ -20,9 +20,10 @@ from producer import keys
 from schemas.keys import Scope, SpelledKey, parse_key, spell_key
 
 TRIES = 10_000
-CLOSE = 0.1
+CLOSE = 0.2
 """How far from a half the area may be. By chance, over 10,000 tries, one run in a million is 0.028 away; where objects
-lie in memory is worth some nanoseconds, which is 0.06 for a call of a microsecond; a short cut is worth 0.4."""
+lie in memory is worth some nanoseconds, which is 0.06 for a call of a microsecond, and 0.1 on a machine with much else
+to do; a short cut is worth 0.4."""
 CLOSE_IN_POSTGRES = 0.25
 """The same of a lookup. Postgres goes to the row of an id that it knows, which is worth 0.04 to 0.07 on an idle machine
 and up to 0.17 on one with much else to do; a lookup left out is worth 0.5."""
