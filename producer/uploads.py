@@ -101,32 +101,31 @@ class _Run:
 
 
 @dataclass(slots=True)
-class _Names:
-    """What a file's lines call themselves, and whether one may stand twice.
+class _Said:
+    """What a file's comparisons have been found to say so far."""
 
-    Where each is longer than the one before, or as long and later in order, none does: of lines that are numbered, that
-    need not be looked for, which takes Postgres a microsecond a line.
-    """
-
-    last: tuple[int, str] = (0, "")
-    growing: bool = True
+    metadata: bool = False
+    """Whether any of them has some."""
+    labels: bool = False
+    """Whether of any of them it is said which response is the better."""
+    last_name: tuple[int, str] = (0, "")
+    """Its length, and the name."""
+    names_grow: bool = True
+    """Whether each is longer than the one before, or as long and later in order. Then none stands twice, as where lines
+    are numbered, and none need be looked for, which takes Postgres a microsecond a line."""
 
 
 class _Piece:
     """Lines on their way into the tables: understood, cut into runs, and packed as `infra.copying` has it."""
 
-    def __init__(self, file_id: UUID, tenant: str, names: _Names) -> None:
-        self._file, self._tenant, self._names = key(file_id), string(tenant), names
+    def __init__(self, file_id: UUID, tenant: str, said: _Said) -> None:
+        self._file, self._tenant, self._said = key(file_id), string(tenant), said
         self._good, self._bad = bytearray(), bytearray()
         self._runs: list[_Run] = []
-        self.has_metadata = False
-        """Whether any of its comparisons has."""
-        self.has_labels = False
-        """Whether of any of them it is said which response is the better."""
 
     def add(self, numbered: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
         """Understand lines, given with their numbers and without line breaks. Returns those that it has no room for."""
-        file, tenant, good, names = self._file, self._tenant, self._good, self._names
+        file, tenant, good, said = self._file, self._tenant, self._good, self._said
         run = self._runs[-1] if self._runs else None
         for at, (number, raw) in enumerate(numbered):
             size = len(raw)
@@ -145,17 +144,17 @@ class _Piece:
                 self._bad += packed(file, integer(number), *told)
                 continue
             name = line.custom_id
-            if names.growing and name is not None:
+            if said.names_grow and name is not None:
                 rank = len(name), name
-                names.growing = rank > names.last
-                names.last = rank
+                said.names_grow = rank > said.last_name
+                said.last_name = rank
             good += packed(file, integer(number), tenant, string(name), octets(raw))
             run.good += 1
             run.bytes += size
             if "metadata" in line.request:
-                self.has_metadata = True
+                said.metadata = True
             if line.label is not None:
-                self.has_labels = True
+                said.labels = True
         return []
 
     async def store(self, database: AsyncEngine) -> None:
@@ -285,27 +284,23 @@ async def store(
     async with database.begin() as connection:
         await connection.execute(_NEW_FILE, {"id": file_id, "tenant": tenant})
     tally = {"received": 0, "bytes": 0}
-    has_metadata = has_labels = False
-    names = _Names()
+    said = _Said()
     copying: deque[asyncio.Task[None]] = deque()
 
     async def put(piece: _Piece) -> None:
         # Postgres stores pieces while the next one arrives and is understood.
-        nonlocal has_metadata, has_labels
-        has_metadata = has_metadata or piece.has_metadata
-        has_labels = has_labels or piece.has_labels
         if len(copying) == _COPIES:
             await copying[0]
             copying.popleft()
         copying.append(asyncio.create_task(piece.store(database)))
 
     try:
-        piece = _Piece(file_id, tenant, names)
+        piece = _Piece(file_id, tenant, said)
         async for numbered in _lines(_decompressed(chunks, tally, limits), limits):
             left = numbered
             while left := await _add(piece, left):
                 await put(piece)
-                piece = _Piece(file_id, tenant, names)
+                piece = _Piece(file_id, tenant, said)
             await asyncio.sleep(0)  # others may have their turn between a few lines of a large upload
         await put(piece)
         for task in copying:
@@ -316,11 +311,11 @@ async def store(
             "bytes": tally["bytes"],
             "filename": filename,
             "purpose": purpose,
-            "has_metadata": has_metadata,
-            "has_labels": has_labels,
+            "has_metadata": said.metadata,
+            "has_labels": said.labels,
         }
         async with database.begin() as connection:
-            if not names.growing:
+            if not said.names_grow:
                 await connection.execute(_DUPLICATES, {"id": file_id})
             row = (await connection.execute(_PROCESSED, described)).one()
     except BaseException:

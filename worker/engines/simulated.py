@@ -44,8 +44,8 @@ _ROLES = {role: struct.pack("I", _TEXT_IDS + number) for number, role in enumera
 _END = struct.pack("I", _TEXT_IDS + 3)
 _VERDICT_TOKENS = VerdictTokens(a=_TEXT_IDS + 4, b=_TEXT_IDS + 5)
 _BYTES_PER_TOKEN = 4
-_SEVEN_BITS = bytes(byte & 0x7F for byte in range(256))
 _PADDING = tuple(b" " * short for short in range(_BYTES_PER_TOKEN))
+_SEVEN_BITS = bytes(byte & 0x7F for byte in range(256))
 _SCALE = 2.0 * sqrt(3) / pi
 """Of the logistic distribution whose standard deviation is 2."""
 _STEP_TOKENS = 8192
